@@ -1,0 +1,6 @@
+// The Python module megatron_ettin._native.
+#include "bind.h"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Native parts of megatron_ettin: tokenizer, corpus builder, packing, order and masks.";
+}

@@ -1,0 +1,8 @@
+// Each area of the extension registers its functions through one of these.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace ettin {
+
+}  // namespace ettin

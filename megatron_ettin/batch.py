@@ -1,0 +1,51 @@
+"""What the data side makes and training consumes: packed rows in index form."""
+
+# B rows, T tokens of a row, L labels, S segments
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some packed rows, with masks applied and labels as positions into the flattened rows.
+
+    A segment is what attention may see: one piece ([CLS] + text + end), or padding. A decoder's [PAD] end position
+    and a row's tail are segments of their own, without labels.
+    """
+
+    input_ids_BT: NDArray[np.int32]
+    """Token ids after corruption, shape [B, T]."""
+    positions_BT: NDArray[np.int32]
+    """Position of each token in its segment, from 0, shape [B, T]."""
+    cu_seqlens_S: NDArray[np.int32]
+    """Bounds of the segments in the flattened B*T stream, shape [S + 1]; first 0, last B*T; every row starts one."""
+    label_positions_L: NDArray[np.int32]
+    """Flattened index of the position whose hidden state predicts, ascending, shape [L]."""
+    label_ids_L: NDArray[np.int32]
+    """The token id to predict there, shape [L]."""
+    rows_B: NDArray[np.int64]
+    """Row number in the stage's pool, shape [B]."""
+    sources_B: NDArray[np.int32]
+    """Index of each row's source in the mixture, shape [B]."""
+    tokens: int
+    """Tokens seen: [CLS], text and end positions; the tail of a row is not counted."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows B."""
+        return int(self.input_ids_BT.shape[0])
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a row, T."""
+        return int(self.input_ids_BT.shape[1])
+
+    @property
+    def labels(self) -> int:
+        """Number of labels L: the positions that the loss is summed over."""
+        return int(self.label_ids_L.shape[0])

@@ -1,0 +1,52 @@
+"""The command line: a table of verbs, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+
+from megatron_ettin.errors import EttinError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line: ``module.main(arguments) -> exit status``."""
+
+    module: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+}
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def usage() -> str:
+    """The text of ``ettin --help``."""
+    width = max((len(name) for name in VERBS), default=0)
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(["usage: ettin VERB ...", "", *lines, "", "ettin VERB --help tells what a verb takes."])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit status; errors of the user are printed without a traceback."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else USAGE_ERROR
+    name, *rest = arguments
+    if name not in VERBS:
+        print(f"error: no verb {name!r}; verbs: {', '.join(VERBS)}", file=sys.stderr)
+        return USAGE_ERROR
+    try:
+        status: int = importlib.import_module(VERBS[name].module).main(rest)
+        return status
+    except EttinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,30 @@
+"""The objectives: everything in which the two members of a pair differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ObjectiveName = Literal["mlm", "clm", "mntp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """One training objective as facts; data, model and evaluation read them instead of asking for a name."""
+
+    name: ObjectiveName
+    causal: bool
+    """Attention sees only itself and what is to the left."""
+    masked: bool
+    """A share of the tokens is chosen, corrupted and predicted; else every next token is predicted."""
+    label_offset: int
+    """The target of token i is predicted from the hidden state at i + label_offset (0 or -1)."""
+    always_ends: bool
+    """The end position always holds [SEP]; else only where the document ends, and [PAD] where it was cut."""
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "mlm": Objective(name="mlm", causal=False, masked=True, label_offset=0, always_ends=True),
+    "clm": Objective(name="clm", causal=True, masked=False, label_offset=-1, always_ends=False),
+    "mntp": Objective(name="mntp", causal=False, masked=True, label_offset=-1, always_ends=True),
+}

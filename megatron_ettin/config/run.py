@@ -1,0 +1,225 @@
+"""A run as one frozen value. Every field is a fact with a sentence; derived values are properties elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from megatron_ettin.config.objective import ObjectiveName
+
+StageName = Literal["pretrain", "extension", "decay", "cross"]
+VariantName = Literal["paper", "released"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of a model and how it starts. Encoder and decoder share it."""
+
+    size: str
+    """Name of the shape: 17m 32m 68m 150m 400m 1b, tiny, or the name in a TOML file."""
+    layers: int
+    """Transformer layers."""
+    hidden: int
+    """Width of the residual stream."""
+    intermediate: int
+    """Width of one half of the gated MLP."""
+    heads: int
+    """Attention heads; the head size is hidden / heads."""
+    vocabulary: int = 50_368
+    """Length of the tokenizer; padded internally when tensor parallelism needs it."""
+    global_every: int = 3
+    """Layers 0, n, 2n, ... attend to the whole piece; the others to a window."""
+    window: int = 64
+    """Keys that a local encoder layer sees on each side of a token."""
+    causal_window: int = 63
+    """Keys that a local decoder layer sees to the left of a token."""
+    rope_base_global: float = 10_000.0
+    """Rotary base of the global layers."""
+    rope_base_local: float = 10_000.0
+    """Rotary base of the local layers."""
+    maximum_length: int = 7_999
+    """Longest piece that the exported model promises to handle, specials included."""
+    norm_epsilon: float = 1e-5
+    """Epsilon of every LayerNorm."""
+    initial_std: float = 0.02
+    """Standard deviation of the truncated normal start; output projections divide it by sqrt(2 layers)."""
+    initial_cutoff: float = 2.0
+    """The start distribution is cut at this many standard deviations."""
+    output_dropout: float = 0.1
+    """Dropout on the attention output; nothing else is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which text is read, and how it becomes rows and labels."""
+
+    data: str = ""
+    """A mixture file (.json) or the prefix of one corpus."""
+    row_length: int = 1_024
+    """Tokens per row, after packing."""
+    piece_length: int = 1_024
+    """Longest piece of a document, [CLS] and end position included."""
+    packing: Literal["best_fit", "concatenate"] = "best_fit"
+    """Best-fit rows of whole pieces, or cut-anywhere rows as Megatron's GPTDataset makes them (for comparison)."""
+    mask_share: float = 0.30
+    """Share of the text tokens that a masked objective chooses."""
+    mask_token_share: float = 0.8
+    """Share of the chosen tokens that become [MASK]."""
+    random_token_share: float = 0.1
+    """Share of the chosen tokens that become a random id; the rest stays."""
+    held_out_share: float = 0.001
+    """Share of the documents, by hash of their ids, that training never sees."""
+    seed: int = 21
+    """Key of the order and of the masks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Length of the stage and its learning rate, as functions of the tokens seen in the stage."""
+
+    tokens: int
+    """The stage ends with the first step that reaches this many tokens."""
+    peak_rate: float
+    """Learning rate at factor 1; weight decay is scaled by rate / peak_rate."""
+    shape: Literal["warmup_stable", "one_minus_sqrt", "trapezoid"] = "warmup_stable"
+    """warmup_stable: linear up, then flat. one_minus_sqrt: down over the whole stage. trapezoid: up, flat, linear down."""
+    warmup_tokens: int = 0
+    """Tokens of the linear rise from 0."""
+    decay_tokens: int = 0
+    """Tokens of the final linear fall (trapezoid)."""
+    end_factor: float = 1.0
+    """Factor of peak_rate at the end of the stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """Rows per optimizer step."""
+
+    rows: int = 2_816
+    """Rows of a full step."""
+    warmup_tokens: int = 0
+    """Token budget over which the rows per step grow; 0: constant from the start."""
+    warmup_increment: int = 32
+    """Rows per step start at this and grow by this; equal numbers of steps at each size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """StableAdamW."""
+
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.98
+    """Decay of the second moment."""
+    epsilon: float = 1e-6
+    """Added to the root of the second moment."""
+    weight_decay: float = 1e-5
+    """Fully decoupled decay per step at peak rate; none on tensors of fewer than 2 dimensions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutConfig:
+    """How ranks share the work. It never changes the result beyond rounding."""
+
+    tensor: int = 1
+    """Ranks that share each matrix."""
+    pipeline: int = 1
+    """Ranks that share the layers."""
+    virtual_pipeline: int = 1
+    """Interleaved chunks of layers per pipeline rank; 1: plain 1F1B."""
+    context: int = 1
+    """Ranks that share each row."""
+    data: int = 0
+    """Ranks that share each step's rows; 0: what the world size leaves."""
+    sequence_parallel: bool = False
+    """Share norms and dropout along the sequence among the tensor ranks."""
+    micro_batch_rows: int = 1
+    """Rows of one forward and backward pass on one data rank."""
+    pipeline_layers: tuple[int, ...] = ()
+    """Layers of each (virtual) stage in order; empty: balanced by cost with the head counted."""
+    recompute: Literal["none", "full"] = "none"
+    """full: keep only layer inputs and compute each layer again in the backward pass."""
+    overlap: bool = False
+    """Reduce gradients and gather parameters while computing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Precision and kernels."""
+
+    precision: Literal["fp32", "bf16", "fp8"] = "bf16"
+    """fp32; bf16 with fp32 main weights and gradient accumulation; fp8 linear layers by Transformer Engine."""
+    attention: Literal["auto", "sdpa", "varlen", "flash", "te"] = "auto"
+    """Attention back end; auto chooses per layer and prints each choice with its reason."""
+    loss_chunk_bytes: int = 0
+    """Upper bound of the logits held at once; 0: whole logits on a CPU below 1 GiB, else chunks of 256 MiB."""
+    compile: bool = False
+    """torch.compile the pointwise parts of the model."""
+    deterministic: bool = False
+    """Ask for deterministic kernels, and refuse where there are none."""
+    threads: int = 0
+    """CPU threads per rank; 0: cores divided by local ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save, and what to keep."""
+
+    every_tokens: int = 8_500_000_000
+    """Save each time this many tokens have passed; 0: only at the end."""
+    every_steps: int = 0
+    """Save each so many steps; 0: never."""
+    every_minutes: float = 30.0
+    """Save when this much time has passed since the last save; 0: never."""
+    keep: int = 0
+    """Newest checkpoints to keep of those saved by the clock; 0: all. Those at every_tokens are always kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObserveConfig:
+    """What is written while training."""
+
+    log_every: int = 10
+    """Steps between console lines; metrics.jsonl has every step."""
+    evaluate_every: int = 0
+    """Steps between held-out evaluations; 0: only at the end of the stage."""
+    evaluate_rows: int = 64
+    """Held-out rows of one evaluation."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """Where the weights come from."""
+
+    from_run: str = ""
+    """RUN or RUN@step: continue from a checkpoint of another stage."""
+    huggingface: str = ""
+    """A Hugging Face ModernBERT or Ettin folder to start from (safetensors only)."""
+    carry_optimizer: bool = False
+    """Take over the optimizer's state from from_run as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that determines a run."""
+
+    objective: ObjectiveName
+    """What is predicted."""
+    stage: StageName
+    """Which part of the recipe this is."""
+    variant: VariantName = "paper"
+    """Follow the paper, or what the published artifacts show."""
+    model: ModelConfig
+    schedule: ScheduleConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
+    start: StartConfig = field(default_factory=StartConfig)
+    seed: int = 21
+    """Key of the initial weights and of dropout."""

@@ -1,0 +1,65 @@
+"""One progress line for all long work: rate and time left on a terminal, silence elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+
+def format_count(value: float, unit: str = "") -> str:
+    """A short decimal form: 1234567 -> '1.23M'."""
+    for limit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.2f}{suffix}{unit}"
+    return f"{value:.0f}{unit}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A short clock form: 3725 -> '1:02:05'."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """A line that shows how far a long task is. ``total`` may be 0 when it is not known.
+
+    Writes to ``stream`` (standard error) only when that is a terminal, at most five times a second.
+    """
+
+    def __init__(self, title: str, total: float, unit: str, stream: TextIO | None = None) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self._stream = stream if stream is not None else sys.stderr
+        self._shows = self._stream.isatty()
+        self._start = self._last = time.monotonic()
+
+    def update(self, done: float, detail: str = "") -> None:
+        """Say that ``done`` units are finished; ``detail`` is printed at the end of the line."""
+        now = time.monotonic()
+        if self._shows and now - self._last >= 0.2:
+            self._last = now
+            self._stream.write("\r\x1b[K" + self.line(done, now - self._start, detail))
+            self._stream.flush()
+
+    def line(self, done: float, seconds: float, detail: str = "") -> str:
+        """The text of the progress line after ``seconds``."""
+        rate = done / seconds if seconds > 0 else 0.0
+        text = f"{self.title}: {format_count(done, self.unit)}"
+        if self.total:
+            text += f" of {format_count(self.total, self.unit)} ({done / self.total:.0%})"
+        text += f", {format_count(rate, self.unit)}/s"
+        if self.total and rate:
+            text += f", {format_seconds((self.total - done) / rate)} left"
+        return f"{text}, {detail}" if detail else text
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shows:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
