@@ -82,7 +82,7 @@ class ScheduleConfig:
     peak_rate: float
     """Learning rate at factor 1; weight decay is scaled by rate / peak_rate."""
     shape: Literal["warmup_stable", "one_minus_sqrt", "trapezoid"] = "warmup_stable"
-    """warmup_stable: linear up, then flat. one_minus_sqrt: down over the whole stage. trapezoid: up, flat, linear down."""
+    """warmup_stable: up, then flat. one_minus_sqrt: down over the whole stage. trapezoid: up, flat, linear down."""
     warmup_tokens: int = 0
     """Tokens of the linear rise from 0."""
     decay_tokens: int = 0
