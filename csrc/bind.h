@@ -5,4 +5,6 @@
 
 namespace ettin {
 
+void bind_stable_adamw(pybind11::module_& module);
+
 }  // namespace ettin

@@ -1,0 +1,185 @@
+"""StableAdamW: AdamW whose update of a tensor is scaled down when its gradients outgrow their second moment.
+
+Per tensor, with step index n: debiased betas b = (b - b^n) / (1 - b^n); m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+r = sqrt(mean(g^2 / max(v, epsilon^2))); a = lr / max(1, r); p = p (1 - decay a / peak) - a m / (sqrt(v) + epsilon).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_ettin import _native
+
+
+def debiased(beta: float, step: int) -> float:
+    """The factor that makes a moving average unbiased at step 1, 2, ...: 0 at the first step, then towards beta."""
+    power = beta**step
+    return (beta - power) / (1.0 - power)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How the optimizer's local tensors are parts of whole ones.
+
+    ``sum_over_ranks`` adds one vector, with an entry for each whole tensor, over exactly the ranks that share tensors.
+    """
+
+    slots: Tensor
+    """For each local tensor the index of its whole tensor, shape [locals], int64."""
+    counted: Tensor
+    """1 where this rank adds its part, 0 where another rank holds the same numbers, shape [locals], float64."""
+    sizes: Tensor
+    """Elements of each whole tensor, padding excluded, shape [wholes], float64."""
+    sum_over_ranks: Callable[[Tensor], None]
+    """Adds its argument in place over the ranks."""
+
+    @staticmethod
+    def none(tensors: Sequence[Tensor]) -> Sharding:
+        """Every tensor is whole and on this rank alone."""
+        return Sharding(
+            slots=torch.arange(len(tensors)),
+            counted=torch.ones(len(tensors), dtype=torch.float64),
+            sizes=torch.tensor([tensor.numel() for tensor in tensors], dtype=torch.float64),
+            sum_over_ranks=lambda _: None,
+        )
+
+    def means(self, local_sums: Tensor) -> Tensor:
+        """The mean over each whole tensor, repeated for each local one. One collective.
+
+        ``local_sums`` and the result have shape [locals], float64.
+        """
+        totals = torch.zeros_like(self.sizes)
+        totals.index_add_(0, self.slots, local_sums * self.counted)
+        self.sum_over_ranks(totals)
+        return (totals / self.sizes)[self.slots]
+
+
+class StableAdamW(torch.optim.AdamW):
+    """The update above on float32 tensors. State of a tensor: exactly exp_avg and exp_avg_sq; ``step`` is in the group.
+
+    It derives from torch's AdamW because Megatron-Core's distributed optimizer accepts nothing else; only the state's
+    names are shared. On a CPU the work is done by two fused passes of the extension, elsewhere by foreach kernels.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], *, betas: tuple[float, float], epsilon: float, peak_rate: float
+    ) -> None:
+        defaults = {"lr": peak_rate, "weight_decay": 0.0, "betas": betas, "eps": epsilon, "step": 0}
+        torch.optim.Optimizer.__init__(self, groups, defaults)
+        self.peak_rate = peak_rate
+        self.sharding: Sharding | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        torch.optim.Optimizer.__setstate__(self, state)
+
+    def tensors(self) -> list[Tensor]:
+        """The local tensors in the order of the groups; ``sharding`` speaks of the same order."""
+        return [tensor for group in self.param_groups for tensor in group["params"]]
+
+    def prepare_state(self) -> None:
+        """Give every tensor its zero moments; tensors that have them keep them."""
+        for tensor in self.tensors():
+            if not self.state[tensor]:
+                self.state[tensor] = {"exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every tensor from its gradient, which every tensor must have."""
+        if closure is not None:
+            raise ValueError("StableAdamW takes no closure")
+        self.prepare_state()
+        for group in self.param_groups:
+            group["step"] += 1
+        group = self.param_groups[0]
+        beta1, beta2 = (debiased(beta, group["step"]) for beta in group["betas"])
+        kernel = self._kernel(group["eps"])
+        sums = kernel.second_moments(beta2)
+        self.sharding = self.sharding or Sharding.none(self.tensors())
+        rates = self._rates(self.sharding.means(sums))
+        kernel.apply(beta1, rates, 1.0 - self._decays(rates))
+
+    def _kernel(self, epsilon: float) -> _FusedKernel | _ForeachKernel:
+        tensors = self.tensors()
+        gradients = [tensor.grad for tensor in tensors]
+        firsts = [self.state[tensor]["exp_avg"] for tensor in tensors]
+        seconds = [self.state[tensor]["exp_avg_sq"] for tensor in tensors]
+        device = self.sharding.sizes.device if self.sharding else torch.device("cpu")
+        if all(tensor.device.type == "cpu" for tensor in tensors):
+            return _FusedKernel(tensors, gradients, firsts, seconds, epsilon)
+        return _ForeachKernel(tensors, gradients, firsts, seconds, epsilon, device)
+
+    def _rates(self, means: Tensor) -> Tensor:
+        rates = [float(group["lr"]) for group in self.param_groups for _ in group["params"]]
+        return torch.tensor(rates, dtype=torch.float64).to(means.device, non_blocking=True) / means.sqrt().clamp_(min=1)
+
+    def _decays(self, rates: Tensor) -> Tensor:
+        decays = [group["weight_decay"] / self.peak_rate for group in self.param_groups for _ in group["params"]]
+        return torch.tensor(decays, dtype=torch.float64).to(rates.device, non_blocking=True) * rates
+
+
+class _FusedKernel:
+    """The extension's two passes over memory. Tensors are contiguous float32 on the CPU."""
+
+    def __init__(
+        self, tensors: list[Tensor], gradients: list[Tensor | None], firsts: list[Tensor], seconds: list[Tensor],
+        epsilon: float,
+    ) -> None:  # fmt: skip
+        self._held = [_floats(kind) for kind in (tensors, gradients, firsts, seconds)]
+        addresses = [[tensor.data_ptr() for tensor in kind] for kind in self._held]
+        sizes = [tensor.numel() for tensor in tensors]
+        self._epsilon = epsilon
+        self._step = _native.AdamStep(*addresses, sizes, torch.get_num_threads())
+
+    def second_moments(self, beta2: float) -> Tensor:
+        return torch.tensor(self._step.second_moments(beta2, self._epsilon), dtype=torch.float64)
+
+    def apply(self, beta1: float, rates: Tensor, keeps: Tensor) -> None:
+        self._step.apply(beta1, self._epsilon, rates.tolist(), keeps.tolist())
+
+
+def _floats(tensors: Sequence[Tensor | None]) -> list[Tensor]:
+    """The tensors, after a check that raw float pointers into them are right."""
+    for tensor in tensors:
+        if tensor is None or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            raise RuntimeError("StableAdamW needs a contiguous float32 tensor and gradient for every parameter")
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+class _ForeachKernel:
+    """The same passes as multi-tensor operations; no step waits for the device."""
+
+    def __init__(
+        self, tensors: list[Tensor], gradients: list[Tensor | None], firsts: list[Tensor], seconds: list[Tensor],
+        epsilon: float, device: torch.device,
+    ) -> None:  # fmt: skip
+        self._tensors, self._gradients = tensors, _floats(gradients)
+        self._firsts, self._seconds = firsts, seconds
+        self._epsilon, self._device = epsilon, device
+
+    def second_moments(self, beta2: float) -> Tensor:
+        if not self._tensors:
+            return torch.zeros(0, dtype=torch.float64, device=self._device)
+        torch._foreach_mul_(self._seconds, beta2)
+        torch._foreach_addcmul_(self._seconds, self._gradients, self._gradients, value=1.0 - beta2)
+        scaled = torch._foreach_clamp_min(self._seconds, self._epsilon**2)
+        torch._foreach_sqrt_(scaled)
+        torch._foreach_reciprocal_(scaled)
+        torch._foreach_mul_(scaled, self._gradients)
+        return torch.stack(torch._foreach_norm(scaled)).double().square()
+
+    def apply(self, beta1: float, rates: Tensor, keeps: Tensor) -> None:
+        if not self._tensors:
+            return
+        torch._foreach_lerp_(self._firsts, self._gradients, 1.0 - beta1)
+        updates = torch._foreach_sqrt(self._seconds)
+        torch._foreach_add_(updates, self._epsilon)
+        torch._foreach_reciprocal_(updates)
+        torch._foreach_mul_(updates, self._firsts)
+        torch._foreach_mul_(updates, list(rates.float().unbind()))
+        torch._foreach_mul_(self._tensors, list(keeps.float().unbind()))
+        torch._foreach_sub_(self._tensors, updates)

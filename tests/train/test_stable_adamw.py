@@ -1,0 +1,114 @@
+"""StableAdamW against its formula, written plainly in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from megatron_ettin.train import stable_adamw
+from megatron_ettin.train.stable_adamw import Sharding, StableAdamW
+
+BETAS, EPSILON, PEAK, DECAY = (0.9, 0.98), 1e-6, 3e-3, 3e-4
+STEPS = 5
+# Three float32 roundings a step on an update of size `rate`.
+UPDATE_TOLERANCE = 1e-5
+MOMENT_TOLERANCE = 1e-6
+
+
+def reference_step(p, g, m, v, n, rate, decay):
+    """One step of the formula in ``stable_adamw``, on float64 tensors."""
+    b1 = (BETAS[0] - BETAS[0] ** n) / (1 - BETAS[0] ** n)
+    b2 = (BETAS[1] - BETAS[1] ** n) / (1 - BETAS[1] ** n)
+    m = b1 * m + (1 - b1) * g
+    v = b2 * v + (1 - b2) * g * g
+    r = (g * g / torch.clamp(v, min=EPSILON**2)).mean().sqrt()
+    a = rate / max(1.0, float(r))
+    p = p * (1 - (a / PEAK) * decay)
+    return p - a * m / (v.sqrt() + EPSILON), m, v
+
+
+def gradients(shapes, step):
+    """Gradients of very different sizes, with a spike at the fourth step so that the clipping acts."""
+    generator = torch.Generator().manual_seed(step)
+    scale = 50.0 if step == 4 else 1.0
+    return [scale * 10.0 ** (-i) * torch.randn(shape, generator=generator) for i, shape in enumerate(shapes)]
+
+
+def build(shapes):
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    groups = [
+        {"params": [t for t in tensors if t.dim() > 1], "weight_decay": DECAY},
+        {"params": [t for t in tensors if t.dim() < 2], "weight_decay": 0.0},
+    ]
+    return tensors, StableAdamW(groups, betas=BETAS, epsilon=EPSILON, peak_rate=PEAK)
+
+
+@pytest.mark.parametrize("kernel", ["fused", "foreach"])
+def test_every_step_follows_the_formula(kernel, monkeypatch):
+    if kernel == "foreach":
+        monkeypatch.setattr(
+            stable_adamw, "_FusedKernel", lambda *a: stable_adamw._ForeachKernel(*a, torch.device("cpu"))
+        )
+    shapes = [(70, 33), (5,), (128, 300), (1,), (17, 1)]
+    tensors, optimizer = build(shapes)
+    expected = [(t.detach().double(), torch.zeros_like(t).double(), torch.zeros_like(t).double()) for t in tensors]
+    for step in range(1, STEPS + 1):
+        rate = PEAK * step / STEPS
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for tensor, gradient in zip(tensors, gradients(shapes, step), strict=True):
+            tensor.grad = gradient
+        optimizer.step()
+        expected = [
+            reference_step(p, g.double(), m, v, step, rate, DECAY if p.dim() > 1 else 0.0)
+            for (p, m, v), g in zip(expected, gradients(shapes, step), strict=True)
+        ]
+    for tensor, (p, m, v) in zip(tensors, expected, strict=True):
+        state = optimizer.state[tensor]
+        assert set(state) == {"exp_avg", "exp_avg_sq"}
+        assert (tensor.double() - p).abs().max() <= UPDATE_TOLERANCE * PEAK * STEPS + 1e-6 * p.abs().max()
+        assert (state["exp_avg"].double() - m).abs().max() <= MOMENT_TOLERANCE * m.abs().max()
+        assert (state["exp_avg_sq"].double() - v).abs().max() <= MOMENT_TOLERANCE * v.abs().max()
+
+
+def test_the_result_does_not_depend_on_the_threads():
+    results = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        tensors, optimizer = build([(400, 300), (7,)])
+        for tensor, gradient in zip(tensors, gradients([(400, 300), (7,)], 1), strict=True):
+            tensor.grad = gradient
+        optimizer.step()
+        results.append([tensor.detach().clone() for tensor in tensors])
+    torch.set_num_threads(1)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_a_tensor_in_parts_is_clipped_as_a_whole():
+    """Two parts of one tensor with very different gradients, and a copy that must not be counted twice."""
+    whole = torch.nn.Parameter(torch.ones(8))
+    parts = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(5)), torch.nn.Parameter(torch.ones(5))]
+    sharding = Sharding(
+        slots=torch.tensor([0, 0, 0]), counted=torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64),
+        sizes=torch.tensor([8.0], dtype=torch.float64), sum_over_ranks=lambda _: None,
+    )  # fmt: skip
+    options = {"betas": BETAS, "epsilon": EPSILON, "peak_rate": PEAK}
+    one, three = StableAdamW([{"params": [whole]}], **options), StableAdamW([{"params": parts}], **options)
+    three.sharding = sharding
+    for step in range(1, 4):
+        gradient = torch.tensor([1e3 if step == 3 else 1.0] * 3 + [1e-3] * 5)
+        whole.grad = gradient
+        parts[0].grad, parts[1].grad, parts[2].grad = gradient[:3].clone(), gradient[3:].clone(), gradient[3:].clone()
+        one.step()
+        three.step()
+    assert torch.equal(whole, torch.cat([parts[0], parts[1]]))
+    assert torch.equal(parts[1], parts[2])
+
+
+def test_every_tensor_needs_a_gradient():
+    tensors, optimizer = build([(2, 2)])
+    with pytest.raises(RuntimeError, match="gradient for every parameter"):
+        optimizer.step()
+    assert tensors[0].grad is None
