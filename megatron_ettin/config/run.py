@@ -26,7 +26,7 @@ class ModelConfig:
     heads: int
     """Attention heads; the head size is hidden / heads."""
     vocabulary: int = 50_368
-    """Length of the tokenizer; padded internally when tensor parallelism needs it."""
+    """Length of the tokenizer, padded to a multiple of 64 while training; 0: taken from the tokenizer of the data."""
     global_every: int = 3
     """Layers 0, n, 2n, ... attend to the whole piece; the others to a window."""
     window: int = 64
