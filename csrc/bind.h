@@ -6,5 +6,6 @@
 namespace ettin {
 
 void bind_stable_adamw(pybind11::module_& module);
+void bind_tokenizer(pybind11::module_& module);
 
 }  // namespace ettin

@@ -1,5 +1,6 @@
 """Text to rows: tokenizer, corpus, packing, order and masks. No torch, no Megatron."""
 
 from megatron_ettin.data.corpus import Corpus, open_corpus
+from megatron_ettin.data.tokenizer import Tokenizer
 
-__all__ = ["Corpus", "open_corpus"]
+__all__ = ["Corpus", "Tokenizer", "open_corpus"]

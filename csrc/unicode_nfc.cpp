@@ -1,0 +1,169 @@
+// NFC, stretch by stretch: a stretch starts at a character that normalization cannot touch and ends before the next one.
+#include <algorithm>
+#include <vector>
+
+#include "unicode.h"
+
+namespace ettin {
+namespace {
+
+constexpr uint32_t kHangulBase = 0xAC00, kLeadBase = 0x1100, kVowelBase = 0x1161, kTailBase = 0x11A7;
+constexpr uint32_t kLeadCount = 19, kVowelCount = 21, kTailCount = 28;
+constexpr uint32_t kHangulCount = kLeadCount * kVowelCount * kTailCount;
+
+void append_decomposition(uint32_t code, std::vector<uint32_t>& out) {
+  const uint32_t hangul = code - kHangulBase;
+  if (hangul < kHangulCount) {
+    out.push_back(kLeadBase + hangul / (kVowelCount * kTailCount));
+    out.push_back(kVowelBase + hangul / kTailCount % kVowelCount);
+    if (hangul % kTailCount) out.push_back(kTailBase + hangul % kTailCount);
+    return;
+  }
+  const uint32_t* end = decomposition_keys + decomposition_count;
+  const uint32_t* found = std::lower_bound(decomposition_keys, end, code);
+  if (found == end || *found != code) return out.push_back(code);
+  const size_t at = found - decomposition_keys;
+  out.insert(out.end(), decomposition_values + decomposition_offsets[at],
+             decomposition_values + decomposition_offsets[at + 1]);
+}
+
+// The composed character, or 0.
+uint32_t compose_pair(uint32_t first, uint32_t second) {
+  if (first - kLeadBase < kLeadCount && second - kVowelBase < kVowelCount) {
+    return kHangulBase + ((first - kLeadBase) * kVowelCount + second - kVowelBase) * kTailCount;
+  }
+  const uint32_t hangul = first - kHangulBase;
+  if (hangul < kHangulCount && hangul % kTailCount == 0 && second - kTailBase - 1 < kTailCount - 1) {
+    return first + second - kTailBase;
+  }
+  const uint64_t pair = static_cast<uint64_t>(first) << 32 | second;
+  const uint64_t* end = composition_pairs + composition_count;
+  const uint64_t* found = std::lower_bound(composition_pairs, end, pair);
+  return found != end && *found == pair ? composition_values[found - composition_pairs] : 0;
+}
+
+// Sorts every run of non-starters by combining class, keeping the order of equals.
+void reorder(std::vector<uint32_t>& codes) {
+  auto by_class = [](uint32_t a, uint32_t b) { return combining_class(a) < combining_class(b); };
+  for (size_t at = 0; at < codes.size();) {
+    size_t end = at;
+    while (end < codes.size() && combining_class(codes[end])) ++end;
+    if (end - at > 1) std::stable_sort(codes.begin() + at, codes.begin() + end, by_class);
+    at = end + 1;
+  }
+}
+
+void compose(std::vector<uint32_t>& codes) {
+  constexpr size_t kNone = ~static_cast<size_t>(0);
+  size_t starter = kNone, size = 0;
+  int previous = -1;  // class of the last character kept after the starter; -1 when there is none
+  for (const uint32_t code : codes) {
+    const int own = combining_class(code);
+    if (starter != kNone && (previous < 0 || previous < own)) {  // nothing between them blocks
+      if (const uint32_t composed = compose_pair(codes[starter], code)) {
+        codes[starter] = composed;
+        continue;
+      }
+    }
+    if (!own) starter = size;
+    previous = own ? own : -1;
+    codes[size++] = code;
+  }
+  codes.resize(size);
+}
+
+// Finds stretches that normalization may change and rebuilds them; keeps its scratch between calls.
+class Normalizer {
+ public:
+  bool run(std::string_view text, std::string& out) {
+    size_t kept = 0;  // text before this is in `out` already
+    bool changed = false;
+    for (size_t at = 0; (at = find_touchy(text, at)) < text.size();) {
+      const size_t begin = at ? utf8_previous(text.data(), at) : 0;
+      const size_t end = load_stretch(text, begin);
+      if (rebuild()) {
+        if (!changed) out.clear();
+        changed = true;
+        out.append(text, kept, begin - kept);
+        for (const uint32_t code : codes_) utf8_append(out, code);
+        kept = end;
+      }
+      at = end;
+    }
+    if (changed) out.append(text, kept, std::string_view::npos);
+    return changed;
+  }
+
+ private:
+  // Position of the next character that normalization may touch.
+  static size_t find_touchy(std::string_view text, size_t at) {
+    while (at < text.size()) {
+      const auto lead = static_cast<uint8_t>(text[at]);
+      if (lead < 0xCC) {  // below U+0300 nothing is touched
+        at += lead < 0x80 ? 1 : 2;
+        continue;
+      }
+      size_t length;
+      if (property(utf8_decode(text.data() + at, length)) & kNormalizesFlag) return at;
+      at += length;
+    }
+    return at;
+  }
+
+  // Reads the character at `begin` and all touchy ones after it into `original_`; returns where the stretch ends.
+  size_t load_stretch(std::string_view text, size_t begin) {
+    original_.clear();
+    size_t at = begin;
+    do {
+      size_t length;
+      const uint32_t code = utf8_decode(text.data() + at, length);
+      if (at > begin && !(property(code) & kNormalizesFlag)) break;
+      original_.push_back(code);
+      at += length;
+    } while (at < text.size());
+    return at;
+  }
+
+  // Normalizes `original_` into `codes_`; whether that differs.
+  bool rebuild() {
+    codes_.clear();
+    for (const uint32_t code : original_) append_decomposition(code, codes_);
+    reorder(codes_);
+    compose(codes_);
+    return codes_ != original_;
+  }
+
+  std::vector<uint32_t> original_, codes_;
+};
+
+}  // namespace
+
+bool normalize_nfc(std::string_view text, std::string& out) {
+  thread_local Normalizer normalizer;
+  return normalizer.run(text, out);
+}
+
+bool utf8_valid(std::string_view text) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(text.data());
+  for (size_t at = 0; at < text.size();) {
+    const uint8_t lead = bytes[at];
+    if (lead < 0x80) {
+      ++at;
+      continue;
+    }
+    const size_t length = utf8_length(lead);
+    if (lead < 0xC2 || lead > 0xF4 || text.size() - at < length) return false;
+    for (size_t next = 1; next < length; ++next) {
+      if ((bytes[at + next] & 0xC0) != 0x80) return false;
+    }
+    const uint8_t second = bytes[at + 1];
+    if ((lead == 0xE0 && second < 0xA0) || (lead == 0xED && second > 0x9F) || (lead == 0xF0 && second < 0x90) ||
+        (lead == 0xF4 && second > 0x8F)) {
+      return false;
+    }
+    at += length;
+  }
+  return true;
+}
+
+}  // namespace ettin

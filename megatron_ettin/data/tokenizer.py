@@ -1,0 +1,162 @@
+"""The tokenizer: a tokenizer.json of the byte-level BPE family, encoded natively and exactly.
+
+Ids are those of Hugging Face `tokenizers` without template specials, for every text. A file that the native engine
+cannot reproduce exactly is refused with the reason; ``engine="huggingface"`` runs it through `tokenizers` itself.
+Truncation and padding stated in the file concern model inputs, not corpora, and are not applied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.errors import DataError
+
+SpecialTokensInText = Literal["special", "split", "reject"]
+Engine = Literal["native", "huggingface"]
+SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "<|endoftext|>")
+UINT16_VOCABULARY = 65_500
+"""Ids are stored as uint16 when the vocabulary is smaller than this (Megatron's rule), else as int32."""
+
+
+class _Encoder(Protocol):
+    def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], int, int]:
+        """(ids, offsets, special tokens met, index of the first rejected text or -1)."""
+
+
+class Tokenizer:
+    """A loaded tokenizer with its policy for special tokens that occur in texts.
+
+    ``special`` turns the string ``<|endoftext|>`` into the special id as Hugging Face does, ``split`` encodes it as
+    plain text, ``reject`` refuses the text. Not thread-safe: one object a thread.
+    """
+
+    def __init__(
+        self,
+        content: str,
+        special_tokens_in_text: SpecialTokensInText = "special",
+        engine: Engine = "native",
+        where: str = "tokenizer.json",
+    ) -> None:
+        """Load from the text of a tokenizer.json; ``where`` names it in errors. Raises DataError."""
+        self.content = content
+        self.specials_met = 0
+        """Special tokens found in texts so far."""
+        try:
+            parsed = json.loads(content)
+            self.fingerprint = hashlib.sha256(
+                json.dumps(parsed, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+            ).hexdigest()
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not a JSON file ({error})") from error
+        make = _native_encoder if engine == "native" else _huggingface_encoder
+        try:
+            self._encoder, self.vocabulary_size = make(content, special_tokens_in_text)
+        except ValueError as error:
+            raise DataError(
+                f"{where}: cannot be reproduced exactly: {error}; use a byte-level BPE tokenizer.json, or the engine"
+                " 'huggingface', which is exact and about a hundred times slower"
+            ) from error
+        self.token_ids = _token_ids(parsed)
+        """Every token with its id, added tokens included."""
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, special_tokens_in_text: SpecialTokensInText = "special", engine: Engine = "native"
+    ) -> Tokenizer:
+        """Load a tokenizer.json, or the one in a folder. Raises DataError."""
+        path = Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            content = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file}: cannot be read as a tokenizer.json: {error}") from error
+        return cls(content, special_tokens_in_text, engine, where=str(file))
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Ids of ``[UNK] [CLS] [SEP] [PAD] [MASK] <|endoftext|>``, as far as the tokenizer has them."""
+        return {name: self.token_ids[name] for name in SPECIAL_NAMES if name in self.token_ids}
+
+    @property
+    def dtype(self) -> type[np.uint16] | type[np.int32]:
+        """The type of ids in corpora of this tokenizer."""
+        return np.uint16 if self.vocabulary_size < UINT16_VOCABULARY else np.int32
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Ids of all texts one after another, and offsets [texts + 1]: text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
+
+        Neither texts nor ids are copied on the way. Raises DataError for a text with a lone surrogate, or with a special
+        token where these are to be rejected.
+        """
+        try:
+            ids, offsets, specials, rejected = self._encoder.encode_batch(list(texts))
+        except UnicodeEncodeError as error:
+            raise DataError(f"a text holds a lone surrogate, which is not text: {error}") from error
+        if rejected >= 0:
+            raise DataError(f"text {rejected} holds a special token; remove it, or choose special or split")
+        self.specials_met += specials
+        return ids, offsets
+
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        """Ids of one text."""
+        return self.encode_batch([text])[0]
+
+    def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
+        """The text of ids, special tokens included; invalid UTF-8 shows as U+FFFD. For people, not for speed."""
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        tokenizer = HuggingFaceTokenizer.from_str(self.content)
+        return cast(str, tokenizer.decode([int(token) for token in ids], skip_special_tokens=False))
+
+
+def _native_encoder(content: str, policy: SpecialTokensInText) -> tuple[_Encoder, int]:
+    from megatron_ettin import _native
+
+    tokenizer = _native.Tokenizer(content)
+    return _native.Encoder(tokenizer, getattr(_native.SpecialPolicy, policy)), tokenizer.vocabulary_size
+
+
+def _huggingface_encoder(content: str, policy: SpecialTokensInText) -> tuple[_Encoder, int]:
+    encoder = HuggingFaceEncoder(content, policy)
+    return encoder, encoder.vocabulary_size
+
+
+class HuggingFaceEncoder:
+    """The encoder of the engine ``huggingface``: any tokenizer.json, at the speed of `tokenizers`."""
+
+    def __init__(self, content: str, policy: SpecialTokensInText) -> None:
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        try:
+            self._tokenizer = HuggingFaceTokenizer.from_str(content)
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(str(error)) from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = policy == "split"
+        self._policy = policy
+        self._special = {id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        self.vocabulary_size = max(self._tokenizer.get_vocab().values()) + 1
+
+    def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], int, int]:
+        """(ids, offsets, special tokens met, index of the first rejected text or -1)."""
+        for text in texts:
+            text.encode()  # raises UnicodeEncodeError on a lone surrogate
+        lists = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        counts = [sum(token in self._special for token in ids) for ids in lists] if self._policy != "split" else []
+        rejected = next((at for at, count in enumerate(counts) if count), -1) if self._policy == "reject" else -1
+        offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        ids = np.concatenate([np.zeros(0, np.uint32), *(np.array(ids, np.uint32) for ids in lists)], dtype=np.uint32)
+        return ids, offsets, sum(counts), rejected
+
+
+def _token_ids(parsed: dict[str, Any]) -> dict[str, int]:
+    ids = dict(parsed["model"]["vocab"]) if isinstance(parsed["model"].get("vocab"), dict) else {}
+    return ids | {token["content"]: token["id"] for token in parsed.get("added_tokens") or []}
