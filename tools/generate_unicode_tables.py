@@ -96,9 +96,7 @@ def compositions(decomposed: dict[int, list[int]]) -> dict[tuple[int, int], int]
 def two_stages(values: list[int]) -> tuple[list[int], list[int]]:
     """(block number per block of BLOCK code points, the distinct blocks one after another)."""
     blocks: dict[tuple[int, ...], int] = {}
-    index = [
-        blocks.setdefault(tuple(values[at : at + BLOCK]), len(blocks)) for at in range(0, len(values), BLOCK)
-    ]
+    index = [blocks.setdefault(tuple(values[at : at + BLOCK]), len(blocks)) for at in range(0, len(values), BLOCK)]
     return index, [value for block in blocks for value in block]
 
 

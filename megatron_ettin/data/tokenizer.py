@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,10 +90,10 @@ class Tokenizer:
         return np.uint16 if self.vocabulary_size < UINT16_VOCABULARY else np.int32
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Ids of all texts one after another, and offsets [texts + 1]: text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
+        """Ids of all texts one after another, and offsets [texts + 1].
 
-        Neither texts nor ids are copied on the way. Raises DataError for a text with a lone surrogate, or with a special
-        token where these are to be rejected.
+        Text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``. Neither texts nor ids are copied on the way. Raises DataError
+        for a text with a lone surrogate, or with a special token where these are to be rejected.
         """
         try:
             ids, offsets, specials, rejected = self._encoder.encode_batch(list(texts))
@@ -113,11 +113,12 @@ class Tokenizer:
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
         tokenizer = HuggingFaceTokenizer.from_str(self.content)
-        return cast(str, tokenizer.decode([int(token) for token in ids], skip_special_tokens=False))
+        text: str = tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
+        return text
 
 
 def _native_encoder(content: str, policy: SpecialTokensInText) -> tuple[_Encoder, int]:
-    from megatron_ettin import _native
+    import megatron_ettin._native as _native
 
     tokenizer = _native.Tokenizer(content)
     return _native.Encoder(tokenizer, getattr(_native.SpecialPolicy, policy)), tokenizer.vocabulary_size
