@@ -1,0 +1,138 @@
+"""Parameters and floating point operations of a model, exactly, without building it."""
+
+# S tokens of a piece, H hidden, I intermediate, V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from megatron_ettin.config.objective import Objective
+from megatron_ettin.config.run import DataConfig, ModelConfig
+from megatron_ettin.config.shapes import global_layers
+
+FLOPS_PER_MULTIPLY = 2
+"""A multiplication and an addition."""
+TRAINING_PASSES = 3
+"""Forward once, backward twice: the convention of model FLOPs utilization; recomputation is not counted."""
+SPECIALS_PER_PIECE = 2
+"""[CLS] and the end position are never masked."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Exact parameter counts; the output projection is tied to the embedding and counted once."""
+
+    embedding: int
+    """The table, V x H."""
+    layers: int
+    """All layers with their norms."""
+    norms: int
+    """The norm after the embedding and the one after the last layer."""
+    head: int
+    """Dense, norm and vocabulary bias of the language model head."""
+
+    @property
+    def backbone(self) -> int:
+        """Everything but the head."""
+        return self.embedding + self.layers + self.norms
+
+    @property
+    def total(self) -> int:
+        """The whole language model."""
+        return self.backbone + self.head
+
+
+def layer_parameters(model: ModelConfig, layer: int = 1) -> int:
+    """Parameters of one layer; the first has no attention norm, because the embedding norm has just run."""
+    matrices = 4 * model.hidden**2 + 3 * model.hidden * model.intermediate
+    return matrices + model.hidden * (1 if layer == 0 else 2)
+
+
+def parameters(model: ModelConfig, vocabulary: int | None = None) -> Parameters:
+    """Parameter counts; ``vocabulary`` overrides the model's, for a padded table."""
+    rows = model.vocabulary if vocabulary is None else vocabulary
+    return Parameters(
+        embedding=rows * model.hidden,
+        layers=sum(layer_parameters(model, layer) for layer in range(model.layers)),
+        norms=2 * model.hidden,
+        head=model.hidden**2 + model.hidden + rows,
+    )
+
+
+def attention_pairs(length: int, causal: bool, window: int | None = None) -> int:
+    """(query, key) pairs that one head computes in a piece; ``window`` keys on each side, or to the left if causal."""
+    reach = length - 1 if window is None else min(window, length - 1)
+    one_side = length * (length - 1) // 2 - (length - 1 - reach) * (length - reach) // 2
+    return length + (1 if causal else 2) * one_side
+
+
+def layer_matrix_flops(model: ModelConfig) -> int:
+    """Forward FLOPs per token of one layer's matrices: QKV, attention output, both halves of the MLP."""
+    return FLOPS_PER_MULTIPLY * (4 * model.hidden**2 + 3 * model.hidden * model.intermediate)
+
+
+def pair_flops(model: ModelConfig) -> int:
+    """Forward FLOPs per (query, key) pair of one layer: scores and weighted values of all heads."""
+    return 2 * FLOPS_PER_MULTIPLY * model.hidden
+
+
+def head_flops(model: ModelConfig) -> int:
+    """Forward FLOPs per labelled position: dense and vocabulary projection."""
+    return FLOPS_PER_MULTIPLY * (model.hidden**2 + model.hidden * model.vocabulary)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Forward FLOPs, by part."""
+
+    matrices: float
+    attention_global: float
+    attention_local: float
+    head: float
+
+    @property
+    def forward(self) -> float:
+        """All parts."""
+        return self.matrices + self.attention_global + self.attention_local + self.head
+
+    @property
+    def training(self) -> float:
+        """Forward and backward."""
+        return TRAINING_PASSES * self.forward
+
+    def per(self, tokens: float) -> Flops:
+        """The same divided by a number of tokens."""
+        return Flops(
+            self.matrices / tokens, self.attention_global / tokens, self.attention_local / tokens, self.head / tokens
+        )
+
+
+def flops(model: ModelConfig, causal: bool, lengths: Iterable[int], labels: float) -> Flops:
+    """Forward FLOPs of pieces of the given lengths with ``labels`` predicted positions; O(number of pieces)."""
+    window = model.causal_window if causal else model.window
+    tokens = whole = windowed = 0
+    for length in lengths:
+        tokens += length
+        whole += attention_pairs(length, causal)
+        windowed += attention_pairs(length, causal, window)
+    wide = global_layers(model)
+    return Flops(
+        matrices=tokens * model.layers * layer_matrix_flops(model),
+        attention_global=wide * whole * pair_flops(model),
+        attention_local=(model.layers - wide) * windowed * pair_flops(model),
+        head=labels * head_flops(model),
+    )
+
+
+def label_share(objective: Objective, data: DataConfig) -> float:
+    """Predicted positions per token of a full piece."""
+    length = data.piece_length
+    if objective.masked:
+        return data.mask_share * (length - SPECIALS_PER_PIECE) / length
+    return (length - 1) / length
+
+
+def flops_per_token(model: ModelConfig, causal: bool, length: int, share: float) -> Flops:
+    """Forward FLOPs per token of pieces of one length, a share of whose positions is predicted."""
+    return flops(model, causal, [length], share * length).per(length)

@@ -1,0 +1,71 @@
+"""The console: one line of figures, replaced in place on a terminal and kept every few steps."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from megatron_ettin.observe.records import Record
+from megatron_ettin.progress import format_count, format_seconds
+
+CLEAR = "\r\x1b[K"
+
+
+def figures(record: Record, total_tokens: int) -> str:
+    """One step in words: ``step 120 | tokens 983k of 2.00M (49%) | loss 5.1234 | rate 3.00e-03 | ...``."""
+    tokens, speed = record["tokens"], record.get("tokens_per_second")
+    share = min(1.0, tokens / total_tokens)
+    parts = [f"step {record['step']}", f"tokens {format_count(tokens)} of {format_count(total_tokens)} ({share:.0%})"]
+    for name, key, form in (
+        ("loss", "loss", ".4f"), ("rate", "lr", ".2e"), ("norm", "gradient_norm", ".3f"), ("MFU", "mfu", ".1%"),
+    ):  # fmt: skip
+        if record.get(key) is not None:
+            parts.append(f"{name} {record[key]:{form}}")
+    if speed:
+        parts += [f"{format_count(speed)} tokens/s", f"{format_seconds(max(0, total_tokens - tokens) / speed)} left"]
+    return " | ".join(parts)
+
+
+class Console:
+    """Prints to ``stream`` and to ``console.log``.
+
+    On a terminal the current step is shown in place; in both cases every ``log_every``-th step, evaluations and
+    messages stay as lines.
+    """
+
+    def __init__(self, log: Path, total_tokens: int, log_every: int, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stdout
+        self._log = log.open("a", encoding="utf-8", buffering=1)
+        self._total, self._every = total_tokens, log_every
+        self._live = self._stream.isatty()
+
+    def message(self, text: str) -> None:
+        """A line that stays."""
+        self._stream.write(f"{CLEAR if self._live else ''}{text}\n")
+        self._stream.flush()
+        self._log.write(text + "\n")
+
+    def write(self, record: Record) -> None:
+        """Show one record."""
+        if record.get("kind") == "evaluation":
+            self.message(evaluation_line(record))
+        elif record["step"] % self._every == 0 or record["tokens"] >= self._total or "note" in record:
+            note = f" | {record['note']}" if "note" in record else ""
+            self.message(figures(record, self._total) + note)
+        elif self._live:
+            self._stream.write(CLEAR + figures(record, self._total))
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Leave the terminal clean and close the log."""
+        if self._live:
+            self._stream.write(CLEAR)
+            self._stream.flush()
+        self._log.close()
+
+
+def evaluation_line(record: Record) -> str:
+    """An evaluation in words."""
+    values = [f"{name} {value:.4f}" for name, value in record.items() if isinstance(value, float)]
+    return f"step {record['step']} | held out | " + " | ".join(values)

@@ -1,0 +1,65 @@
+"""How fast a run is: tokens per second, share of the device's peak, time left."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+STEPS_REMEMBERED = 20
+"""Steps that a rate is averaged over: long enough to be steady, short enough to show a change."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The speed after a step."""
+
+    step_seconds: float
+    """Wall time of this step, waiting for data included."""
+    tokens_per_second: float
+    """Of all ranks together, over the last steps."""
+    mfu: float | None
+    """Model FLOPs over peak FLOPs, over the last steps; None where the device's peak is not known."""
+    goodput: float
+    """Share of the time since the start that went into steps, not into saving, evaluating or skipped steps."""
+
+    def to_dict(self) -> dict[str, float | None]:
+        """As fields of a metrics record."""
+        return {
+            "step_seconds": self.step_seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "mfu": self.mfu,
+            "goodput": self.goodput,
+        }
+
+
+class Meter:
+    """Measures steps. ``peak_flops`` is of one device and None when unknown; ``devices`` share the work."""
+
+    def __init__(
+        self, peak_flops: float | None, devices: int = 1, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._peak = peak_flops * devices if peak_flops else None
+        self._clock = clock
+        self._recent: deque[tuple[float, int, float]] = deque(maxlen=STEPS_REMEMBERED)
+        self._begin = self._step_begin = clock()
+        self._useful = 0.0
+
+    def start_step(self) -> None:
+        """The next step begins now; what happened since the last one is overhead."""
+        self._step_begin = self._clock()
+
+    def end_step(self, tokens: int, flops: float, accepted: bool = True) -> Reading:
+        """A step over ``tokens`` tokens of the global batch and ``flops`` training FLOPs ends now."""
+        now = self._clock()
+        seconds = now - self._step_begin
+        self._recent.append((seconds, tokens, flops))
+        self._useful += seconds if accepted else 0.0
+        spent = max(sum(item[0] for item in self._recent), 1e-9)
+        return Reading(
+            step_seconds=seconds,
+            tokens_per_second=sum(item[1] for item in self._recent) / spent,
+            mfu=sum(item[2] for item in self._recent) / spent / self._peak if self._peak else None,
+            goodput=self._useful / max(now - self._begin, 1e-9),
+        )
