@@ -18,6 +18,7 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
+    "tokenizer": Verb("megatron_ettin.commands.tokenizer", "train a byte-level BPE tokenizer"),
 }
 
 USAGE_ERROR = 2

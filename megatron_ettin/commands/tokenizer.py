@@ -1,0 +1,38 @@
+"""`ettin tokenizer train`: a byte-level BPE with the Ettin special tokens, learned from the user's text."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+from pathlib import Path
+
+from megatron_ettin.errors import ConfigError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `ettin tokenizer`."""
+    result = argparse.ArgumentParser(prog="ettin tokenizer", description=__doc__)
+    verbs = result.add_subparsers(dest="verb", required=True)
+    train = verbs.add_parser("train", help="learn a tokenizer from text files")
+    train.add_argument(
+        "--input", nargs="+", required=True, help="files or globs: .jsonl, .jsonl.gz, .jsonl.zst or .txt"
+    )
+    train.add_argument("--output", type=Path, required=True, help="folder to create, with tokenizer.json in it")
+    train.add_argument("--vocabulary", type=int, default=50_368, help="tokens, special tokens included (default 50368)")
+    train.add_argument("--json-key", default="text", help="member of each JSON line that holds the text")
+    train.add_argument("--characters", type=int, default=1_000_000_000, help="read at most this many characters")
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command and return its exit status."""
+    from megatron_ettin.data.train_tokenizer import read_texts, save_tokenizer, train_tokenizer
+
+    options = parser().parse_args(arguments)
+    paths = [Path(path) for pattern in options.input for path in sorted(glob.glob(pattern)) or [pattern]]
+    if options.output.exists():
+        raise ConfigError(f"{options.output} exists already; choose another folder")
+    tokenizer = train_tokenizer(read_texts(paths, options.json_key, options.characters), options.vocabulary)
+    save_tokenizer(tokenizer, options.output)
+    print(f"{options.output}/tokenizer.json: {tokenizer.get_vocab_size()} tokens")
+    return 0
