@@ -98,7 +98,8 @@ def _texts_of(path: Path, key: str) -> Iterator[str]:
             if not _is_jsonl(path):
                 yield stream.read()
                 return
-            for number, line in enumerate(stream, 1):
+            for line in stream:
+                number += 1
                 if line.strip():
                     yield _text_of(json.loads(line), key)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
