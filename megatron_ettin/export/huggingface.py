@@ -1,0 +1,125 @@
+"""Write a model as a Hugging Face folder, and read one without ever running what it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from megatron_ettin.config.objective import OBJECTIVES, Objective
+from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.errors import CheckpointError, DataError
+from megatron_ettin.export.card import card
+from megatron_ettin.export.config_json import FolderConfig, kind_of, read_config, write_config
+from megatron_ettin.export.mapping import TIED_NAME, from_huggingface, huggingface_shapes, to_huggingface
+from megatron_ettin.export.tokenizer_files import read_tokenizer, vocabulary_length, write_json, write_tokenizer
+from megatron_ettin.export.weights import DTYPES, WEIGHTS, load_weights, save_weights, stored_shapes, weight_files
+
+StoredType = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A model on its way out."""
+
+    model: ModelConfig
+    objective: Objective
+    tensors: Mapping[str, Tensor]
+    """Canonical name -> tensor, unpadded."""
+    tokenizer_json: Path
+    dtype: StoredType = "float32"
+    """As stored; bfloat16 halves the file and rounds float32 weights."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for the card: run, stage, step, tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """A model read from a folder."""
+
+    config: FolderConfig
+    tensors: dict[str, Tensor]
+    """Canonical name -> float32 tensor."""
+    dtype: str
+    """How the folder stores its tensors: float32, bfloat16, float16 or mixed."""
+
+
+def write_folder(folder: Path, export: Export) -> None:
+    """Fill the existing, empty ``folder``; use it inside ``publish``. Raises CheckpointError, DataError."""
+    kind = kind_of(export.objective)
+    tensors = to_huggingface(export.tensors, export.model, kind)
+    length = vocabulary_length(read_tokenizer(export.tokenizer_json))
+    if length > export.model.vocabulary:
+        raise DataError(
+            f"{export.tokenizer_json} has ids up to {length - 1}, the model a vocabulary of {export.model.vocabulary}; "
+            "give the tokenizer that the model was trained with"
+        )
+    ids = write_tokenizer(folder, export.tokenizer_json, kind, export.model.maximum_length)
+    write_json(folder / "config.json", write_config(export.model, export.objective, ids, export.dtype))
+    if kind == "decoder":
+        write_json(folder / "generation_config.json", _generation(ids))
+    save_weights(folder / WEIGHTS, tensors, getattr(torch, export.dtype))
+    (folder / "README.md").write_text(card(export.model, export.objective, export.origin), encoding="utf-8")
+
+
+def _generation(ids: Mapping[str, int]) -> dict[str, Any]:
+    return {"bos_token_id": ids["[CLS]"], "eos_token_id": ids["[SEP]"], "pad_token_id": ids["[PAD]"]}
+
+
+def read_folder_config(folder: Path) -> FolderConfig:
+    """What the folder's config.json says; opens nothing else."""
+    path = Path(folder) / "config.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return read_config(fields, str(folder), size=Path(folder).resolve().name)
+
+
+def read_folder(folder: Path) -> Import:
+    """Config and canonical tensors of a ModernBERT or Ettin folder, from safetensors alone.
+
+    Names and shapes are checked from the headers before any tensor is read. Raises CheckpointError.
+    """
+    folder = Path(folder)
+    config = read_folder_config(folder)
+    files = weight_files(folder)
+    stored = stored_shapes(files)
+    _require_stored(stored, config, folder)
+    tensors = from_huggingface(load_weights(files), config.model, config.kind)
+    types = {kind for _, kind in stored.values()}
+    dtype = str(DTYPES[types.pop()]).removeprefix("torch.") if len(types) == 1 else "mixed"
+    return Import(config=config, tensors=tensors, dtype=dtype)
+
+
+def _require_stored(stored: Mapping[str, tuple[tuple[int, ...], str]], config: FolderConfig, folder: Path) -> None:
+    expected = huggingface_shapes(config.model, config.kind)
+    for name, (shape, kind) in stored.items():
+        if kind not in DTYPES:
+            raise CheckpointError(f"tensor {name} of {folder} is stored as {kind}; {', '.join(DTYPES)} are read")
+        if name in expected and shape != expected[name]:
+            raise CheckpointError(f"tensor {name} of {folder} has shape {shape}, its config.json says {expected[name]}")
+    missing = sorted(set(expected) - set(stored))
+    extra = sorted(set(stored) - set(expected) - {TIED_NAME})
+    if missing or extra:
+        raise CheckpointError(
+            f"{folder} does not hold the tensors of its config.json: missing {missing[:4]}, not expected {extra[:4]}"
+        )
+
+
+def read_canonical(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Shape and canonical float32 tensors of a folder, for a run that starts from it."""
+    read = read_folder(folder)
+    return read.config.model, read.tensors
+
+
+def objective_of(config: FolderConfig) -> Objective:
+    """The objective that the folder's model was trained on."""
+    return OBJECTIVES[config.objective]

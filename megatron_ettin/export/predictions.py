@@ -1,0 +1,30 @@
+"""Where a model's prediction of a token is read: at the token itself, or one position before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from megatron_ettin.export.config_json import OFFSET_FIELD
+
+
+def label_offset(config: Any) -> int:  # noqa: ANN401 - any transformers config
+    """Offset of the prediction from its token: 0 for masked-language encoders, -1 for MNTP encoders and decoders.
+
+    ``config`` is a transformers config; folders of other makers carry no field, and their class decides.
+    """
+    stated = getattr(config, OFFSET_FIELD, None)
+    if stated is not None:
+        return int(stated)
+    return -1 if config.model_type == "modernbert-decoder" else 0
+
+
+def prediction_positions(token_positions: Tensor, config: Any) -> Tensor:  # noqa: ANN401 - any transformers config
+    """The positions whose logits predict the tokens at ``token_positions`` (which are never 0: [CLS] is there)."""
+    return token_positions + label_offset(config)
+
+
+def read_predictions(logits_TV: Tensor, token_positions: Tensor, config: Any) -> Tensor:  # noqa: ANN401
+    """Logits for the tokens at ``token_positions``: shape [positions, V] of one text's [T, V]."""
+    return logits_TV[prediction_positions(token_positions, config)]

@@ -1,0 +1,94 @@
+"""Tensors of a folder: safetensors only, checked by name and shape before their data is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from megatron_ettin.errors import CheckpointError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Stored types that float32 holds exactly."""
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Write one safetensors file. Every tensor owns its memory, so that none is stored as a view of another."""
+    save_file({name: tensor.detach().to(dtype).clone() for name, tensor in tensors.items()}, path, {"format": "pt"})
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, one or those of its index; raises CheckpointError when there are none."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return _indexed_files(folder)
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; "
+            f"it is never read: convert it to {WEIGHTS} where you trust it"
+        )
+    raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+
+
+def _indexed_files(folder: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / INDEX} is no index of safetensors files: {error}") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{folder / INDEX} names {name!r}; only .safetensors files beside it are read")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / INDEX} names {name}, which is missing: the folder is incomplete")
+    return [folder / name for name in names]
+
+
+def stored_shapes(files: list[Path]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, stored type), from the headers alone. Raises CheckpointError for a name stored twice."""
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    for path in files:
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                if name in found:
+                    raise CheckpointError(f"tensor {name} is stored twice, the second time in {path}")
+                view = file.get_slice(name)
+                found[name] = (tuple(view.get_shape()), view.get_dtype())
+    return found
+
+
+def load_weights(files: list[Path]) -> dict[str, Tensor]:
+    """All tensors, in float32 (exact for the accepted types). Raises CheckpointError for NaN, infinity, other types."""
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                tensors[name] = _finite(file.get_tensor(name), name, path)
+    return tensors
+
+
+def _finite(tensor: Tensor, name: str, path: Path) -> Tensor:
+    if tensor.dtype not in DTYPES.values():
+        raise CheckpointError(f"tensor {name} of {path} is {tensor.dtype}; float32, bfloat16 and float16 are read")
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(f"tensor {name} of {path} holds NaN or infinity")
+    return tensor.float()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
