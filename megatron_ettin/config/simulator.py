@@ -22,7 +22,7 @@ def interleaved(device: int, devices: int, chunks: int, micro_batches: int) -> l
     total = chunks * micro_batches
     forwards = [turn(k, devices, chunks) for k in range(total)]
     backwards = [(chunks - 1 - chunk, m) for chunk, m in forwards]
-    warmup = total if micro_batches == devices else min(total, 2 * (devices - device - 1) + (chunks - 1) * devices)
+    warmup = min(total, 2 * (devices - device - 1) + (chunks - 1) * devices)
     return woven(forwards, backwards, warmup)
 
 

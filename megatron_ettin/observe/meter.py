@@ -35,7 +35,7 @@ class Reading:
 
 
 class Meter:
-    """Measures steps. ``peak_flops`` is of one device and None when unknown; ``devices`` share the work."""
+    """Collects steps. ``peak_flops`` is of one device and None when unknown; ``devices`` share the work."""
 
     def __init__(
         self, peak_flops: float | None, devices: int = 1, clock: Callable[[], float] = time.perf_counter
@@ -43,17 +43,11 @@ class Meter:
         self._peak = peak_flops * devices if peak_flops else None
         self._clock = clock
         self._recent: deque[tuple[float, int, float]] = deque(maxlen=STEPS_REMEMBERED)
-        self._begin = self._step_begin = clock()
+        self._begin = clock()
         self._useful = 0.0
 
-    def start_step(self) -> None:
-        """The next step begins now; what happened since the last one is overhead."""
-        self._step_begin = self._clock()
-
-    def end_step(self, tokens: int, flops: float, accepted: bool = True) -> Reading:
-        """A step over ``tokens`` tokens of the global batch and ``flops`` training FLOPs ends now."""
-        now = self._clock()
-        seconds = now - self._step_begin
+    def add(self, seconds: float, tokens: int, flops: float, accepted: bool = True) -> Reading:
+        """A step took ``seconds`` for ``tokens`` tokens of the global batch and ``flops`` training FLOPs."""
         self._recent.append((seconds, tokens, flops))
         self._useful += seconds if accepted else 0.0
         spent = max(sum(item[0] for item in self._recent), 1e-9)
@@ -61,5 +55,5 @@ class Meter:
             step_seconds=seconds,
             tokens_per_second=sum(item[1] for item in self._recent) / spent,
             mfu=sum(item[2] for item in self._recent) / spent / self._peak if self._peak else None,
-            goodput=self._useful / max(now - self._begin, 1e-9),
+            goodput=min(1.0, self._useful / max(self._clock() - self._begin, 1e-9)),
         )

@@ -1,0 +1,201 @@
+"""``ettin estimate``: what a run, or every published size, needs before it starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from megatron_ettin.commands.arguments import RunFlags, parse
+from megatron_ettin.commands.tables import aligned, pairs
+from megatron_ettin.config import rules
+from megatron_ettin.config.codec import run_from_dict
+from megatron_ettin.config.derived import with_world_size
+from megatron_ettin.config.estimate import Estimate, Speed, estimate, notes
+from megatron_ettin.config.hardware import GIBI
+from megatron_ettin.config.recipes import recipe
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.shapes import PUBLISHED_SIZES
+from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.observe.records import read_records
+from megatron_ettin.progress import format_count
+from megatron_ettin.publish import write_atomically
+
+HOURS_PER_DAY = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedFlags:
+    """Parameters, work, time, memory and pipeline bubble; without SIZE OBJECTIVE STAGE: all published sizes."""
+
+    device: str = "H100"
+    """Part of a known accelerator's name."""
+    mfu: float = 0.0
+    """Share of the device's peak that it reaches, pipeline waiting apart, such as 0.4; 0: not known."""
+    measured: str = ""
+    """A run folder whose measured speed is taken instead of --mfu."""
+    mean_piece: int = 0
+    """Mean length of the pieces; 0: all of full length, the most expensive case."""
+    json: str = ""
+    """Write the figures to this file as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateFlags(SpeedFlags, RunFlags):
+    """Parameters, work, time, memory of the fullest rank, pipeline bubble and traffic of a run."""
+
+    world: int = 0
+    """Ranks; 0: one copy of the model, or layout.data copies."""
+
+
+def main(arguments: list[str]) -> int:
+    """Estimate one run, or every published size when none is named."""
+    if arguments and not arguments[0].startswith("-"):
+        return one_run(arguments)
+    flags = tyro.cli(SpeedFlags, args=arguments, prog="ettin estimate")
+    found = [
+        estimate(recipe(size, objective, "pretrain"), speed(flags))
+        for size in PUBLISHED_SIZES
+        for objective in ("mlm", "clm")
+    ]
+    print(overview(found))
+    finish(found, flags)
+    return 0
+
+
+def one_run(arguments: list[str]) -> int:
+    """Print the estimate of one run."""
+    config, flags = parse(arguments, EstimateFlags, "estimate")
+    if flags.world:
+        config = filled(config, flags.world)
+    found = estimate(config, speed(flags))
+    print(detail(found))
+    finish([found], flags)
+    return 0
+
+
+def filled(config: RunConfig, world: int) -> RunConfig:
+    """The run on a world of ranks."""
+    rules.check(config, world)
+    config = with_world_size(config, world)
+    rules.check(config, world)
+    return config
+
+
+def speed(flags: SpeedFlags) -> Speed:
+    """How fast devices are taken to be."""
+    if flags.mfu and flags.measured:
+        raise ConfigError("--mfu and --measured are two sources of one figure; give one")
+    chosen = Speed(device=flags.device, mfu=flags.mfu, mean_piece=flags.mean_piece)
+    return replace(chosen, achieved=achieved(Path(flags.measured))) if flags.measured else chosen
+
+
+def achieved(run: Path) -> float:
+    """Training FLOP/s of one rank that a run has reached in its later half."""
+    try:
+        steps = read_records(run, "step")
+        config = run_from_dict(json.loads((run / "config.json").read_text()))
+        ranks = int(json.loads((run / "environment.json").read_text())["ranks"])
+        rates: list[float] = [record["tokens_per_second"] for record in steps[len(steps) // 2 :]]
+        work = estimate(config, Speed(device="H100")).flops.training
+        return sum(rates) / len(rates) * work / ranks
+    except (OSError, ValueError, KeyError, ZeroDivisionError, DataError) as error:
+        raise ConfigError(f"--measured {run}: not the folder of a run that has made a step ({error!r})") from error
+
+
+def overview(found: Sequence[Estimate]) -> str:
+    """One line a size and objective."""
+    rows = [
+        (
+            item.config.model.size,
+            item.config.objective,
+            f"{item.parameters.total:,}",
+            f"{item.parameters.backbone:,}",
+            f"{item.flops.forward / 1e6:,.1f}",
+            f"{item.flops.training / 1e6:,.1f}",
+            format_count(item.config.schedule.tokens),
+            f"{item.memory.total / GIBI:.1f}",
+            f"{item.tokens_per_second / 1e3:,.0f}k",
+            f"{item.device_hours:,.0f}",
+            f"{item.device_hours / HOURS_PER_DAY:,.1f}",
+        )
+        for item in found
+    ]
+    head = (
+        "size", "objective", "parameters", "backbone", "forward MF/token", "training MF/token", "tokens", "GiB/rank",
+        "tokens/s", "device hours", "device days",
+    )  # fmt: skip
+    return f"pretraining on {found[0].speed.device}, {basis(found[0])}\n\n" + aligned([head, *rows])
+
+
+def basis(found: Estimate) -> str:
+    """What the times rest on, in words."""
+    if found.speed.achieved:
+        return f"{found.speed.achieved / 1e12:.3g} TFLOP/s per device as measured"
+    if found.speed.mfu:
+        return f"{found.speed.mfu:.0%} of {found.peak / 1e12:.0f} TFLOP/s"
+    return f"at its peak of {found.peak / 1e12:.0f} TFLOP/s"
+
+
+def detail(found: Estimate) -> str:
+    """Everything about one run."""
+    config, work, held, sent = found.config, found.flops, found.memory, found.traffic
+    layout = config.layout
+    ranks = layout.tensor * layout.pipeline * layout.context * max(1, layout.data)
+    hours = found.device_hours
+    lines: list[tuple[str, str]] = [
+        ("run", f"{config.model.size} {config.objective} {config.stage} ({config.variant})"),
+        ("parameters", f"{found.parameters.total:,} (backbone {found.parameters.backbone:,}, embedding "
+            f"{found.parameters.embedding:,}, head {found.parameters.head:,})"),
+        ("forward", f"{work.forward / 1e6:,.1f} MFLOP per token (matrices {work.matrices / 1e6:,.1f}, "
+            f"global attention {work.attention_global / 1e6:,.1f}, local {work.attention_local / 1e6:,.2f}, head {work.head / 1e6:,.1f})"),
+        ("training", f"{work.training / 1e6:,.1f} MFLOP per token, {found.training_flops:.3g} FLOP in "
+            f"{format_count(config.schedule.tokens)} tokens"),
+        ("speed", f"{found.tokens_per_second:,.0f} tokens/s per device ({basis(found)})"),
+        ("time", f"{hours:,.1f} device hours; {hours / ranks:,.1f} hours = {hours / ranks / HOURS_PER_DAY:,.2f} days "
+            f"on {ranks} {found.speed.device}"),
+        ("layout", f"tensor {layout.tensor} x pipeline {layout.pipeline} x context {layout.context} x data "
+            f"{max(1, layout.data)}; {found.micro_batches} micro-batches of {layout.micro_batch_rows} rows"),
+    ]  # fmt: skip
+    if layout.pipeline > 1:
+        lines += [
+            ("placement", " ".join(map(str, found.placement)) + " layers per stage"),
+            ("bubble", f"{found.bubble:.1%} of the device time is waiting"),
+        ]
+    lines.append(("memory", f"{held.total / GIBI:.2f} GiB on the fullest rank (pipeline rank {found.heaviest_rank})"))
+    lines += [("  " + name, f"{value / GIBI:.3f} GiB") for name, value in asdict(held).items()]
+    lines.append(("traffic", f"{sent.total / GIBI:.2f} GiB per step and rank"))
+    lines += [("  " + name, f"{value / GIBI:.3f} GiB") for name, value in asdict(sent).items() if value]
+    return pairs(lines)
+
+
+def finish(found: Sequence[Estimate], flags: SpeedFlags) -> None:
+    """Notes, and the JSON file when one is asked for."""
+    for line in dict.fromkeys(line for item in found for line in notes(item)):
+        print(f"note: {line}")
+    if flags.json:
+        write_atomically(Path(flags.json), json.dumps([figures(item) for item in found], indent=2) + "\n")
+
+
+def figures(found: Estimate) -> dict[str, object]:
+    """An estimate as JSON-ready data."""
+    return {
+        "size": found.config.model.size,
+        "objective": found.config.objective,
+        "stage": found.config.stage,
+        "parameters": {
+            **asdict(found.parameters), "backbone": found.parameters.backbone, "total": found.parameters.total,
+        },
+        "forward_flops_per_token": found.flops.forward,
+        "training_flops_per_token": found.flops.training,
+        "training_flops": found.training_flops,
+        "tokens_per_second": found.tokens_per_second,
+        "device_hours": found.device_hours,
+        "memory": {**asdict(found.memory), "total": found.memory.total},
+        "bubble": found.bubble,
+        "placement": list(found.placement),
+        "traffic": asdict(found.traffic),
+    }  # fmt: skip
