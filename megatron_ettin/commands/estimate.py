@@ -151,7 +151,8 @@ def detail(found: Estimate) -> str:
         ("parameters", f"{found.parameters.total:,} (backbone {found.parameters.backbone:,}, embedding "
             f"{found.parameters.embedding:,}, head {found.parameters.head:,})"),
         ("forward", f"{work.forward / 1e6:,.1f} MFLOP per token (matrices {work.matrices / 1e6:,.1f}, "
-            f"global attention {work.attention_global / 1e6:,.1f}, local {work.attention_local / 1e6:,.2f}, head {work.head / 1e6:,.1f})"),
+            f"global attention {work.attention_global / 1e6:,.1f}, local {work.attention_local / 1e6:,.2f}, "
+            f"head {work.head / 1e6:,.1f})"),
         ("training", f"{work.training / 1e6:,.1f} MFLOP per token, {found.training_flops:.3g} FLOP in "
             f"{format_count(config.schedule.tokens)} tokens"),
         ("speed", f"{found.tokens_per_second:,.0f} tokens/s per device ({basis(found)})"),
