@@ -1,0 +1,179 @@
+#include "indexed_corpus.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "text_hash.h"
+
+namespace ettin {
+
+File::File(std::string path, int descriptor, uint64_t size)
+    : path_(std::move(path)), descriptor_(descriptor), size_(size) {}
+
+File::~File() { ::close(descriptor_); }
+
+std::shared_ptr<const File> File::open(const std::string& path, std::string& error) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  struct stat status {};
+  if (descriptor < 0 || ::fstat(descriptor, &status) != 0) {
+    error = path + ": cannot be opened: " + std::strerror(errno);
+    if (descriptor >= 0) ::close(descriptor);
+    return nullptr;
+  }
+  return std::shared_ptr<const File>(new File(path, descriptor, static_cast<uint64_t>(status.st_size)));
+}
+
+bool File::read(uint64_t offset, void* out, size_t bytes, std::string& error) const {
+  char* target = static_cast<char*>(out);
+  while (bytes > 0) {
+    const ssize_t got = ::pread(descriptor_, target, bytes, static_cast<off_t>(offset));
+    if (got > 0) {
+      target += got, offset += static_cast<uint64_t>(got), bytes -= static_cast<size_t>(got);
+    } else if (got == 0) {
+      error = path_ + ": the file ends at byte " + std::to_string(offset) + ", but " + std::to_string(bytes) +
+              " more bytes belong to it; it was cut or replaced since it was opened";
+      return false;
+    } else if (errno != EINTR) {
+      error = path_ + ": reading " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
+              " failed: " + std::strerror(errno);
+      return false;
+    }
+  }
+  return true;
+}
+
+namespace {
+
+constexpr char kMagic[9] = {'M', 'M', 'I', 'D', 'I', 'D', 'X', 0, 0};
+constexpr uint64_t kHeaderBytes = 34;
+
+template <typename T>
+T load(const void* from) noexcept {
+  T value;
+  std::memcpy(&value, from, sizeof(T));
+  return value;
+}
+
+// Bytes of one token for the dtype codes that hold token ids.
+uint32_t bytes_of_dtype(uint8_t code) noexcept { return code == 8 ? 2 : code == 4 ? 4 : 0; }
+
+}  // namespace
+
+bool IndexedCorpus::fail(const std::string& what, std::string& error) const {
+  error = index_->path() + ": " + what + "; run `ettin corpus verify`, and rebuild the corpus when it is damaged";
+  return false;
+}
+
+std::shared_ptr<const IndexedCorpus> IndexedCorpus::open(const std::string& prefix, bool appended_eod,
+                                                         std::string& error) {
+  std::shared_ptr<IndexedCorpus> corpus(new IndexedCorpus());
+  corpus->appended_eod_ = appended_eod;
+  corpus->index_ = File::open(prefix + ".idx", error);
+  if (corpus->index_ == nullptr) return nullptr;
+  corpus->bin_ = File::open(prefix + ".bin", error);
+  if (corpus->bin_ == nullptr) return nullptr;
+  char header[kHeaderBytes];
+  if (corpus->index_->size() < kHeaderBytes) return corpus->fail("is shorter than its header", error), nullptr;
+  if (!corpus->index_->read(0, header, kHeaderBytes, error)) return nullptr;
+  if (std::memcmp(header, kMagic, sizeof kMagic) != 0 || load<uint64_t>(header + 9) != 1)
+    return corpus->fail("is not a Megatron index of version 1", error), nullptr;
+  corpus->token_bytes_ = bytes_of_dtype(static_cast<uint8_t>(header[17]));
+  if (corpus->token_bytes_ == 0) return corpus->fail("tokens are neither uint16 nor int32", error), nullptr;
+  corpus->sequences_ = load<uint64_t>(header + 18);
+  const uint64_t bounds = load<uint64_t>(header + 26), limit = corpus->index_->size();
+  if (bounds == 0 || bounds > limit / 8 || corpus->sequences_ > limit / 12 ||
+      kHeaderBytes + 12 * corpus->sequences_ + 8 * bounds != limit)
+    return corpus->fail("its size does not fit the counts in its header", error), nullptr;
+  corpus->documents_ = bounds - 1;
+  corpus->lengths_at_ = kHeaderBytes;
+  corpus->pointers_at_ = kHeaderBytes + 4 * corpus->sequences_;
+  corpus->documents_at_ = kHeaderBytes + 12 * corpus->sequences_;
+  return corpus;
+}
+
+bool IndexedCorpus::text_lengths(uint64_t first, uint64_t count, uint32_t* lengths, std::string& error) const {
+  std::vector<int64_t> bounds(count + 1);
+  if (!index_->read(documents_at_ + 8 * first, bounds.data(), 8 * (count + 1), error)) return false;
+  const auto begin = static_cast<uint64_t>(bounds.front()), end = static_cast<uint64_t>(bounds.back());
+  if (begin > end || end > sequences_) return fail("the document bounds are out of order", error);
+  std::vector<int32_t> sequences(end - begin);
+  if (!index_->read(lengths_at_ + 4 * begin, sequences.data(), 4 * sequences.size(), error)) return false;
+  for (uint64_t i = 0; i < count; ++i) {
+    if (bounds[i] > bounds[i + 1] || static_cast<uint64_t>(bounds[i + 1]) > end)
+      return fail("the bounds of document " + std::to_string(first + i) + " are out of order", error);
+    int64_t total = 0;
+    for (int64_t s = bounds[i]; s < bounds[i + 1]; ++s) {
+      const int32_t length = sequences[static_cast<uint64_t>(s) - begin];
+      if (length < 0) return fail("sequence " + std::to_string(s) + " has a negative length", error);
+      total += length;
+    }
+    total -= appended_eod_ && total > 0 ? 1 : 0;
+    if (total > INT32_MAX) return fail("document " + std::to_string(first + i) + " has 2^31 tokens or more", error);
+    lengths[i] = static_cast<uint32_t>(total);
+  }
+  return true;
+}
+
+bool IndexedCorpus::span(uint64_t document, DocumentSpan& span, std::string& error) const {
+  int64_t bounds[2];
+  if (document >= documents_) return fail("has no document " + std::to_string(document), error);
+  if (!index_->read(documents_at_ + 8 * document, bounds, sizeof bounds, error)) return false;
+  if (bounds[0] < 0 || bounds[0] > bounds[1] || static_cast<uint64_t>(bounds[1]) > sequences_)
+    return fail("the bounds of document " + std::to_string(document) + " are out of order", error);
+  span = {0, 0};
+  if (bounds[0] == bounds[1]) return true;
+  int64_t pointer;
+  if (!index_->read(pointers_at_ + 8 * static_cast<uint64_t>(bounds[0]), &pointer, sizeof pointer, error)) return false;
+  int64_t total = 0;
+  int32_t buffer[256];
+  for (int64_t s = bounds[0]; s < bounds[1]; s += 256) {
+    const uint64_t n = static_cast<uint64_t>(std::min<int64_t>(256, bounds[1] - s));
+    if (!index_->read(lengths_at_ + 4 * static_cast<uint64_t>(s), buffer, 4 * n, error)) return false;
+    for (uint64_t i = 0; i < n; ++i) {
+      if (buffer[i] < 0) return fail("sequence " + std::to_string(s + static_cast<int64_t>(i)) + " has a negative length", error);
+      total += buffer[i];
+    }
+  }
+  const uint64_t size = bin_->size();
+  if (pointer < 0 || static_cast<uint64_t>(pointer) > size ||
+      static_cast<uint64_t>(total) > (size - static_cast<uint64_t>(pointer)) / token_bytes_)
+    return fail("document " + std::to_string(document) + " reaches past the end of the .bin file", error);
+  total -= appended_eod_ && total > 0 ? 1 : 0;
+  if (total > INT32_MAX) return fail("document " + std::to_string(document) + " has 2^31 tokens or more", error);
+  span = {static_cast<uint64_t>(pointer), static_cast<uint32_t>(total)};
+  return true;
+}
+
+bool IndexedCorpus::tokens(uint64_t offset, uint32_t count, int32_t* out, std::vector<uint8_t>& scratch,
+                           std::string& error) const {
+  if (token_bytes_ == 4) return bin_->read(offset, out, size_t{4} * count, error);
+  if (scratch.size() < size_t{2} * count) scratch.resize(size_t{2} * count);
+  if (!bin_->read(offset, scratch.data(), size_t{2} * count, error)) return false;
+  for (uint32_t i = 0; i < count; ++i) out[i] = load<uint16_t>(scratch.data() + 2 * size_t{i});
+  return true;
+}
+
+bool IndexedCorpus::text_hashes(uint64_t first, uint64_t count, uint32_t* hashes, std::string& error) const {
+  constexpr uint32_t kChunk = 1u << 18;  // tokens held at once
+  std::vector<int32_t> ids(kChunk);
+  std::vector<uint8_t> scratch;
+  for (uint64_t i = 0; i < count; ++i) {
+    DocumentSpan where;
+    if (!span(first + i, where, error)) return false;
+    TextHash hash;
+    for (uint32_t start = 0; start < where.length; start += kChunk) {
+      const uint32_t n = std::min(kChunk, where.length - start);
+      if (!tokens(where.offset + uint64_t{start} * token_bytes_, n, ids.data(), scratch, error)) return false;
+      hash.add(ids.data(), n);
+    }
+    hashes[i] = hash.finish();
+  }
+  return true;
+}
+
+}  // namespace ettin
