@@ -119,6 +119,17 @@ bool IndexedCorpus::text_lengths(uint64_t first, uint64_t count, uint32_t* lengt
   return true;
 }
 
+// Whether the last sequence of a document ends where its tokens, laid end to end from `pointer`, end.
+bool IndexedCorpus::follows(int64_t first, int64_t last, int64_t pointer, int64_t total, std::string& error) const {
+  int64_t last_pointer;
+  int32_t last_length;
+  if (!index_->read(pointers_at_ + 8 * static_cast<uint64_t>(last), &last_pointer, 8, error)) return false;
+  if (!index_->read(lengths_at_ + 4 * static_cast<uint64_t>(last), &last_length, 4, error)) return false;
+  if (last_pointer - pointer == (total - last_length) * token_bytes_) return true;
+  return fail("the sequences " + std::to_string(first) + " to " + std::to_string(last) + " of one document are not "
+              "neighbours in the .bin file", error);
+}
+
 bool IndexedCorpus::span(uint64_t document, DocumentSpan& span, std::string& error) const {
   int64_t bounds[2];
   if (document >= documents_) return fail("has no document " + std::to_string(document), error);
@@ -139,6 +150,7 @@ bool IndexedCorpus::span(uint64_t document, DocumentSpan& span, std::string& err
       total += buffer[i];
     }
   }
+  if (bounds[1] - bounds[0] > 1 && !follows(bounds[0], bounds[1] - 1, pointer, total, error)) return false;
   const uint64_t size = bin_->size();
   if (pointer < 0 || static_cast<uint64_t>(pointer) > size ||
       static_cast<uint64_t>(total) > (size - static_cast<uint64_t>(pointer)) / token_bytes_)

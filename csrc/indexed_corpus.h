@@ -54,7 +54,7 @@ class IndexedCorpus {
 
  private:
   IndexedCorpus() = default;
-  bool spans(uint64_t first, uint64_t count, std::vector<DocumentSpan>& out, std::string& error) const;
+  bool follows(int64_t first, int64_t last, int64_t pointer, int64_t total, std::string& error) const;
   bool fail(const std::string& what, std::string& error) const;
 
   std::shared_ptr<const File> index_, bin_;

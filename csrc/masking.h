@@ -1,6 +1,7 @@
 // Which tokens of a row are chosen, and what stands in their place.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
