@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -49,15 +51,13 @@ class StageOrder:
     def at(self, first: int, count: int) -> Rows:
         """The rows consumed as number ``first`` to ``first + count - 1``."""
         consumed = np.arange(first, first + count, dtype=np.int64)
-        return self._by_epoch(consumed, lambda permutation, inside: permutation.at(inside))
+        return self._by_epoch(consumed, Permutation.at)
 
     def position_of(self, rows: ArrayLike) -> Rows:
         """When each row is consumed: the inverse of ``at``."""
-        return self._by_epoch(
-            np.asarray(rows, np.int64).reshape(-1), lambda permutation, inside: permutation.position_of(inside)
-        )
+        return self._by_epoch(np.asarray(rows, np.int64).reshape(-1), Permutation.position_of)
 
-    def _by_epoch(self, numbers: Rows, apply) -> Rows:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def _by_epoch(self, numbers: Rows, apply: Callable[[Permutation, Rows], Rows]) -> Rows:
         result = np.empty_like(numbers)
         epochs = numbers // self.pool_rows
         for epoch in np.unique(epochs):

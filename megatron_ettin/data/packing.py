@@ -130,15 +130,18 @@ class _Header:
             _native.BLOCK_DOCUMENTS, spec.below, split_key(), self.documents, self.blocks, self.rows, self.entries,
             self.text_tokens, self.table_offset, self.fingerprint.encode(), 0,
         )  # fmt: skip
-        fields = fields[:-4]
-        return (fields + zlib.crc32(fields).to_bytes(4, "little")).ljust(HEADER_BYTES, b"\0")
+        return (fields[:-4] + _checksum(fields)).ljust(HEADER_BYTES, b"\0")
+
+
+def _checksum(header: bytes) -> bytes:
+    return zlib.crc32(header[: HEADER.size - 4]).to_bytes(4, "little")
 
 
 def _read_header(path: Path) -> tuple[_Header, bytes]:
     with path.open("rb") as file:
         content = file.read(HEADER_BYTES)
     whole = len(content) == HEADER_BYTES and content[: len(MAGIC)] == MAGIC
-    if not whole or zlib.crc32(content[: HEADER.size - 4]) != int.from_bytes(content[HEADER.size - 4 : HEADER.size], "little"):
+    if not whole or _checksum(content) != content[HEADER.size - 4 : HEADER.size]:
         raise DataError(f"{path}: damaged pack index: its header is not whole; delete the file, it is built again")
     values = HEADER.unpack(content[: HEADER.size])
     documents, blocks, rows, entries, text_tokens, table_offset = values[9:15]
@@ -251,8 +254,8 @@ def _write(
 
 def _write_block(out: BinaryIO, entries: NDArray[np.uint64], directory: NDArray[np.uint32]) -> int:
     padding = bytes(-directory.nbytes % 8)
-    out.write(memoryview(entries))
-    out.write(memoryview(directory))
+    out.write(entries.data)
+    out.write(directory.data)
     out.write(padding)
     return entries.nbytes + directory.nbytes + len(padding)
 

@@ -82,7 +82,7 @@ class StageData:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """The fingerprint of each source's corpus, by name."""
-        return {source.name: corpus.fingerprint for source, corpus in zip(self.mixture.sources, self.corpora, strict=True)}
+        return dict(zip(self.sources, (corpus.fingerprint for corpus in self.corpora), strict=True))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -126,7 +126,8 @@ class StageData:
         numbers = np.asarray(pool_rows, np.int64).reshape(-1)
         resolved = self.resolve(numbers)
         native = self.assembler(objective, "train")
-        return as_batch(native.assemble(resolved.rows, resolved.sources, resolved.passes), numbers, resolved.sources, self)
+        parts = native.assemble(resolved.rows, resolved.sources, resolved.passes)
+        return as_batch(parts, numbers, resolved.sources, self)
 
     def assembler(self, objective: ObjectiveName, side: Side) -> _native.Assembler:
         """The native code that builds batches of one objective."""
