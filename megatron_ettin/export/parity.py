@@ -96,16 +96,16 @@ def compare(folder: Path, ours: LogitsOfPieces) -> Parity:
     return Parity(cases=cases, transformers=transformers.__version__, torch=torch.__version__)
 
 
-def load_transformers(folder: Path, config: FolderConfig) -> Any:  # noqa: ANN401 - transformers has no types
+def load_transformers(folder: Path, config: FolderConfig, attention: str = "eager") -> Any:  # noqa: ANN401
     """The folder's model by transformers, in float32 for evaluation; raises CheckpointError for a missing tensor.
 
-    The attention is the eager one: the same arithmetic in every version.
+    Eager attention is the same arithmetic in every version; ``sdpa`` is faster.
     """
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     loader: Any = AutoModelForMaskedLM if config.kind == "encoder" else AutoModelForCausalLM
     model, info = loader.from_pretrained(
-        folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        folder, attn_implementation=attention, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
     problems = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
     if problems:

@@ -1,0 +1,93 @@
+"""What a model writes: a filled mask and a continuation, both for every kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from megatron_ettin.evaluate.questions import MASKS
+from megatron_ettin.evaluate.scorer import Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledMask:
+    """A text with one gap, and what a model would put there."""
+
+    text: str
+    """With [MASK] where the gap is."""
+    choices: tuple[tuple[str, float], ...]
+    """Most probable tokens with their probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """A beginning and how a model goes on."""
+
+    text: str
+    continuation: str
+
+
+def load_tokenizer(scorer: Scorer) -> Any:  # noqa: ANN401 - transformers has no types
+    """The folder's own tokenizer, with the template of its kind."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(scorer.folder, trust_remote_code=False)
+
+
+def fill_mask(scorer: Scorer, tokenizer: Any, text: str, choices: int = 5) -> FilledMask:  # noqa: ANN401
+    """The most probable tokens for the [MASK] in ``text``; a decoder sees only what is to its left."""
+    ids = torch.tensor([tokenizer(text)["input_ids"]], device=scorer.device)
+    position = (ids[0] == tokenizer.mask_token_id).nonzero()[0] + scorer.objective.label_offset
+    rows = torch.zeros_like(position)
+    probabilities = scorer.logits(ids, torch.ones_like(ids), rows, position)[0].softmax(-1)
+    best = probabilities.topk(choices)
+    words = [(tokenizer.decode([i]), p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    return FilledMask(text=text, choices=tuple(words))
+
+
+def go_on(scorer: Scorer, tokenizer: Any, text: str, tokens: int = 24) -> Continuation:  # noqa: ANN401
+    """Greedy continuation: by the cache of a decoder; by an encoder one token a pass through three masks."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    prompt = [tokenizer.cls_token_id, *ids]
+    written = _decoded(scorer, prompt, tokens) if scorer.objective.causal else _unmasked(scorer, prompt, tokens)
+    return Continuation(text=text, continuation=tokenizer.decode(written, skip_special_tokens=True))
+
+
+@torch.no_grad()
+def _decoded(scorer: Scorer, prompt: list[int], tokens: int) -> list[int]:
+    ids = torch.tensor([prompt], device=scorer.device)
+    out = scorer.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+    written: list[int] = out[0, len(prompt) :].tolist()
+    return written
+
+
+def _unmasked(scorer: Scorer, prompt: list[int], tokens: int) -> list[int]:
+    config = scorer.model.config
+    mask, separator = _mask_id(scorer), config.sep_token_id
+    written: list[int] = []
+    for _ in range(tokens):
+        prefix = prompt + written
+        ids = torch.tensor([[*prefix, *[mask] * MASKS, separator]], device=scorer.device)
+        position = torch.tensor([len(prefix) + scorer.objective.label_offset], device=scorer.device)
+        chosen = int(scorer.logits(ids, torch.ones_like(ids), torch.zeros_like(position), position).argmax())
+        if chosen == separator:
+            break
+        written.append(chosen)
+    return written
+
+
+def _mask_id(scorer: Scorer) -> int:
+    from megatron_ettin.export.tokenizer_files import read_tokenizer, special_ids
+
+    path = scorer.folder / "tokenizer.json"
+    return special_ids(read_tokenizer(path), path)["[MASK]"]
+
+
+def gap_in(text: str, seed: int = 0) -> str:
+    """``text`` with one of its inner words replaced by [MASK]."""
+    words = text.split()
+    place = 1 + int(np.random.Generator(np.random.Philox(seed)).integers(max(1, len(words) - 2)))
+    return " ".join([*words[:place], "[MASK]", *words[place + 1 :]])

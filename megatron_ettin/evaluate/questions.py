@@ -1,0 +1,90 @@
+"""Each kind of model is asked the same about the same text, in the way that it can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.config.objective import Objective
+from megatron_ettin.evaluate.pieces import MaskedPiece, PlainPiece
+from megatron_ettin.evaluate.scorer import Request
+
+MASKS = 3
+"""Masks that stand for the unseen rest when an encoder predicts the next token (Samuel, 2024)."""
+
+
+def masked_requests(pieces: Sequence[MaskedPiece], objective: Objective) -> list[Request]:
+    """The chosen tokens of each piece.
+
+    An encoder reads the corrupted text, both sides of each gap. A decoder reads the true text and has only what is
+    to the left of the token: no mask token exists for it.
+    """
+    return [
+        Request(
+            ids_T=piece.ids_T if objective.causal else piece.corrupted_T,
+            positions_L=piece.positions_L + objective.label_offset,
+            targets_L=piece.ids_T[piece.positions_L],
+        )
+        for piece in pieces
+    ]
+
+
+def next_requests(pieces: Sequence[PlainPiece]) -> list[Request]:
+    """Every next token of each piece, for decoders: one pass a piece."""
+    return [
+        Request(ids_T=piece.ids_T[:-1], positions_L=np.arange(len(piece.ids_T) - 1), targets_L=piece.ids_T[1:])
+        for piece in pieces
+    ]
+
+
+def sampled_places(pieces: Sequence[PlainPiece], count: int, seed: int = 0) -> list[tuple[int, int]]:
+    """``count`` (piece, position) pairs, or all, drawn evenly over all tokens after [CLS]; the same for every model."""
+    ends = np.cumsum([len(piece.ids_T) - 1 for piece in pieces])
+    total = int(ends[-1]) if len(ends) else 0
+    chosen = np.sort(np.random.Generator(np.random.Philox(seed)).choice(total, min(count, total), replace=False))
+    owner = np.searchsorted(ends, chosen, side="right")
+    first = np.concatenate([[0], ends])
+    return [(int(p), int(token - first[p]) + 1) for p, token in zip(owner, chosen, strict=True)]
+
+
+def next_at_places(
+    pieces: Sequence[PlainPiece], places: Sequence[tuple[int, int]], objective: Objective, mask: int, separator: int
+) -> list[Request]:
+    """The token at each place from what is to its left, for any kind: encoders by the three-mask construction."""
+    requests = []
+    for piece, position in places:
+        ids = pieces[piece].ids_T
+        prefix, target = ids[:position], ids[position : position + 1]
+        if objective.causal:
+            requests.append(Request(ids_T=prefix, positions_L=np.array([position - 1]), targets_L=target))
+        else:
+            requests.append(three_mask_request(prefix, target, objective.label_offset, mask, separator))
+    return requests
+
+
+def three_mask_request(
+    prefix_T: NDArray[np.int64], target: NDArray[np.int64], label_offset: int, mask: int, separator: int
+) -> Request:
+    """The token after ``prefix_T`` from an encoder: prefix, three masks, [SEP]; the first mask is read."""
+    ids = np.concatenate([prefix_T, [mask] * MASKS, [separator]])
+    return Request(ids_T=ids, positions_L=np.array([len(prefix_T) + label_offset]), targets_L=target)
+
+
+def continuation_requests(
+    context_T: NDArray[np.int64],
+    continuation_T: NDArray[np.int64],
+    label_offset: int,
+    mask: int,
+    separator: int,
+) -> list[Request]:
+    """The pseudo-log-likelihood of a continuation by an encoder, one request a token, its closing [SEP] included.
+
+    ``context_T`` starts with [CLS] and has no [SEP]. Cost: one pass over the text a token.
+    """
+    whole = np.concatenate([context_T, continuation_T, [separator]])
+    return [
+        three_mask_request(whole[:end], whole[end : end + 1], label_offset, mask, separator)
+        for end in range(len(context_T), len(whole))
+    ]

@@ -1,0 +1,96 @@
+"""Results as results.json, as a table on the terminal, and as a plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE
+from megatron_ettin.publish import write_atomically
+
+COLUMNS = (MASKED, NEXT_SAMPLE, NEXT)
+
+Results = dict[str, Any]
+"""{"text": facts, "models": {name: {"kind", "objective", "folder", "losses", "demos"}}}."""
+
+
+def write_results(folder: Path, results: Results) -> Path:
+    """Write results.json atomically."""
+    path = Path(folder) / "results.json"
+    write_atomically(path, json.dumps(results, indent=2) + "\n")
+    return path
+
+
+def losses_table(results: Results) -> Table:
+    """Models as rows; nats a token with standard error, and a byte in brackets."""
+    text = results["text"]
+    table = Table(title=f"Held-out loss, nats a token (a byte); {text['tokens']:,} tokens of unseen text")
+    table.add_column("model")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for name, model in results["models"].items():
+        table.add_row(name, *(_cell(model["losses"].get(column)) for column in COLUMNS))
+    entropy = f"{text['unigram_nats_per_token']:.3f} ({text['unigram_nats_per_byte']:.3f})"
+    table.add_row("unigram entropy of that text", *[entropy] * len(COLUMNS), style="dim")
+    table.caption = (
+        f"{MASKED}: encoders see both sides, decoders the left. {NEXT_SAMPLE}: encoders read the first of three "
+        f"masks after the left context; the same tokens for all. {NEXT}: one pass, decoders only."
+    )
+    return table
+
+
+def _cell(loss: dict[str, Any] | None) -> str:
+    if loss is None:
+        return "-"
+    return f"{loss['nats_per_token']:.3f} \u00b1 {loss['standard_error']:.3f} ({loss['nats_per_byte']:.3f})"
+
+
+def print_results(results: Results, console: Console | None = None) -> None:
+    """The table, then what each model wrote."""
+    console = console or Console()
+    console.print(losses_table(results))
+    for name, model in results["models"].items():
+        for demo in model.get("demos", []):
+            console.print(f"[bold]{name}[/bold] {demo_line(demo)}", highlight=False)
+
+
+def demo_line(demo: dict[str, Any]) -> str:
+    """One demonstration in one line."""
+    from rich.markup import escape
+
+    if "choices" in demo:
+        words = ", ".join(f"{word!r} {share:.0%}" for word, share in demo["choices"])
+        return escape(f"{demo['text']!r}: {words}")
+    return escape(f"{demo['text']!r} ... {demo['continuation']!r}")
+
+
+def plot_losses(results: Results, path: Path) -> None:
+    """A bar a model and question, with the unigram entropy as a line; PNG or SVG by the file's name."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(results["models"])
+    figure, axes = pyplot.subplots(figsize=(1.5 + 1.6 * len(names), 4.2), layout="constrained")
+    width = 0.8 / len(COLUMNS)
+    for place, column in enumerate(COLUMNS):
+        found = [(i, model["losses"][column]) for i, model in enumerate(results["models"].values())
+                 if column in model["losses"]]  # fmt: skip
+        axes.bar(
+            [i + (place - 1) * width for i, _ in found],
+            [loss["nats_per_token"] for _, loss in found],
+            width,
+            yerr=[loss["standard_error"] for _, loss in found],
+            label=column,
+        )
+    axes.axhline(results["text"]["unigram_nats_per_token"], color="gray", linestyle="--", label="unigram entropy")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("nats a token, held-out text")
+    axes.legend(fontsize="small")
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -1,0 +1,126 @@
+"""Log-probabilities of chosen tokens at chosen positions: the one question that every evaluation asks a model."""
+
+# B texts of a batch, T tokens of the longest, L answers, H hidden, V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from megatron_ettin.config.objective import Objective
+from megatron_ettin.export.config_json import FolderConfig
+from megatron_ettin.export.huggingface import objective_of, read_folder_config
+
+TOKENS_PER_BATCH = 8_192
+ANSWERS_PER_BATCH = 1_024
+"""Bounds of one forward pass: padded tokens, and positions that reach the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One text and what is asked about it."""
+
+    ids_T: NDArray[np.int64]
+    """What the model reads."""
+    positions_L: NDArray[np.int64]
+    """Where it answers: indices into ids_T."""
+    targets_L: NDArray[np.int64]
+    """The tokens whose probability is wanted there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a model says to some requests, in their order, all positions in one stream."""
+
+    log_probabilities_L: NDArray[np.float64]
+    """Natural logarithm of each target's probability."""
+    first_choices_L: NDArray[np.int64]
+    """The most probable token of each position."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model that answers requests, loaded by transformers from an exported folder."""
+
+    folder: Path
+    config: FolderConfig
+    model: Any
+    device: torch.device
+
+    @property
+    def objective(self) -> Objective:
+        """What the model was trained on: it decides where predictions are read."""
+        return objective_of(self.config)
+
+    def answer(self, requests: Sequence[Request], told: Callable[[int], None] = lambda done: None) -> Answers:
+        """Answer all requests; ``told`` hears how many are done. Memory is bounded by the batch limits."""
+        sizes = [len(request.positions_L) for request in requests]
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        log_probabilities_L, first_choices_L = np.zeros(starts[-1]), np.zeros(starts[-1], dtype=np.int64)
+        done = 0
+        for chosen in batches(requests):
+            log_p, first = self._forward([requests[i] for i in chosen])
+            places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
+            log_probabilities_L[places], first_choices_L[places] = log_p, first
+            done += len(chosen)
+            told(done)
+        return Answers(log_probabilities_L=log_probabilities_L, first_choices_L=first_choices_L)
+
+    @torch.no_grad()
+    def logits(self, ids_BT: Tensor, attended_BT: Tensor, rows_L: Tensor, positions_L: Tensor) -> Tensor:
+        """Logits [L, V] in float32 at some positions of a padded batch; the vocabulary is computed only there."""
+        hidden_BTH = self.model.model(input_ids=ids_BT, attention_mask=attended_BT).last_hidden_state
+        head = self.model.lm_head if self.config.kind == "decoder" else self.model.head
+        logits_LV: Tensor = self.model.decoder(head(hidden_BTH[rows_L, positions_L]))
+        return logits_LV.float()
+
+    def _forward(self, requests: Sequence[Request]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        ids_BT, attended_BT = self._padded(requests)
+        rows_L = np.repeat(np.arange(len(requests)), [len(request.positions_L) for request in requests])
+        positions_L, targets_L = (
+            torch.from_numpy(np.concatenate(parts)).to(self.device)
+            for parts in ([r.positions_L for r in requests], [r.targets_L for r in requests])
+        )
+        logits_LV = self.logits(ids_BT, attended_BT, torch.from_numpy(rows_L).to(self.device), positions_L)
+        log_p = logits_LV.gather(1, targets_L[:, None])[:, 0].double() - logits_LV.double().logsumexp(-1)
+        return log_p.cpu().numpy(), logits_LV.argmax(-1).cpu().numpy()
+
+    def _padded(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+        lengths_B = np.array([len(request.ids_T) for request in requests])
+        ids_BT = np.full((len(requests), lengths_B.max()), self.model.config.pad_token_id, dtype=np.int64)
+        for row, request in enumerate(requests):
+            ids_BT[row, : lengths_B[row]] = request.ids_T
+        attended_BT = np.arange(ids_BT.shape[1])[None] < lengths_B[:, None]
+        return torch.from_numpy(ids_BT).to(self.device), torch.from_numpy(attended_BT).long().to(self.device)
+
+
+def load_scorer(folder: Path) -> Scorer:
+    """A scorer for an exported folder, on a GPU where there is one. Raises CheckpointError."""
+    from megatron_ettin.export.parity import load_transformers
+
+    config = read_folder_config(folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_transformers(folder, config, attention="sdpa").to(device)
+    return Scorer(Path(folder), config, model, device)
+
+
+def batches(requests: Sequence[Request]) -> Iterator[list[int]]:
+    """Indices of requests in batches of similar length, within both limits (a single request may exceed them)."""
+    batch: list[int] = []
+    answers = 0
+    for i in sorted(range(len(requests)), key=lambda i: len(requests[i].ids_T)):
+        answers += len(requests[i].positions_L)
+        too_long = (len(batch) + 1) * len(requests[i].ids_T) > TOKENS_PER_BATCH
+        if batch and (too_long or answers > ANSWERS_PER_BATCH):
+            yield batch
+            batch, answers = [], len(requests[i].positions_L)
+        batch.append(i)
+    if batch:
+        yield batch
