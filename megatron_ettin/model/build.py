@@ -1,0 +1,89 @@
+"""From a run to this rank's part of its model, with its initial weights."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+
+from megatron_ettin.config.placement import layer_placement
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.model.ettin import EttinModel
+from megatron_ettin.model.initialize import initialize_weights
+from megatron_ettin.model.layer import layer_spec
+from megatron_ettin.model.loss import chunk_labels
+from megatron_ettin.model.pattern import layer_kinds
+from megatron_ettin.model.settings import transformer_config
+from megatron_ettin.parallel.groups import Groups
+
+WHOLE_LOGITS_ON_CPU = 1 << 30
+"""Below this many bytes a CPU computes all logits at once: the products are larger and nothing else competes."""
+LOGITS_CHUNK = 256 << 20
+"""Else, and always on a GPU, logits are made in chunks of this many bytes."""
+
+
+def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
+    """This rank's stages, one for each virtual chunk, with initial weights that do not depend on the layout.
+
+    Parameters have the type of `compute.precision` (bf16 for fp8). Raises ConfigError for a layout that does not
+    divide the model.
+    """
+    check_division(config)
+    megatron = transformer_config(config, groups)
+    layers = layer_placement(config)
+    bounds = [0, *accumulate(layers)]
+    kinds = layer_kinds(config)
+    models = []
+    for chunk in range(config.layout.virtual_pipeline):
+        stage = chunk * groups.pipeline.size + groups.pipeline.rank
+        models.append(
+            EttinModel(
+                config=megatron,
+                model=config.model,
+                groups=groups,
+                layers=[layer_spec(kind, config.model, groups) for kind in kinds[bounds[stage] : bounds[stage + 1]]],
+                first=stage == 0,
+                last=stage == len(layers) - 1,
+                virtual_stage=chunk if config.layout.virtual_pipeline > 1 else None,
+                padded_vocabulary=padded_vocabulary(config),
+                loss_chunk=loss_chunk(config, groups),
+            )
+        )
+    initialize_weights(models, config, groups)
+    return models
+
+
+def padded_vocabulary(config: RunConfig) -> int:
+    """Rows of the embedding: the vocabulary, rounded up to what the tensor ranks divide."""
+    tensor = config.layout.tensor
+    return -(-config.model.vocabulary // tensor) * tensor
+
+
+def loss_chunk(config: RunConfig, groups: Groups) -> int:
+    """Labels whose logits are made at once on this device."""
+    rows = padded_vocabulary(config) // config.layout.tensor
+    most = config.layout.micro_batch_rows * config.data.row_length
+    budget = config.compute.loss_chunk_bytes
+    if not budget:
+        whole = groups.device.kind == "cpu" and 4 * rows * most <= WHOLE_LOGITS_ON_CPU
+        budget = 4 * rows * most if whole else LOGITS_CHUNK
+    return chunk_labels(budget, rows)
+
+
+def check_division(config: RunConfig) -> None:
+    """Raise ConfigError when the tensor ranks do not divide heads and intermediate size."""
+    model, tensor = config.model, config.layout.tensor
+    if model.hidden % model.heads or (model.hidden // model.heads) % 2:
+        raise ConfigError(f"model.hidden={model.hidden} must be an even multiple of model.heads={model.heads}")
+    for name, value in (("heads", model.heads), ("intermediate", model.intermediate)):
+        if value % tensor:
+            fitting = [n for n in (1, 2, 4, 8, 16) if model.heads % n == 0 and model.intermediate % n == 0]
+            raise ConfigError(
+                f"layout.tensor={tensor} does not divide model.{name}={value}; use {', '.join(map(str, fitting))}"
+            )
+
+
+def parameter_count(models: list[EttinModel]) -> int:
+    """Numbers held by this rank's parameters."""
+    return sum(parameter.numel() for model in models for parameter in model.parameters() if torch.is_tensor(parameter))

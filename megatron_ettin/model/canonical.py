@@ -1,0 +1,226 @@
+"""Names and shapes of the weights that do not depend on the layout, and the way from and to each rank's shards.
+
+The shapes and row orders are those of Hugging Face's ModernBERT: queries, keys and values one after the other, the
+activated half of the MLP projection first, the vocabulary without padding.
+"""
+
+# H hidden, I intermediate, V vocabulary, R tensor ranks
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.errors import CheckpointError
+from megatron_ettin.parallel.groups import Groups
+
+Sharding = Literal["copied", "columns", "heads", "halves", "vocabulary"]
+
+_LAYER: dict[str, tuple[str, Sharding]] = {
+    "input_layernorm.weight": ("attention_norm.weight", "copied"),
+    "self_attention.linear_qkv.weight": ("qkv.weight", "heads"),
+    "self_attention.linear_proj.weight": ("attention_out.weight", "columns"),
+    "pre_mlp_layernorm.weight": ("mlp_norm.weight", "copied"),
+    "mlp.linear_fc1.weight": ("mlp_in.weight", "halves"),
+    "mlp.linear_fc2.weight": ("mlp_out.weight", "columns"),
+}
+_OUTSIDE: dict[str, tuple[str, Sharding]] = {
+    "embedding.word_embeddings.weight": ("embedding.weight", "vocabulary"),
+    "output_layer.weight": ("embedding.weight", "vocabulary"),
+    "embedding.norm.weight": ("embedding_norm.weight", "copied"),
+    "decoder.final_layernorm.weight": ("final_norm.weight", "copied"),
+    "head.dense.weight": ("head.dense.weight", "copied"),
+    "head.norm.weight": ("head.norm.weight", "copied"),
+    "output_layer.bias": ("head.bias", "vocabulary"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter of this rank under its canonical name."""
+
+    name: str
+    sharding: Sharding
+    parameter: torch.nn.Parameter
+
+    def shard(self, full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
+        """This tensor rank's part of a full tensor, padding rows zero."""
+        return _SHARD[self.sharding](full, rank, ranks, heads, self.parameter.shape[0])
+
+
+def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every canonical name with its shape, in model order."""
+    hidden, inner, vocabulary = model.hidden, model.intermediate, model.vocabulary
+    result: dict[str, tuple[int, ...]] = {"embedding.weight": (vocabulary, hidden), "embedding_norm.weight": (hidden,)}
+    for layer in range(model.layers):
+        prefix = f"layers.{layer}."
+        if layer:
+            result[prefix + "attention_norm.weight"] = (hidden,)
+        result[prefix + "qkv.weight"] = (3 * hidden, hidden)
+        result[prefix + "attention_out.weight"] = (hidden, hidden)
+        result[prefix + "mlp_norm.weight"] = (hidden,)
+        result[prefix + "mlp_in.weight"] = (2 * inner, hidden)
+        result[prefix + "mlp_out.weight"] = (hidden, inner)
+    result["final_norm.weight"] = (hidden,)
+    result["head.dense.weight"] = (hidden, hidden)
+    result["head.norm.weight"] = (hidden,)
+    result["head.bias"] = (vocabulary,)
+    return result
+
+
+def entries(models: list[Any]) -> Iterator[Entry]:
+    """This rank's parameters under their canonical names; the models may be wrapped by Megatron-Core's DDP.
+
+    The tied embedding appears twice in a pipeline: on the first and on the last stage.
+    """
+    for model in map(unwrapped, models):
+        numbers = {str(place): layer.layer_number - 1 for place, layer in enumerate(model.decoder.layers)}
+        for name, parameter in model.named_parameters():
+            yield _entry(name, parameter, numbers)
+
+
+def unwrapped(model: Any) -> Any:
+    """The EttinModel inside Megatron-Core's wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+def _entry(name: str, parameter: torch.nn.Parameter, numbers: Mapping[str, int]) -> Entry:
+    if name in _OUTSIDE:
+        return Entry(*_OUTSIDE[name], parameter)
+    _, _, place, local = name.split(".", 3)
+    canonical, sharding = _LAYER[local]
+    return Entry(f"layers.{numbers[place]}.{canonical}", sharding, parameter)
+
+
+def full_state(
+    models: list[Any], groups: Groups, what: Literal["weights", "gradients"] = "weights"
+) -> dict[str, Tensor]:
+    """All weights, or all accumulated gradients, gathered from every rank and without padding, on every rank.
+
+    Collective: every rank calls it. Costs the whole model in memory. Gradients are Megatron-Core's fp32 `main_grad`
+    where there is one; those of a distributed optimizer must have been gathered over the data ranks before.
+    """
+    model = unwrapped(models[0]).model
+    here = {entry.name: entry for entry in entries(models)}
+    result = {}
+    for name, shape in shapes(model).items():
+        owner = _owner(groups, name in here)
+        full = _gathered(here[name], groups, model, what) if name in here else None
+        result[name] = _broadcast(full, shape, owner, groups)
+    return result
+
+
+def load_full_state(models: list[Any], groups: Groups, tensors: Mapping[str, Tensor]) -> None:
+    """Copy full canonical tensors into this rank's shards. Raises CheckpointError unless names and shapes all fit."""
+    model = unwrapped(models[0]).model
+    expected = shapes(model)
+    if missing := expected.keys() - tensors.keys():
+        raise CheckpointError(f"the weights lack {sorted(missing)[0]} and {len(missing) - 1} more; is the size right?")
+    if unknown := tensors.keys() - expected.keys():
+        raise CheckpointError(f"the weights hold {sorted(unknown)[0]}, which {model.size} has not")
+    with torch.no_grad():
+        for entry in entries(models):
+            full = tensors[entry.name]
+            if tuple(full.shape) != expected[entry.name]:
+                raise CheckpointError(
+                    f"{entry.name} has shape {tuple(full.shape)}, but {model.size} needs {expected[entry.name]}"
+                )
+            entry.parameter.copy_(entry.shard(full, groups.tensor.rank, groups.tensor.size, model.heads))
+
+
+def _value(parameter: torch.nn.Parameter, what: str) -> Tensor:
+    if what == "weights":
+        return parameter.detach()
+    gradient = getattr(parameter, "main_grad", None)
+    gradient = parameter.grad if gradient is None else gradient
+    return torch.zeros_like(parameter) if gradient is None else gradient.detach()
+
+
+def _gathered(entry: Entry, groups: Groups, model: ModelConfig, what: str) -> Tensor:
+    local = _value(entry.parameter, what).contiguous()
+    if entry.sharding == "copied":
+        return local
+    parts = [local]
+    if groups.tensor.size > 1:
+        parts = [torch.empty_like(local) for _ in range(groups.tensor.size)]
+        dist.all_gather(parts, local, group=groups.tensor.group)
+    return _JOIN[entry.sharding](parts, model.heads)[: model.vocabulary if entry.sharding == "vocabulary" else None]
+
+
+def _owner(groups: Groups, here: bool) -> int:
+    """The first pipeline rank that holds a tensor."""
+    if groups.pipeline.size == 1:
+        return 0
+    rank = torch.tensor([groups.pipeline.rank if here else groups.pipeline.size], device=groups.device.torch_device)
+    dist.all_reduce(rank, op=dist.ReduceOp.MIN, group=groups.pipeline.group)
+    return int(rank.item())
+
+
+def _broadcast(full: Tensor | None, shape: tuple[int, ...], owner: int, groups: Groups) -> Tensor:
+    if groups.pipeline.size == 1:
+        assert full is not None
+        return full.clone()
+    double = torch.empty(shape, dtype=torch.float32, device=groups.device.torch_device)
+    if full is not None and groups.pipeline.rank == owner:
+        double.copy_(full)
+    dist.broadcast(double, dist.get_global_rank(groups.pipeline.group, owner), group=groups.pipeline.group)
+    return double if full is None else double.to(full.dtype)
+
+
+def _shard_copied(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
+    return full
+
+
+def _shard_columns(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
+    return full.chunk(ranks, dim=1)[rank]
+
+
+def _shard_heads(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
+    by_head = full.view(3, heads, -1, full.shape[1]).transpose(0, 1)
+    return by_head.chunk(ranks)[rank].reshape(-1, full.shape[1])
+
+
+def _shard_halves(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
+    return torch.cat([half.chunk(ranks)[rank] for half in full.chunk(2)])
+
+
+def _shard_vocabulary(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
+    shard = full.new_zeros(rows, *full.shape[1:])
+    part = full[rank * rows : (rank + 1) * rows]
+    shard[: part.shape[0]] = part
+    return shard
+
+
+def _join_columns(parts: list[Tensor], heads: int) -> Tensor:
+    return torch.cat(parts, dim=1)
+
+
+def _join_heads(parts: list[Tensor], heads: int) -> Tensor:
+    joined = torch.cat(parts)
+    return joined.view(heads, 3, -1, joined.shape[1]).transpose(0, 1).reshape(joined.shape)
+
+
+def _join_halves(parts: list[Tensor], heads: int) -> Tensor:
+    return torch.cat([part.chunk(2)[half] for half in (0, 1) for part in parts])
+
+
+def _join_rows(parts: list[Tensor], heads: int) -> Tensor:
+    return torch.cat(parts)
+
+
+_SHARD = {
+    "copied": _shard_copied,
+    "columns": _shard_columns,
+    "heads": _shard_heads,
+    "halves": _shard_halves,
+    "vocabulary": _shard_vocabulary,
+}
+_JOIN = {"columns": _join_columns, "heads": _join_heads, "halves": _join_halves, "vocabulary": _join_rows}

@@ -1,0 +1,83 @@
+"""A batch on its device: this rank's slice of the stream, with the labels that fall into it."""
+
+# B rows, T tokens of this rank, L labels of this rank, S segments
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megatron_ettin.batch import Batch
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.model.packed import PackedRows
+from megatron_ettin.parallel.groups import Groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceBatch:
+    """One micro-batch as the model takes it."""
+
+    input_ids_T: Tensor
+    """Token ids of this rank's slice, int64."""
+    packed: PackedRows
+    """Segments, positions and what attention derives from them."""
+    label_positions_L: Tensor
+    """Positions in this rank's slice whose hidden state predicts, int64, ascending."""
+    label_ids_L: Tensor
+    """The ids to predict there, int64."""
+
+    @property
+    def labels(self) -> int:
+        """Labels in this rank's slice."""
+        return int(self.label_ids_L.shape[0])
+
+    @classmethod
+    def from_batch(cls, batch: Batch, groups: Groups, dropout_seed: int = 0) -> DeviceBatch:
+        """Move a batch to the device of this rank; under context parallelism, only this rank's part of the stream.
+
+        `dropout_seed` keys the micro-batch's dropout: derive it from (seed, stage, step, micro-batch).
+        """
+        device = groups.device.torch_device
+        start, length = context_slice(batch.rows * batch.row_length, groups)
+        first, last = np.searchsorted(batch.label_positions_L, [start, start + length])
+        ids = batch.input_ids_BT.reshape(-1)[start : start + length]
+        positions = batch.positions_BT.reshape(-1)[start : start + length]
+        return cls(
+            input_ids_T=_to(device, ids),
+            packed=PackedRows(
+                cu_seqlens=tuple(batch.cu_seqlens_S.tolist()),
+                cu_seqlens_S=_to(device, batch.cu_seqlens_S, np.int32),
+                positions_T=_to(device, positions),
+                segments_G=_to(device, _segment_numbers(batch.cu_seqlens_S), np.int32),
+                start=start,
+                dropout_seed=dropout_seed,
+            ),
+            label_positions_L=_to(device, batch.label_positions_L[first:last] - start),
+            label_ids_L=_to(device, batch.label_ids_L[first:last]),
+        )
+
+
+def context_slice(tokens: int, groups: Groups) -> tuple[int, int]:
+    """(first token, number of tokens) of this rank in a stream of that many tokens."""
+    ranks = groups.context.size * (groups.tensor.size if groups.tensor.size > 1 else 1)
+    if tokens % ranks:
+        raise ConfigError(
+            f"{tokens} tokens of a micro-batch do not divide by context x tensor = {ranks}; "
+            "change data.row_length, layout.micro_batch_rows or layout.context"
+        )
+    length = tokens // groups.context.size
+    return groups.context.rank * length, length
+
+
+def _segment_numbers(cu_seqlens_S: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(cu_seqlens_S) - 1), np.diff(cu_seqlens_S))
+
+
+def _to(device: torch.device, array: np.ndarray, dtype: type = np.int64) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor

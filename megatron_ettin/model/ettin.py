@@ -1,0 +1,181 @@
+"""The paired model: encoder and decoder are this one class, and differ only in what each layer sees.
+
+    hidden = norm(embedding[ids])
+    for each layer:
+        hidden = hidden + drop(attention(norm(hidden)))        (layer 0 skips this norm)
+        hidden = hidden + mlp(norm(hidden))
+    hidden = norm(hidden) at the positions with a label
+    logits = embedding @ norm(gelu(dense(hidden))) + bias
+
+A pipeline stage is an EttinModel with some of these lines.
+"""
+
+# T tokens of this rank, H hidden, V vocabulary rows of this tensor rank, L labels of this rank
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as functional
+from megatron.core.models.common.language_module.language_module import LanguageModule
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlock, TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.model.device_batch import DeviceBatch
+from megatron_ettin.model.loss import VocabularyShard, vocabulary_loss
+from megatron_ettin.model.norm import Norm
+from megatron_ettin.parallel.groups import Groups
+
+
+class Embedding(torch.nn.Module):
+    """Token embedding, its rows shared among the tensor ranks, and the norm behind it."""
+
+    def __init__(self, config: TransformerConfig, rows: int, groups: Groups) -> None:
+        super().__init__()
+        self.along_sequence = config.sequence_parallel
+        self.word_embeddings = VocabParallelEmbedding(
+            num_embeddings=rows,
+            embedding_dim=config.hidden_size,
+            init_method=torch.nn.init.zeros_,
+            reduce_scatter_embeddings=config.sequence_parallel,
+            config=config,
+            tp_group=groups.tensor.group,
+        )
+        self.norm = Norm(config, config.hidden_size, config.layernorm_epsilon)
+
+    def forward(self, ids_T: Tensor) -> Tensor:
+        """Hidden states [T, 1, H]; under sequence parallelism this tensor rank's share of T."""
+        ids = ids_T[None] if self.along_sequence else ids_T[:, None]
+        hidden: Tensor = self.norm(self.word_embeddings(ids))
+        return hidden
+
+
+class Head(torch.nn.Module):
+    """What turns a hidden state into the query of the vocabulary: dense, GELU, norm. Alike on all tensor ranks."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dense = torch.nn.Linear(
+            config.hidden_size,
+            config.hidden_size,
+            bias=False,
+            device=torch.cuda.current_device(),
+            dtype=config.params_dtype,
+        )
+        self.norm = Norm(config, config.hidden_size, config.layernorm_epsilon, along_sequence=False)
+
+    def forward(self, hidden_LH: Tensor) -> Tensor:
+        """Same shape as the input."""
+        query: Tensor = self.norm(functional.gelu(self.dense(hidden_LH)))
+        return query
+
+
+class EttinModel(LanguageModule):  # type: ignore[misc]
+    """One stage of the paired model; all of it without a pipeline."""
+
+    def __init__(
+        self,
+        *,
+        config: TransformerConfig,
+        model: ModelConfig,
+        groups: Groups,
+        layers: Sequence[ModuleSpec],
+        first: bool,
+        last: bool,
+        virtual_stage: int | None,
+        padded_vocabulary: int,
+        loss_chunk: int,
+    ) -> None:
+        super().__init__(config=config, pg_collection=groups.collection)
+        self.model, self.groups = model, groups
+        self.vp_stage = virtual_stage
+        self.pre_process, self.post_process = first, last
+        self.share_embeddings_and_output_weights = True
+        self.padded_vocabulary, self.loss_chunk = padded_vocabulary, loss_chunk
+        if first:
+            self.embedding = Embedding(config, padded_vocabulary, groups)
+        self.decoder = TransformerBlock(
+            config=config,
+            spec=TransformerBlockSubmodules(layer_specs=list(layers), layer_norm=Norm),
+            pre_process=first,
+            post_process=last,
+            pg_collection=groups.collection,
+            vp_stage=virtual_stage,
+        )
+        if last:
+            self.head = Head(config)
+            self.output_layer = ColumnParallelLinear(
+                config.hidden_size,
+                padded_vocabulary,
+                config=config,
+                init_method=torch.nn.init.zeros_,
+                bias=True,
+                skip_weight_param_allocation=first,
+                tp_group=groups.tensor.group,
+            )
+        if first or last:
+            self.setup_embeddings_and_output_layer()
+
+    def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
+        """Take the previous stage's output; Megatron-Core's schedules call it."""
+        self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+
+    def forward(self, batch: DeviceBatch) -> Tensor:
+        """The loss of each label in fp32, [L], on the last stage; elsewhere the hidden states [T, 1, H] to pass on."""
+        hidden_TH = self.hidden(batch)
+        if not self.post_process:
+            return hidden_TH
+        weight_VH, bias_V = self.vocabulary()
+        return vocabulary_loss(
+            self.query(hidden_TH, batch.label_positions_L),
+            weight_VH,
+            bias_V,
+            batch.label_ids_L,
+            self.shard,
+            self.loss_chunk,
+        )
+
+    def hidden(self, batch: DeviceBatch) -> Tensor:
+        """Hidden states behind this stage's last line, final norm included on the last stage, [T, 1, H]."""
+        embedded = self.embedding(batch.input_ids_T) if self.pre_process else None
+        hidden_TH: Tensor = self.decoder(hidden_states=embedded, attention_mask=None, packed_seq_params=batch.packed)
+        return hidden_TH
+
+    def query(self, hidden_TH: Tensor, positions_L: Tensor) -> Tensor:
+        """The head's output at some positions of the last stage, [L, H]."""
+        if self.config.sequence_parallel:
+            hidden_TH = gather_from_sequence_parallel_region(
+                hidden_TH, tensor_parallel_output_grad=False, group=self.groups.tensor.group
+            )
+        query_LH: Tensor = self.head(hidden_TH[:, 0].index_select(0, positions_L))
+        return query_LH
+
+    def logits(self, batch: DeviceBatch, positions_L: Tensor | None = None) -> Tensor:
+        """This tensor rank's logits [L, V] at the labels, or at the given positions. Last stage only."""
+        positions_L = batch.label_positions_L if positions_L is None else positions_L
+        weight_VH, bias_V = self.vocabulary()
+        return functional.linear(self.query(self.hidden(batch), positions_L), weight_VH, bias_V)
+
+    def vocabulary(self) -> tuple[Tensor, Tensor]:
+        """This tensor rank's rows of the tied embedding and the bias, without padding rows."""
+        rows = self.shard_rows
+        weight, bias = self.shared_embedding_or_output_weight(), self.output_layer.bias
+        return (weight, bias) if rows == weight.shape[0] else (weight[:rows], bias[:rows])
+
+    @property
+    def shard(self) -> VocabularyShard:
+        """Which rows of the vocabulary this tensor rank holds."""
+        axis = self.groups.tensor
+        return VocabularyShard(axis, axis.rank * (self.padded_vocabulary // axis.size))
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of this tensor rank that belong to a token."""
+        rows = self.padded_vocabulary // self.groups.tensor.size
+        return max(0, min(rows, self.model.vocabulary - self.shard.first_row))

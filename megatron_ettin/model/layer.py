@@ -1,0 +1,100 @@
+"""One transformer layer: Megatron-Core's modules and shards, with the paper's order of operations."""
+
+# T tokens of this rank (of this tensor rank under sequence parallelism), H hidden, N heads of this rank, D head size
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch.nn.functional as functional
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor
+
+from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.model.attention.core import CoreAttention
+from megatron_ettin.model.dropout import add_dropped
+from megatron_ettin.model.norm import Norm
+from megatron_ettin.model.packed import PackedRows
+from megatron_ettin.model.pattern import LayerKind
+from megatron_ettin.model.rope import rotate, split
+from megatron_ettin.parallel.groups import Groups
+
+
+class EttinAttention(SelfAttention):  # type: ignore[misc]
+    """Self-attention on packed rows, with the layer's own reach and rotary base."""
+
+    def forward(self, hidden_TH: Tensor, packed: PackedRows) -> Tensor:
+        """Attention output [T, 1, H]."""
+        qkv, _ = self.linear_qkv(hidden_TH)
+        heads = self.num_attention_heads_per_partition
+        cosine, sine = packed.rope(self.core_attention.kind.rope_base, self.hidden_size_per_attention_head, qkv.dtype)
+        mixed_TND = self.core_attention(split(rotate(qkv, heads, cosine, sine), heads), packed)
+        output, _ = self.linear_proj(mixed_TND.flatten(1)[:, None])
+        result: Tensor = output
+        return result
+
+
+class EttinMLP(MLP):  # type: ignore[misc]
+    """Gated MLP with the exact (erf) GELU; the first half of the projection is activated."""
+
+    def forward(self, hidden_TH: Tensor, **_: Any) -> Tensor:
+        """MLP output [T, 1, H]."""
+        gated, _ = self.linear_fc1(hidden_TH)
+        activated, linear = gated.chunk(2, dim=-1)
+        output, _ = self.linear_fc2(functional.gelu(activated) * linear)
+        result: Tensor = output
+        return result
+
+
+class EttinLayer(TransformerLayer):  # type: ignore[misc]
+    """x + drop(attention(norm(x))), then x + mlp(norm(x)). Only the attention output is dropped."""
+
+    def forward(self, hidden_states: Tensor, packed_seq_params: PackedRows, **_: Any) -> tuple[Tensor, None]:
+        """The layer's output, same shape; None is Megatron-Core's cross-attention context."""
+        attention = self.self_attention(self.input_layernorm(hidden_states), packed_seq_params)
+        hidden_states = add_dropped(hidden_states, attention, self.drop_share, self.drop_key(packed_seq_params))
+        return hidden_states + self.mlp(self.pre_mlp_layernorm(hidden_states)), None
+
+    @property
+    def drop_share(self) -> float:
+        """Share of the attention output that is dropped; 0 in evaluation."""
+        return float(self.hidden_dropout) if self.training else 0.0
+
+    def drop_key(self, packed: PackedRows) -> tuple[int, ...]:
+        """Names this layer's draw: the micro-batch, the layer, and the rank where ranks hold different tokens."""
+        shard = self.tp_group.rank() if self.config.sequence_parallel else 0
+        return (packed.dropout_seed, self.layer_number - 1, packed.start, shard)
+
+
+def layer_spec(kind: LayerKind, model: ModelConfig, groups: Groups) -> ModuleSpec:
+    """Megatron-Core's description of one layer. Layer 0 has no attention norm: the embedding's norm has just run."""
+    return ModuleSpec(
+        module=EttinLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=IdentityOp if kind.index == 0 else Norm,
+            self_attention=ModuleSpec(
+                module=EttinAttention,
+                params={"attn_mask_type": AttnMaskType.no_mask},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear,
+                    core_attention=partial(CoreAttention, kind=kind, groups=groups),
+                    linear_proj=RowParallelLinear,
+                ),
+            ),
+            pre_mlp_layernorm=Norm,
+            # A namespace: Megatron-Core warns about any ModuleSpec of an MLP class that it does not know by name.
+            mlp=SimpleNamespace(
+                module=EttinMLP,
+                params={"tp_group": groups.tensor.group, "ffn_hidden_size": model.intermediate},
+                submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+            ),
+        ),
+    )

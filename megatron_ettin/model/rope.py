@@ -1,0 +1,50 @@
+"""Rotary position embedding of queries and keys, in place."""
+
+# T tokens, N heads, D head size; the axis of three holds query, key, value
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Rotate(torch.autograd.Function):
+    """Rotates pairs (i, i + D/2) of queries and keys by the position's angle; values stay. Keeps no copy."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int, cosine_TD: Tensor, sine_TD: Tensor) -> Tensor:
+        ctx.heads = heads
+        ctx.save_for_backward(cosine_TD, sine_TD)
+        rotate_(split(qkv, heads), cosine_TD, sine_TD)
+        ctx.mark_dirty(qkv)
+        return qkv
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        cosine_TD, sine_TD = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        rotate_(split(gradient, ctx.heads), cosine_TD, -sine_TD)
+        return gradient, None, None, None
+
+
+def split(qkv: Tensor, heads: int) -> Tensor:
+    """The view [T, N, 3, D] of a projection [T, 1, N * 3 * D]: each head's query, key and value lie together."""
+    return qkv.view(qkv.shape[0], heads, 3, -1)
+
+
+def rotate(qkv: Tensor, heads: int, cosine_TD: Tensor, sine_TD: Tensor) -> Tensor:
+    """Apply the rotary tables [T, D/2] to the queries and keys of a projection, in place, with gradient."""
+    rotated: Tensor = _Rotate.apply(qkv, heads, cosine_TD, sine_TD)  # type: ignore[no-untyped-call]
+    return rotated
+
+
+def rotate_(qkv_TN3D: Tensor, cosine_TD: Tensor, sine_TD: Tensor) -> None:
+    """The same on [T, N, 3, D] and without gradient."""
+    half = qkv_TN3D.shape[-1] // 2
+    first, second = qkv_TN3D[:, :, :2, :half], qkv_TN3D[:, :, :2, half:]
+    cosine, sine = cosine_TD[:, None, None, :], sine_TD[:, None, None, :]
+    rotated = torch.mul(first, cosine).addcmul_(second, sine, value=-1)
+    second.mul_(cosine).addcmul_(first, sine)
+    first.copy_(rotated)

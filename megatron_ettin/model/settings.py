@@ -1,0 +1,78 @@
+"""The run's model and layout as Megatron-Core's TransformerConfig."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_ettin.config.placement import layer_placement
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.parallel.groups import Groups
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+
+
+def transformer_config(config: RunConfig, groups: Groups) -> TransformerConfig:
+    """Megatron-Core's view of the run. Fusions that approximate (tanh GeGLU) or need kernels we do not use stay off."""
+    model, layout, dtype = config.model, config.layout, DTYPES[config.compute.precision]
+    return TransformerConfig(
+        num_layers=model.layers,
+        hidden_size=model.hidden,
+        ffn_hidden_size=model.intermediate,
+        num_attention_heads=model.heads,
+        kv_channels=model.hidden // model.heads,
+        hidden_dropout=model.output_dropout,
+        attention_dropout=0.0,
+        layernorm_epsilon=model.norm_epsilon,
+        add_bias_linear=False,
+        gated_linear_unit=True,
+        activation_func=functional.gelu,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        perform_initialization=False,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        calculate_per_token_loss=True,
+        deterministic_mode=config.compute.deterministic and groups.device.kind == "cuda",
+        tensor_model_parallel_size=layout.tensor,
+        sequence_parallel=layout.sequence_parallel and layout.tensor > 1,
+        context_parallel_size=layout.context,
+        **_pipeline(config),
+        **_recompute(config),
+    )
+
+
+def _pipeline(config: RunConfig) -> dict[str, Any]:
+    layout = config.layout
+    if layout.pipeline == 1:
+        return {}
+    # Two interleaved stages exchange forward and backward messages with the same neighbour: batched point-to-point
+    # calls then pair the wrong ones and gradients are silently wrong.
+    unbatched = layout.pipeline == 2 and layout.virtual_pipeline > 1
+    return {
+        "pipeline_model_parallel_size": layout.pipeline,
+        "virtual_pipeline_model_parallel_size": layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+        "pipeline_model_parallel_layout": _layer_types(layer_placement(config)),
+        "overlap_p2p_comm": unbatched,
+        "batch_p2p_comm": not unbatched,
+        "deallocate_pipeline_outputs": True,
+    }
+
+
+def _layer_types(layers: tuple[int, ...]) -> list[list[str]]:
+    stages = [["decoder"] * count for count in layers]
+    stages[0].insert(0, "embedding")
+    stages[-1].append("loss")
+    return stages
+
+
+def _recompute(config: RunConfig) -> dict[str, Any]:
+    if config.layout.recompute == "none":
+        return {}
+    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}

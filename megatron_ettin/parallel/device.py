@@ -1,0 +1,120 @@
+"""The only place that knows a CPU from a GPU.
+
+Megatron-Core has no CPU path: its schedules, gradient buffers and optimizers name CUDA inside functions.
+Without a CUDA device, and only then, `prepare` enters one `TorchFunctionMode` that sends what they ask of CUDA to the
+CPU, and replaces the functions of `torch.cuda` that have no device argument. On a GPU this module changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from megatron_ettin.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What this process computes on."""
+
+    kind: str
+    """cpu or cuda."""
+    backend: str
+    """The torch.distributed backend that belongs to it: gloo or nccl."""
+    torch_device: torch.device
+    """Where tensors live."""
+
+
+class CudaOnCpu(TorchFunctionMode):
+    """Lets code that names CUDA run on the CPU: `device=`, `Tensor.cuda` and the type strings that it compares."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one torch function, with CUDA read as CPU."""
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            return func(*args).replace("torch.", "torch.cuda.", 1)
+        if _names_cuda(kwargs.get("device")):
+            kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"} | {"device": "cpu"}
+        return func(*args, **kwargs)
+
+
+def _names_cuda(device: Any) -> bool:
+    if isinstance(device, torch.device):
+        return device.type == "cuda"
+    return isinstance(device, str) and device.startswith("cuda")
+
+
+class _SharedGeneratorFilter(logging.Filter):
+    """On a CPU Megatron-Core's "GPU" generator is the CPU generator, so its warning about that is always wrong."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop that one warning."""
+        return "CPU RNG state changed within GPU RNG context" not in record.getMessage()
+
+
+_installed: CudaOnCpu | None = None
+
+
+def prepare() -> Device:
+    """Find the device of this process and make Megatron-Core able to run on it. Call first; again costs nothing."""
+    if torch.cuda.is_available():
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        if index >= torch.cuda.device_count():
+            raise ConfigError(
+                f"local rank {index} has no GPU: this machine has {torch.cuda.device_count()}; "
+                "start at most one process for each GPU (torchrun --nproc-per-node)"
+            )
+        torch.cuda.set_device(index)
+        return Device(kind="cuda", backend="nccl", torch_device=torch.device("cuda", index))
+    _install()
+    return Device(kind="cpu", backend="gloo", torch_device=torch.device("cpu"))
+
+
+def _install() -> None:
+    global _installed
+    if _installed is not None:
+        return
+    _installed = CudaOnCpu()
+    _installed.__enter__()  # type: ignore[no-untyped-call]
+    cuda: Any = torch.cuda
+    cuda.current_device = lambda: torch.device("cpu")
+    cuda.synchronize = lambda device=None: None
+    cuda.current_stream = lambda device=None: None
+    cuda.default_stream = lambda device=None: None
+    cuda.get_rng_state = _get_rng_state
+    cuda.random.get_rng_state = _get_rng_state
+    cuda.set_rng_state = _set_rng_state
+    cuda.manual_seed = torch.manual_seed
+    _replace_generators()
+
+
+def _get_rng_state(device: Any = None) -> torch.Tensor:
+    return torch.random.get_rng_state()
+
+
+def _set_rng_state(new_state: torch.Tensor, device: Any = None) -> None:
+    torch.random.set_rng_state(new_state)
+
+
+def _replace_generators() -> None:
+    """Megatron-Core reaches into CUDA's generators by two functions of its own."""
+    try:
+        from megatron.core.tensor_parallel import random as megatron_random
+    except RuntimeError as error:
+        raise ConfigError(
+            f"megatron.core cannot be imported on this machine without CUDA: {error}; "
+            "uninstall transformer-engine here, it works on GPU machines only"
+        ) from error
+    megatron_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: _get_rng_state()
+    megatron_random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: _set_rng_state(new_state)
+    logging.getLogger(megatron_random.__name__).addFilter(_SharedGeneratorFilter())
