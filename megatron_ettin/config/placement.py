@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import combinations, pairwise
+from math import comb
 
 from megatron_ettin.config.count import attention_pairs, head_flops, label_share, layer_matrix_flops, pair_flops
 from megatron_ettin.config.derived import batch_sizes
@@ -13,6 +16,10 @@ from megatron_ettin.config.simulator import Timeline, simulate
 
 BACKWARD_COST = 2.0
 """A backward pass costs two forward passes; with recomputation three."""
+MOST_PLACEMENTS_TRIED = 3_000
+"""So many simulations take half a second."""
+SAVING = 1e-9
+"""A smaller relative saving is rounding."""
 MICRO_BATCHES_CAP = 32
 """More micro-batches change the placement no more, only the time it takes to find it."""
 
@@ -69,9 +76,9 @@ def layer_placement(config: RunConfig) -> tuple[int, ...]:
 
 @cache
 def balanced(layers: tuple[float, ...], head: float, devices: int, chunks: int, backward: float) -> tuple[int, ...]:
-    """The placement of least simulated time that moving one layer at a time finds.
+    """The placement of least simulated time: of all where they are few, else by moving one layer at a time.
 
-    It starts from the partition with the cheapest most expensive stage. Every stage has at least one layer.
+    Of equally good ones the most even is taken. Every stage has at least one layer. Costs up to a second for 28 layers on 8 stages.
     """
     micro_batches = devices * max(1, MICRO_BATCHES_CAP // devices)
 
@@ -79,15 +86,38 @@ def balanced(layers: tuple[float, ...], head: float, devices: int, chunks: int, 
         forward = grouped(layers, head, placement)
         return simulate(forward, [backward * item for item in forward], devices, micro_batches).total
 
-    best = least_maximum(layers, head, devices * chunks)
-    best_cost = cost(best)
-    improved = True
-    while improved:
-        improved = False
+    stages = devices * chunks
+    if comb(len(layers) - 1, stages - 1) <= MOST_PLACEMENTS_TRIED:
+        scale = sum(layers) * micro_batches
+        return min(
+            every_placement(len(layers), stages),
+            key=lambda item: (round(cost(item) / scale, 9), sum(count * count for count in item)),
+        )
+    starts = (least_maximum(layers, head, stages), even_placement(len(layers), stages))
+    return min((improved(start, cost) for start in starts), key=cost)
+
+
+def every_placement(layers: int, stages: int) -> Iterator[tuple[int, ...]]:
+    """Every way to give consecutive layers to stages, at least one each."""
+    for cuts in combinations(range(1, layers), stages - 1):
+        yield tuple(after - before for before, after in pairwise((0, *cuts, layers)))
+
+
+def even_placement(layers: int, stages: int) -> tuple[int, ...]:
+    """As even as it goes, the first stages with one layer more."""
+    return tuple(layers // stages + (stage < layers % stages) for stage in range(stages))
+
+
+def improved(placement: tuple[int, ...], cost: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
+    """Move one layer at a time as long as that saves time."""
+    best, best_cost = placement, cost(placement)
+    moved = True
+    while moved:
+        moved = False
         for candidate in neighbours(best):
             candidate_cost = cost(candidate)
-            if candidate_cost < best_cost * (1 - 1e-9):
-                best, best_cost, improved = candidate, candidate_cost, True
+            if candidate_cost < best_cost * (1 - SAVING):
+                best, best_cost, moved = candidate, candidate_cost, True
     return best
 
 
