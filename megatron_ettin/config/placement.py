@@ -78,7 +78,8 @@ def layer_placement(config: RunConfig) -> tuple[int, ...]:
 def balanced(layers: tuple[float, ...], head: float, devices: int, chunks: int, backward: float) -> tuple[int, ...]:
     """The placement of least simulated time: of all where they are few, else by moving one layer at a time.
 
-    Of equally good ones the most even is taken. Every stage has at least one layer. Costs up to a second for 28 layers on 8 stages.
+    Of equally good ones the most even is taken. Every stage has at least one layer. Costs up to a second for 28
+    layers on 8 stages.
     """
     micro_batches = devices * max(1, MICRO_BATCHES_CAP // devices)
 

@@ -24,15 +24,12 @@ from megatron_ettin.config.simulator import even_bubble, schedule, simulate
 ROUNDING = 1e-9
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("chunks", [1, 2, 4])
+@pytest.mark.parametrize(("devices", "chunks"), [(1, 1), *itertools.product((2, 3, 4, 8), (1, 2, 4))])
 @pytest.mark.parametrize("rounds", [1, 2, 5])
 @pytest.mark.parametrize("backward", [1.0, 2.0, 3.0])
 def test_equal_stages_wait_as_long_as_the_closed_form_says(
     devices: int, chunks: int, rounds: int, backward: float
 ) -> None:
-    if devices == 1 and chunks > 1:
-        pytest.skip("one device has nothing to interleave with")
     stages, micro_batches = devices * chunks, devices * rounds
     found = simulate([1.0] * stages, [backward] * stages, devices, micro_batches)
     assert abs(found.bubble - even_bubble(devices, chunks, micro_batches)) < ROUNDING
