@@ -18,6 +18,7 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
+    "prepare": Verb("megatron_ettin.commands.prepare", "text to a tokenized corpus"),
     "estimate": Verb("megatron_ettin.commands.estimate", "parameters, work, time, memory and bubble, before a run"),
     "tokenizer": Verb("megatron_ettin.commands.tokenizer", "train a byte-level BPE tokenizer"),
 }

@@ -43,6 +43,10 @@ class Progress:
             self._stream.write("\r\x1b[K" + self.line(done, now - self._start, detail))
             self._stream.flush()
 
+    def rate(self, done: float) -> float:
+        """Units a second if ``done`` of them are finished."""
+        return done / max(time.monotonic() - self._start, 1e-9)
+
     def line(self, done: float, seconds: float, detail: str = "") -> str:
         """The text of the progress line after ``seconds``."""
         rate = done / seconds if seconds > 0 else 0.0

@@ -153,7 +153,7 @@ class Corpus:
         lengths = np.diff(ends[bounds - bounds[0]])
         if len(lengths) and lengths.max() > np.iinfo(np.int32).max:
             raise DataError(f"{self.prefix}.idx: a document above 2^31 - 1 tokens in {start} to {stop}; run verify")
-        return lengths.astype(np.int32)
+        return np.asarray(lengths, np.int32)
 
     def document(self, number: int) -> NDArray[np.uint16] | NDArray[np.int32]:
         """The ids of one document as a view of the file, appended eod included. O(sequences of the document)."""

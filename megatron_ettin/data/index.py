@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,7 @@ class IndexHeader:
     documents: int
 
     @property
-    def bytes(self) -> int:
+    def file_bytes(self) -> int:
         """Size that the whole .idx file must have."""
         return HEADER.size + 12 * self.sequences + 8 * (self.documents + 1)
 
@@ -78,10 +77,10 @@ def parse_header(content: bytes, file_bytes: int, where: str) -> IndexHeader:
     if document_indices < 1:
         raise DataError(f"{where}: no document index, at least one is always there; rebuild the corpus")
     header = IndexHeader(dtype=CODE_DTYPES[code], sequences=sequences, documents=document_indices - 1)
-    if header.bytes != file_bytes:
+    if header.file_bytes != file_bytes:
         raise DataError(
             f"{where}: {file_bytes} bytes, but {sequences} sequences and {header.documents} documents "
-            f"need {header.bytes}; the file is cut or damaged: rebuild the corpus"
+            f"need {header.file_bytes}; the file is cut or damaged: rebuild the corpus"
         )
     return header
 
@@ -118,14 +117,14 @@ def file_pieces(path: Path, dtype: str, count: int) -> Iterator[NDArray[np.gener
             yield np.frombuffer(content, dtype)
 
 
-def write_index(stream: BinaryIO, header: IndexHeader, lengths: Path, document_ends: Path) -> None:
+def write_index(write: Callable[[bytes], object], header: IndexHeader, lengths: Path, document_ends: Path) -> None:
     """Write an .idx from staged raw files: int32 sequence lengths, int64 ends of documents. Bounded memory."""
     itemsize = np.dtype(header.dtype).itemsize
-    stream.write(header.encode())
+    write(header.encode())
     for piece in file_pieces(lengths, "<i4", header.sequences):
-        stream.write(piece.tobytes())
+        write(piece.tobytes())
     for pointers in _pointers(file_pieces(lengths, "<i4", header.sequences), itemsize):  # type: ignore[arg-type]
-        stream.write(pointers.tobytes())
-    stream.write(struct.pack("<q", 0))
+        write(pointers.tobytes())
+    write(struct.pack("<q", 0))
     for piece in file_pieces(document_ends, "<i8", header.documents):
-        stream.write(piece.tobytes())
+        write(piece.tobytes())

@@ -1,0 +1,380 @@
+#include "block_encoder.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "crc32c.h"
+#include "utf8.h"
+
+namespace ettin {
+namespace {
+
+constexpr size_t large_buffer = 32u << 20;  // buffers that one huge record made larger are given back
+constexpr std::string_view byte_order_mark = "\xEF\xBB\xBF";
+
+bool is_blank(std::string_view line) {
+  for (const char c : line)
+    if (c != ' ' && c != '\t' && c != '\r') return false;
+  return true;
+}
+
+template <typename T>
+void release(std::vector<T>& buffer) {
+  if (buffer.capacity() * sizeof(T) > large_buffer) std::vector<T>().swap(buffer);
+}
+
+std::string hex_byte(char byte) {
+  constexpr const char* digits = "0123456789abcdef";
+  const auto value = static_cast<uint8_t>(byte);
+  return std::string("0x") + digits[value >> 4] + digits[value & 15];
+}
+
+}  // namespace
+
+BlockEncoder::BlockEncoder(const EncodeSettings& settings)
+    : settings_(settings),
+      record_(settings.keys),
+      documents_(settings.keys.size()),
+      marks_(settings.keys.size()),
+      pending_(settings.keys.size()),
+      batched_(settings.batch_encoder || settings.splitter) {
+  if (settings.text_encoder) encoder_ = settings.text_encoder();
+}
+
+std::unique_ptr<BlockResult> BlockEncoder::run(Block& block) {
+  auto result = std::make_unique<BlockResult>();
+  result->order = block.order;
+  result->source = block.source;
+  result->end = block.end;
+  result->bytes_read = block.bytes_read;
+  result->ends_source = block.ends_source;
+  result->has_checksum = block.has_checksum;
+  result->checksum = block.checksum;
+  result->outputs.resize(settings_.keys.size());
+  result->rejected = std::move(block.rejected);
+  result->lines = result->rejected.size();
+  if (block.file) {
+    file_block(block, *result);
+  } else if (block.kind == RecordKind::json_lines) {
+    json_block(block.bytes, block.begin, *result);
+  } else if (block.kind == RecordKind::texts) {
+    text_block(block, *result);
+  } else {
+    id_block(block, *result);
+  }
+  if (batched_) finish_batches(*result);
+  for (auto& part : result->outputs) part.checksum = crc32c(0, part.tokens.data(), part.tokens.size());
+  release_large_buffers();
+  return result;
+}
+
+void BlockEncoder::file_block(Block& block, BlockResult& result) {
+  LineRange lines;
+  if (!read_line_range(*block.file, block.begin, block.end, settings_.maximum_record, lines, result.failure)) return;
+  const size_t lead = block.begin > 0 ? 1 : 0;
+  result.bytes_read = lines.in_range;
+  result.bytes_checksum = crc32c(0, lines.bytes.data() + lead, lines.in_range);
+  json_block(std::string_view(lines.bytes).substr(lines.first), block.begin - lead + lines.first, result);
+  if (lines.too_long && !stopped(result)) {
+    ++result.lines;
+    reject(result, Reject::too_long, lines.too_long_offset,
+           "the line is above " + std::to_string(settings_.maximum_record) + " bytes");
+  }
+}
+
+void BlockEncoder::release_large_buffers() {
+  release(ids_);
+  record_.release_large_buffers(large_buffer);
+}
+
+void BlockEncoder::reject(BlockResult& result, Reject kind, uint64_t offset, std::string reason) const {
+  RejectedRecord record;
+  record.line = result.lines;
+  record.offset = offset;
+  record.kind = kind;
+  record.reason = std::move(reason);
+  result.rejected.push_back(std::move(record));
+}
+
+void BlockEncoder::json_block(std::string_view lines, uint64_t offset, BlockResult& result) {
+  const bool known_valid = utf8_valid_prefix(lines.data(), lines.size()) == lines.size();
+  size_t at = 0;
+  while (at < lines.size() && !stopped(result)) {
+    const void* newline = std::memchr(lines.data() + at, '\n', lines.size() - at);
+    const size_t stop =
+        newline == nullptr ? lines.size() : static_cast<size_t>(static_cast<const char*>(newline) - lines.data());
+    ++result.lines;
+    json_line(lines.substr(at, stop - at), offset + at, known_valid, result);
+    at = stop + 1;
+  }
+}
+
+void BlockEncoder::json_line(std::string_view line, uint64_t offset, bool known_valid, BlockResult& result) {
+  if (line.size() > settings_.maximum_record) {
+    reject(result, Reject::too_long, offset,
+           "the line is above " + std::to_string(settings_.maximum_record) + " bytes");
+    return;
+  }
+  if (is_blank(line)) {
+    ++result.blank_lines;
+    return;
+  }
+  if (!known_valid) {
+    const size_t valid = utf8_valid_prefix(line.data(), line.size());
+    if (valid != line.size()) {
+      reject(result, Reject::invalid_utf8, offset + valid, "byte " + hex_byte(line[valid]) + " is not valid UTF-8");
+      return;
+    }
+  }
+  const Reject kind = record_.parse(line);
+  if (kind != Reject::none) {
+    reject(result, kind, offset + record_.error_offset(), record_.reason());
+    return;
+  }
+  for (size_t i = 0; i < documents_.size(); ++i) {
+    const JsonField& field = record_.field(i);
+    documents_[i] = {record_.texts(i), field.count, field.lone_surrogates};
+    if (settings_.splitter && field.kind != JsonField::Kind::text) {
+      reject(result, Reject::not_a_string, offset, "a list cannot be split into sentences");
+      return;
+    }
+  }
+  take_record(offset, result);
+}
+
+void BlockEncoder::text_block(const Block& block, BlockResult& result) {
+  uint64_t begin = 0;
+  for (const uint64_t end : block.ends) {
+    if (stopped(result)) return;
+    const uint64_t offset = block.begin + (block.counts_rows ? result.lines : begin);
+    ++result.lines;
+    text_record(std::string_view(block.bytes.data() + begin, end - begin), block, offset, result);
+    begin = end + block.separator;
+  }
+}
+
+void BlockEncoder::text_record(std::string_view text, const Block& block, uint64_t offset, BlockResult& result) {
+  if (text.size() > settings_.maximum_record) {
+    reject(result, Reject::too_long, offset,
+           "the document is above " + std::to_string(settings_.maximum_record) + " bytes");
+    return;
+  }
+  const size_t valid = utf8_valid_prefix(text.data(), text.size());
+  if (valid != text.size()) {
+    reject(result, Reject::invalid_utf8, block.counts_rows ? offset : offset + valid,
+           "byte " + hex_byte(text[valid]) + " is not valid UTF-8");
+    return;
+  }
+  if (!block.counts_rows && offset == 0 && text.substr(0, 3) == byte_order_mark) {
+    reject(result, Reject::byte_order_mark, offset, "the file starts with a byte order mark");
+    return;
+  }
+  documents_[0] = {&text, 1, 0};
+  take_record(offset, result);
+}
+
+void BlockEncoder::id_block(const Block& block, BlockResult& result) {
+  const auto* ids = reinterpret_cast<const uint32_t*>(block.bytes.data());
+  uint64_t begin = 0;
+  for (const uint64_t end : block.ends) {
+    if (stopped(result)) return;
+    const uint64_t row = block.begin + result.lines;
+    ++result.lines;
+    id_record(ids + begin, end - begin, row, result);
+    begin = end;
+  }
+}
+
+void BlockEncoder::id_record(const uint32_t* ids, size_t count, uint64_t row, BlockResult& result) {
+  for (size_t i = 0; i < count; ++i)
+    if (ids[i] >= settings_.vocabulary) {
+      reject(result, Reject::invalid_ids, row,
+             "id " + std::to_string(ids[i]) + " is outside the vocabulary of " + std::to_string(settings_.vocabulary));
+      return;
+    }
+  if (count != 0 && settings_.template_first >= 0 && ids[0] == settings_.template_first) {
+    if (!settings_.strip_template) {
+      reject(result, Reject::template_specials, row, "the document starts with a template special token");
+      return;
+    }
+    ++ids;
+    --count;
+    if (count != 0 && settings_.template_last >= 0 && ids[count - 1] == settings_.template_last) --count;
+  }
+  add_sequence(ids, count);
+  finish_document(result.outputs[0]);
+  ++result.documents;
+}
+
+// Encodes the record in documents_ into every output, or into none of them.
+void BlockEncoder::take_record(uint64_t offset, BlockResult& result) {
+  if (batched_) {
+    collect(offset, result);
+    return;
+  }
+  for (size_t i = 0; i < documents_.size(); ++i) {
+    const OutputPart& part = result.outputs[i];
+    marks_[i] = {part.tokens.size(), part.lengths.size(), part.sequences.size(), part.counts};
+  }
+  for (size_t i = 0; i < documents_.size(); ++i) {
+    if (!encode_document(documents_[i], result.outputs[i])) {
+      go_back(result);
+      reject(result, Reject::special_token, offset, "a special token stands in the text");
+      return;
+    }
+  }
+  ++result.documents;
+}
+
+void BlockEncoder::go_back(BlockResult& result) {
+  ids_.clear();
+  sequence_lengths_.clear();
+  for (size_t i = 0; i < marks_.size(); ++i) {
+    OutputPart& part = result.outputs[i];
+    part.tokens.resize(marks_[i].tokens);
+    part.lengths.resize(marks_[i].lengths);
+    part.sequences.resize(marks_[i].sequences);
+    part.counts = marks_[i].counts;
+  }
+}
+
+bool BlockEncoder::encode_document(const Document& document, OutputPart& part) {
+  for (size_t k = 0; k < document.count; ++k) {
+    const size_t before = ids_.size();
+    if (!encoder_->encode(document.texts[k], ids_, part.counts.specials)) return false;
+    part.counts.text_bytes += document.texts[k].size();
+    if (ids_.size() > before) sequence_lengths_.push_back(static_cast<int32_t>(ids_.size() - before));
+  }
+  part.counts.lone_surrogates += document.lone_surrogates;
+  finish_document(part);
+  return true;
+}
+
+// A sequence without ids is left out, as Megatron leaves it out.
+void BlockEncoder::add_sequence(const uint32_t* ids, size_t count) {
+  if (count == 0) return;
+  ids_.insert(ids_.end(), ids, ids + count);
+  sequence_lengths_.push_back(static_cast<int32_t>(count));
+}
+
+// Closes the document whose ids are in ids_ and whose sequences are in sequence_lengths_.
+void BlockEncoder::finish_document(OutputPart& part) {
+  if (ids_.empty()) {
+    ++part.counts.empty_documents;
+  } else if (settings_.append_eod >= 0) {
+    ids_.push_back(static_cast<uint32_t>(settings_.append_eod));
+    ++sequence_lengths_.back();
+  }
+  part.sequences.push_back(static_cast<uint32_t>(sequence_lengths_.size()));
+  part.lengths.insert(part.lengths.end(), sequence_lengths_.begin(), sequence_lengths_.end());
+  part.counts.tokens += ids_.size();
+  store_ids(part);
+  ids_.clear();
+  sequence_lengths_.clear();
+}
+
+void BlockEncoder::store_ids(OutputPart& part) const {
+  const size_t count = ids_.size();
+  const size_t start = part.tokens.size();
+  if (settings_.wide) {
+    part.tokens.resize(start + count * sizeof(uint32_t));
+    if (count != 0) std::memcpy(part.tokens.data() + start, ids_.data(), count * sizeof(uint32_t));
+    return;
+  }
+  part.tokens.resize(start + count * sizeof(uint16_t));
+  auto* to = reinterpret_cast<uint16_t*>(part.tokens.data() + start);
+  for (size_t i = 0; i < count; ++i) to[i] = static_cast<uint16_t>(ids_[i]);
+}
+
+// Keeps the record in documents_ for the splitter or the batch encoder.
+void BlockEncoder::collect(uint64_t offset, BlockResult& result) {
+  for (size_t i = 0; i < documents_.size(); ++i) {
+    Pending& pending = pending_[i];
+    for (size_t k = 0; k < documents_[i].count; ++k) {
+      pending.texts.bytes.append(documents_[i].texts[k]);
+      pending.texts.ends.push_back(pending.texts.bytes.size());
+      result.outputs[i].counts.text_bytes += documents_[i].texts[k].size();
+    }
+    result.outputs[i].counts.lone_surrogates += documents_[i].lone_surrogates;
+    pending.counts.push_back(static_cast<uint32_t>(documents_[i].count));
+  }
+  places_.push_back({result.lines, offset});
+}
+
+void BlockEncoder::finish_batches(BlockResult& result) {
+  refused_.assign(places_.size(), 0);
+  bool whole = true;
+  for (auto& pending : pending_) whole = whole && split_pending(pending, result) && encode_pending(pending, result);
+  if (whole) store_pending(result);
+  for (auto& pending : pending_) pending = Pending{};
+  places_.clear();
+  std::stable_sort(result.rejected.begin(), result.rejected.end(),
+                   [](const RejectedRecord& a, const RejectedRecord& b) { return a.line < b.line; });
+}
+
+bool BlockEncoder::split_pending(Pending& pending, BlockResult& result) const {
+  if (!settings_.splitter || places_.empty()) return true;
+  TextBatch sentences;
+  if (!settings_.splitter(pending.texts, sentences, pending.counts, result.failure)) return false;
+  pending.texts = std::move(sentences);
+  return true;
+}
+
+// Fills pending.ids: one entry a text; marks the documents that are refused.
+bool BlockEncoder::encode_pending(Pending& pending, BlockResult& result) {
+  const size_t texts = pending.texts.ends.size();
+  if (settings_.batch_encoder) {
+    if (!settings_.batch_encoder(pending.texts, pending.ids, result.failure)) return false;
+    if (pending.ids.ends.size() != texts || pending.ids.specials.size() != texts) {
+      result.failure = "the encoder did not return ids for every text";
+      return false;
+    }
+  }
+  size_t text = 0;
+  for (size_t document = 0; document < pending.counts.size(); ++document) {
+    for (uint32_t k = 0; k < pending.counts[document]; ++k, ++text) {
+      if (settings_.batch_encoder) {
+        if (settings_.reject_specials && pending.ids.specials[text] != 0) refused_[document] = 1;
+        continue;
+      }
+      const uint64_t begin = text == 0 ? 0 : pending.texts.ends[text - 1];
+      const std::string_view view(pending.texts.bytes.data() + begin, pending.texts.ends[text] - begin);
+      uint64_t specials = 0;
+      if (!encoder_->encode(view, pending.ids.ids, specials)) refused_[document] = 1;
+      pending.ids.ends.push_back(pending.ids.ids.size());
+      pending.ids.specials.push_back(specials);
+    }
+  }
+  return true;
+}
+
+void BlockEncoder::store_pending(BlockResult& result) {
+  for (size_t i = 0; i < pending_.size(); ++i) {
+    const Pending& pending = pending_[i];
+    OutputPart& part = result.outputs[i];
+    size_t text = 0;
+    for (size_t document = 0; document < places_.size(); ++document) {
+      for (uint32_t k = 0; k < pending.counts[document]; ++k, ++text) {
+        if (refused_[document] != 0) continue;
+        const uint64_t begin = text == 0 ? 0 : pending.ids.ends[text - 1];
+        add_sequence(pending.ids.ids.data() + begin, pending.ids.ends[text] - begin);
+        part.counts.specials += pending.ids.specials[text];
+      }
+      if (refused_[document] == 0) finish_document(part);
+    }
+  }
+  for (size_t document = 0; document < places_.size(); ++document) {
+    if (refused_[document] == 0) {
+      ++result.documents;
+      continue;
+    }
+    RejectedRecord record;
+    record.line = places_[document].line;
+    record.offset = places_[document].offset;
+    record.kind = Reject::special_token;
+    record.reason = "a special token stands in the text";
+    result.rejected.push_back(std::move(record));
+  }
+}
+
+}  // namespace ettin

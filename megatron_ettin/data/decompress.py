@@ -1,0 +1,123 @@
+"""Decompression in pieces of bounded size, with the checksum of the compressed file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from megatron_ettin.errors import DataError
+
+READ_BYTES = 1 << 20
+PIECE_BYTES = 2 << 20
+"""Upper bound of one decompressed piece."""
+
+
+class DamagedStreamError(Exception):
+    """A compressed file that ends too early or does not decode; the pieces before were sound."""
+
+
+class RawFile:
+    """A file read once from front to back, with the crc32c of what was read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._stream = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        self.checksum = 0
+        self.position = 0
+
+    def read(self, size: int = READ_BYTES) -> bytes:
+        """The next bytes, none at the end. Raises DataError when the read fails."""
+        from megatron_ettin import _native
+
+        try:
+            content = self._stream.read(size)
+        except OSError as error:
+            raise DataError(f"{self.path}: read at byte {self.position} failed ({error.strerror})") from error
+        self.checksum = _native.crc32c(content, self.checksum)
+        self.position += len(content)
+        return content
+
+    def drain(self) -> None:
+        """Read the rest, so that the checksum covers the whole file."""
+        while self.read():
+            pass
+
+    def __enter__(self) -> RawFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+
+def plain_pieces(raw: RawFile) -> Iterator[bytes]:
+    """The file as it is."""
+    while piece := raw.read():
+        yield piece
+
+
+def gzip_pieces(raw: RawFile) -> Iterator[bytes]:
+    """Decompressed pieces of a gzip file of any number of members; zeros may pad the end, as gzip allows."""
+    from isal import igzip_lib
+
+    damaged: type[Exception] = igzip_lib.IsalError
+    pending = raw.read()
+    while pending:
+        decompressor = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        while not decompressor.eof:
+            try:
+                piece = decompressor.decompress(pending, PIECE_BYTES)
+            except damaged as error:
+                raise DamagedStreamError(f"gzip data damaged before byte {raw.position} ({error})") from error
+            if piece:
+                yield piece
+            pending = b""
+            if decompressor.needs_input and not decompressor.eof:
+                pending = raw.read()
+                if not pending:
+                    raise DamagedStreamError(f"gzip data ends at byte {raw.position} inside a member")
+        pending = decompressor.unused_data.lstrip(b"\0")
+        while not pending:
+            more = raw.read()
+            if not more:
+                return
+            pending = more.lstrip(b"\0")
+
+
+def zstd_pieces(raw: RawFile) -> Iterator[bytes]:
+    """Decompressed pieces of a zstd file of any number of frames."""
+    import pyarrow
+
+    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(_Readable(raw), mode="r"), "zstd")
+    while True:
+        try:
+            piece = stream.read(PIECE_BYTES)
+        except OSError as error:
+            raise DamagedStreamError(f"zstd data damaged before byte {raw.position} ({error})") from error
+        if not piece:
+            return
+        yield piece
+
+
+class _Readable:
+    """The little of a Python file that pyarrow asks for."""
+
+    closed = False
+
+    def __init__(self, raw: RawFile) -> None:
+        self._raw = raw
+
+    def read(self, size: int = -1) -> bytes:
+        return self._raw.read(size if size > 0 else READ_BYTES)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+PIECES = {None: plain_pieces, "gz": gzip_pieces, "zst": zstd_pieces}
+"""How a compression (or none) is read."""

@@ -1,0 +1,331 @@
+"""The unfinished state of a build: staging files, the journal, and how both become a corpus."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.data.corpus import member
+from megatron_ettin.data.index import IndexHeader, file_pieces, write_index
+from megatron_ettin.errors import DataError
+from megatron_ettin.publish import fsync_path, publish_files, write_atomically
+
+FIXED_WORDS = 13
+"""Words of a journal record before the counts of rejected records."""
+OUTPUT_WORDS = 8
+CHECK_BYTES = 8 << 20
+
+
+def folder_of(prefix: Path) -> Path:
+    """Where an unfinished build of ``prefix`` lies: a hidden sibling."""
+    return prefix.parent / f".{prefix.name}.incomplete"
+
+
+@dataclass(frozen=True)
+class OutputState:
+    """One output after some number of blocks."""
+
+    bytes: int
+    checksum: int
+    sequences: int
+    empty_documents: int
+    tokens: int
+    text_bytes: int
+    lone_surrogates: int
+    specials: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of the journal: totals after ``blocks`` whole blocks; counts of ``source`` so far."""
+
+    words: tuple[int, ...]
+    blocks: int
+    documents: int
+    rejects_bytes: int
+    source: int
+    end: int
+    lines: int
+    ends_source: bool
+    source_bytes: int
+    source_checksum: int
+    source_documents: int
+    blank_lines: int
+    rejected: tuple[int, ...]
+    outputs: tuple[OutputState, ...]
+
+
+def decode_record(words: NDArray[np.uint64]) -> Record:
+    """The record in a row of the journal."""
+    from megatron_ettin import _native
+
+    values, kinds = tuple(int(word) for word in words), len(_native.REJECT_KINDS)
+    rest = values[FIXED_WORDS + kinds : -1]
+    outputs = [OutputState(*rest[i : i + OUTPUT_WORDS]) for i in range(0, len(rest), OUTPUT_WORDS)]
+    rejected = values[FIXED_WORDS : FIXED_WORDS + kinds]
+    return Record(
+        words=values,
+        blocks=values[1],
+        documents=values[2],
+        rejects_bytes=values[3],
+        source=values[4],
+        end=values[5],
+        lines=values[6],
+        ends_source=bool(values[7]),
+        source_bytes=values[8],
+        source_checksum=values[9],
+        source_documents=values[10],
+        blank_lines=values[11],
+        rejected=rejected,
+        outputs=tuple(outputs),
+    )
+
+
+def empty_record(outputs: int) -> Record:
+    """The state before the first block."""
+    from megatron_ettin import _native
+
+    return decode_record(np.zeros(_native.journal_words(outputs), np.uint64))
+
+
+def output_columns(rows: NDArray[np.uint64], output: int) -> NDArray[np.uint64]:
+    """(bytes, checksum) of one output after each record, shape [records, 2]."""
+    from megatron_ettin import _native
+
+    first = FIXED_WORDS + len(_native.REJECT_KINDS) + OUTPUT_WORDS * output
+    return rows[:, first : first + 2]
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """Staging files of one output."""
+
+    tokens: Path
+    lengths: Path
+    documents: Path
+
+    def sizes(self, record: Record, output: int) -> dict[Path, int]:
+        """How long each file is after the blocks of ``record``."""
+        state = record.outputs[output]
+        return {
+            self.tokens: state.bytes,
+            self.lengths: state.sequences * 4,
+            self.documents: record.documents * 8,
+        }
+
+
+class Staging:
+    """The folder of an unfinished build, locked while it is open."""
+
+    def __init__(self, prefix: Path, outputs: int, dtype: str) -> None:
+        self.folder = folder_of(prefix)
+        self.dtype = dtype
+        self.itemsize = np.dtype(dtype).itemsize
+        self.outputs = [
+            OutputFiles(*(self.folder / f"{i}.{name}" for name in ("tokens", "lengths", "documents")))
+            for i in range(outputs)
+        ]
+        self.journal = self.folder / "journal"
+        self.rejects = self.folder / "rejects.jsonl"
+        self.plan = self.folder / "plan.json"
+        self.publication = self.folder / "publication.json"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder. Raises DataError when another process builds the same prefix."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "lock", "w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DataError(f"{self.folder}: another process is building this corpus; wait for it") from error
+            yield
+
+    def discard(self) -> None:
+        """Forget what was built; the lock stays."""
+        for path in self.folder.iterdir():
+            if path.name != "lock":
+                path.unlink()
+
+    def remove(self) -> None:
+        """Take the folder away."""
+        shutil.rmtree(self.folder)
+
+    def adopt_plan(self, plan: dict[str, Any], *, restart: bool) -> None:
+        """Continue a build of the same plan, or start one. Raises DataError when another plan was begun here."""
+        if restart:
+            self.discard()
+        if self.plan.exists():
+            found = json.loads(self.plan.read_bytes())
+            if found != plan:
+                raise DataError(
+                    f"{self.folder}: an unfinished build with {_difference(found, plan)}; run it to its end, or add "
+                    "--restart to drop it"
+                )
+            return
+        self.discard()
+        write_atomically(self.plan, json.dumps(plan, indent=1))
+
+    def journal_rows(self) -> NDArray[np.uint64]:
+        """The records of the journal that are whole and in order, one a row."""
+        from megatron_ettin import _native
+
+        words = _native.journal_words(len(self.outputs))
+        content = np.fromfile(self.journal, np.uint8) if self.journal.exists() else np.empty(0, np.uint8)
+        rows = content[: len(content) // (words * 8) * words * 8].view("<u8").reshape(-1, words)
+        for number, row in enumerate(rows):
+            if int(row[-1]) != _native.crc32c(row[:-1]) or int(row[1]) != number + 1:
+                return rows[:number]
+        return rows
+
+    def last_whole_record(self) -> Record | None:
+        """The last record that the staging files bear out; None for a fresh build.
+
+        Reads the staged ids once and compares checksums, so that a torn write is found whatever its cause.
+        """
+        rows = self.journal_rows()
+        count = len(rows)
+        for output, files in enumerate(self.outputs):
+            while count and not self._long_enough(rows[count - 1]):
+                count -= 1
+            count = min(count, _matching(files.tokens, output_columns(rows[:count], output)))
+        if count and not self._consistent(decode_record(rows[count - 1])):
+            count = 0
+        return decode_record(rows[count - 1]) if count else None
+
+    def _long_enough(self, row: NDArray[np.uint64]) -> bool:
+        record = decode_record(row)
+        sizes = {self.rejects: record.rejects_bytes}
+        for output, files in enumerate(self.outputs):
+            sizes.update(files.sizes(record, output))
+        return all(_size(path) >= size for path, size in sizes.items())
+
+    def _consistent(self, record: Record) -> bool:
+        """Whether the staged lengths add up to the staged ids."""
+        for state, files in zip(record.outputs, self.outputs, strict=True):
+            tokens = sum(int(piece.sum(dtype=np.int64)) for piece in file_pieces(files.lengths, "<i4", state.sequences))
+            last = 0
+            for piece in file_pieces(files.documents, "<i8", record.documents):
+                last = int(piece[-1])
+            if last != state.sequences or tokens * self.itemsize != state.bytes:
+                return False
+        return True
+
+    def finished_sources(self) -> dict[int, Record]:
+        """The final record of each source."""
+        rows = self.journal_rows()
+        return {int(row[4]): decode_record(row) for row in rows[rows[:, 7] != 0]}
+
+    def truncate(self, record: Record | None) -> None:
+        """Cut every file to what ``record`` says; without a record, to nothing."""
+        if record is None:
+            for path in (
+                self.journal,
+                self.rejects,
+                *(path for files in self.outputs for path in vars(files).values()),
+            ):
+                path.unlink(missing_ok=True)
+            return
+        os.truncate(self.journal, record.blocks * len(record.words) * 8)
+        os.truncate(self.rejects, record.rejects_bytes)
+        for output, files in enumerate(self.outputs):
+            for path, size in files.sizes(record, output).items():
+                os.truncate(path, size)
+
+    def build_index(self, record: Record, output: int) -> tuple[Path, int, int]:
+        """Write the .idx of one output; returns (path, bytes, crc32c)."""
+        path = self.folder / f"{output}.idx"
+        files = self.outputs[output]
+        header = IndexHeader(dtype=self.dtype, sequences=record.outputs[output].sequences, documents=record.documents)
+        with open(path, "wb") as stream:
+            checked = ChecksummedWriter(stream)
+            write_index(checked.write, header, files.lengths, files.documents)
+        return path, checked.size, checked.checksum
+
+    def publish(self, moves: dict[Path, Path]) -> None:
+        """Move staged files to their final names, in order; once begun, a killed process can finish it."""
+        for source in moves:
+            fsync_path(source)
+        write_atomically(self.publication, json.dumps([[str(source), str(target)] for source, target in moves.items()]))
+        self.finish_publication()
+
+    def finish_publication(self) -> None:
+        """Do what is left of a publication that was begun. The manifests, which come last, are absent meanwhile."""
+        if not self.publication.exists():
+            return
+        moves = [(Path(source), Path(target)) for source, target in json.loads(self.publication.read_bytes())]
+        left = {source: target for source, target in moves if source.exists()}
+        for target in left.values():
+            if target.suffix == ".json" and not target.name.endswith(".tokenizer.json"):
+                target.unlink(missing_ok=True)
+        publish_files(left)
+        self.discard()
+
+
+class ChecksummedWriter:
+    """Passes writes on, with their size and crc32c."""
+
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401 - any object with write
+        self._stream = stream
+        self.size = 0
+        self.checksum = 0
+
+    def write(self, content: bytes) -> int:
+        """Write and count."""
+        from megatron_ettin import _native
+
+        self._stream.write(content)
+        self.checksum = _native.crc32c(content, self.checksum)
+        self.size += len(content)
+        return len(content)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _matching(path: Path, states: NDArray[np.uint64]) -> int:
+    """How many (bytes, checksum) rows, from the first, describe the start of the file."""
+    from megatron_ettin import _native
+
+    if not len(states):
+        return 0
+    checksum = position = 0
+    with open(path, "rb", buffering=0) as stream:
+        for number, (size, expected) in enumerate(states.tolist()):
+            while position < size:
+                content = stream.read(min(CHECK_BYTES, size - position))
+                checksum = _native.crc32c(content, checksum)
+                position += len(content)
+            if checksum != expected:
+                return number
+    return len(states)
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    names = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+    shown = [f"{name}={json.dumps(found.get(name))[:60]}" for name in names if name != "sources"]
+    if "sources" in names:
+        shown.append("other input files (or they changed since)")
+    return ", ".join(shown)
+
+
+def plan_hash(plan: dict[str, Any]) -> str:
+    """A short name of a plan, kept in the manifest to recognise a finished build."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def final_names(prefix: Path) -> dict[str, Path]:
+    """The files of a corpus, by suffix."""
+    return {suffix: member(prefix, suffix) for suffix in (".bin", ".idx", ".tokenizer.json", ".rejects.jsonl", ".json")}
