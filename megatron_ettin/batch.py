@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+DIGEST_MODULUS = 1 << 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +52,23 @@ class Batch:
     def labels(self) -> int:
         """Number of labels L: the positions that the loss is summed over."""
         return int(self.label_ids_L.shape[0])
+
+    def digest(self) -> int:
+        """Sum of a 64-bit hash of each row, modulo 2**64: ids, positions and labels of its tokens, and its number.
+
+        Digests of batches add up: the sum over a step does not depend on how its rows are split.
+        """
+        bounds = np.searchsorted(self.label_positions_L, np.arange(self.rows + 1) * self.row_length)
+        return sum(self._row_digest(row, *bounds[row : row + 2]) for row in range(self.rows)) % DIGEST_MODULUS
+
+    def _row_digest(self, row: int, first_label: int, last_label: int) -> int:
+        labels = slice(first_label, last_label)
+        parts = (
+            self.rows_B[row : row + 1].astype("<i8"),
+            self.input_ids_BT[row].astype("<i4"),
+            self.positions_BT[row].astype("<i4"),
+            (self.label_positions_L[labels] - row * self.row_length).astype("<i4"),
+            self.label_ids_L[labels].astype("<i4"),
+        )
+        hashed = hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=8)
+        return int.from_bytes(hashed.digest(), "little")

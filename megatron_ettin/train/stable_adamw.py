@@ -97,19 +97,18 @@ class StableAdamW(torch.optim.AdamW):
             group["step"] += 1
         group = self.param_groups[0]
         beta1, beta2 = (debiased(beta, group["step"]) for beta in group["betas"])
-        kernel = self._kernel(group["eps"])
-        sums = kernel.second_moments(beta2)
         self.sharding = self.sharding or Sharding.none(self.tensors())
+        kernel = self._kernel(group["eps"], self.sharding.sizes.device)
+        sums = kernel.second_moments(beta2)
         rates = self._rates(self.sharding.means(sums))
         kernel.apply(beta1, rates, 1.0 - self._decays(rates))
 
-    def _kernel(self, epsilon: float) -> _FusedKernel | _ForeachKernel:
+    def _kernel(self, epsilon: float, device: torch.device) -> _FusedKernel | _ForeachKernel:
         tensors = self.tensors()
         gradients = [tensor.grad for tensor in tensors]
         firsts = [self.state[tensor]["exp_avg"] for tensor in tensors]
         seconds = [self.state[tensor]["exp_avg_sq"] for tensor in tensors]
-        device = self.sharding.sizes.device if self.sharding else torch.device("cpu")
-        if all(tensor.device.type == "cpu" for tensor in tensors):
+        if device.type == "cpu":
             return _FusedKernel(tensors, gradients, firsts, seconds, epsilon)
         return _ForeachKernel(tensors, gradients, firsts, seconds, epsilon, device)
 

@@ -1,0 +1,95 @@
+"""Loading: the newest checkpoint that is whole, verified before anything in it is interpreted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_ettin.checkpoint.folder import SHARDS, STATE, Checkpoint, checkpoints_of, list_checkpoints
+from megatron_ettin.checkpoint.manifest import check_hashes, check_sizes, read_manifest
+from megatron_ettin.checkpoint.shards import Shards, read_shards
+from megatron_ettin.checkpoint.together import everywhere, everywhere_own, on_first, rank_and_size
+from megatron_ettin.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The result of a search."""
+
+    checkpoint: Checkpoint | None
+    """The newest whole checkpoint; None when there is none."""
+    skipped: tuple[tuple[Checkpoint, str], ...]
+    """Newer ones that are not whole, each with the reason."""
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Check every file against the manifest; every rank calls this and hashes a share.
+
+    Raises CheckpointError on every rank with what is wrong and where.
+    """
+    rank, ranks = rank_and_size()
+
+    def check() -> None:
+        records = read_manifest(checkpoint.path)
+        check_sizes(checkpoint.path, records)
+        check_hashes(checkpoint.path, records, rank, ranks)
+
+    everywhere(check)
+
+
+def find_newest(run: Path) -> Found:
+    """The newest whole checkpoint of ``run``, and what was skipped on the way to it."""
+    skipped: list[tuple[Checkpoint, str]] = []
+    for checkpoint in reversed(on_first(lambda: list_checkpoints(run))):
+        try:
+            verify(checkpoint)
+        except CheckpointError as error:
+            skipped.append((checkpoint, str(error)))
+        else:
+            return Found(checkpoint=checkpoint, skipped=tuple(skipped))
+    return Found(checkpoint=None, skipped=tuple(skipped))
+
+
+def find(run: Path, step: int | None = None) -> Checkpoint:
+    """The verified checkpoint of ``step``, or the newest whole one.
+
+    Raises CheckpointError when there is none, with the steps there are.
+    """
+    if step is None:
+        found = find_newest(run)
+        if found.checkpoint is not None:
+            return found.checkpoint
+        raise CheckpointError(f"{checkpoints_of(run)} holds no whole checkpoint{_reasons(found)}")
+    candidates = on_first(lambda: list_checkpoints(run))
+    for checkpoint in candidates:
+        if checkpoint.step == step:
+            verify(checkpoint)
+            return checkpoint
+    steps = ", ".join(str(checkpoint.step) for checkpoint in candidates) or "none"
+    raise CheckpointError(f"{checkpoints_of(run)} has no checkpoint of step {step}; steps there: {steps}")
+
+
+def _reasons(found: Found) -> str:
+    reasons = "; ".join(f"{checkpoint.path.name}: {reason}" for checkpoint, reason in found.skipped)
+    return f" ({reasons})" if reasons else "; is it the folder given to --run?"
+
+
+def read_numbers(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The content of state.json, read from a verified checkpoint."""
+    path = checkpoint.path / STATE
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(numbers, dict):
+        raise CheckpointError(f"{path} is not a table")
+    return numbers
+
+
+def read_tensors(checkpoint: Checkpoint, shards: Shards, data_group: torch.distributed.ProcessGroup) -> Shards:
+    """Fill the described tensors from a verified checkpoint; every rank calls this."""
+    return everywhere_own(lambda: read_shards(checkpoint.path / SHARDS, shards, data_group))

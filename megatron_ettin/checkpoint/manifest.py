@@ -1,0 +1,98 @@
+"""The manifest of a checkpoint: every file with its size and hash. A folder without a fitting one does not count."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from megatron_ettin.checkpoint.folder import MANIFEST
+from megatron_ettin.errors import CheckpointError
+
+FORMAT = "megatron-ettin-checkpoint"
+VERSION = 1
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """One file of a checkpoint."""
+
+    bytes: int
+    """Size."""
+    sha256: str
+    """Hash of the content, in hexadecimal."""
+
+
+def hash_file(path: Path) -> FileRecord:
+    """Size and hash of one file."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+    return FileRecord(bytes=size, sha256=digest.hexdigest())
+
+
+def files_of(folder: Path) -> list[str]:
+    """Relative names of all files below ``folder`` but the manifest itself, sorted."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != MANIFEST)
+
+
+def hash_share(folder: Path, names: list[str], rank: int, ranks: int) -> dict[str, FileRecord]:
+    """The records of every ``ranks``-th name, from ``rank`` on: the ranks together hash all."""
+    return {name: hash_file(folder / name) for name in names[rank::ranks]}
+
+
+def write_manifest(folder: Path, records: dict[str, FileRecord]) -> None:
+    """Write the manifest; the folder is complete from here on."""
+    files = {name: {"bytes": record.bytes, "sha256": record.sha256} for name, record in sorted(records.items())}
+    content = {"format": FORMAT, "version": VERSION, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, FileRecord]:
+    """The records in ``folder``. Raises CheckpointError when there is no manifest or it is not one of ours."""
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: the checkpoint was never completed") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+        raise CheckpointError(f"{path} is not a manifest of format {FORMAT} {VERSION}")
+    return _records(path, content.get("files"))
+
+
+def _records(path: Path, files: object) -> dict[str, FileRecord]:
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(f"{path}: 'files' is not a table of files")
+    for name, entry in files.items():
+        inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+        typed = isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        if not inside or not typed:
+            raise CheckpointError(f"{path}: entry {name!r} is not the size and hash of a file in the folder")
+    return {name: FileRecord(bytes=entry["bytes"], sha256=entry["sha256"]) for name, entry in files.items()}
+
+
+def check_sizes(folder: Path, records: dict[str, FileRecord]) -> None:
+    """Raise CheckpointError unless ``folder`` holds exactly the recorded files with the recorded sizes."""
+    present = set(files_of(folder))
+    if missing := sorted(set(records) - present):
+        raise CheckpointError(f"{folder / missing[0]} is missing")
+    if extra := sorted(present - set(records)):
+        raise CheckpointError(f"{folder / extra[0]} is not in the manifest")
+    for name, record in records.items():
+        size = (folder / name).stat().st_size
+        if size != record.bytes:
+            raise CheckpointError(f"{folder / name} has {size} bytes, its manifest says {record.bytes}")
+
+
+def check_hashes(folder: Path, records: dict[str, FileRecord], rank: int, ranks: int) -> None:
+    """Raise CheckpointError when the content of a file in this rank's share is not the recorded one."""
+    for name, found in hash_share(folder, sorted(records), rank, ranks).items():
+        if found != records[name]:
+            raise CheckpointError(f"{folder / name} is damaged: its sha256 is not the one in the manifest")

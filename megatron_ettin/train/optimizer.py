@@ -1,0 +1,197 @@
+"""StableAdamW inside Megatron-Core's distributed optimizer: each data rank owns a part of every bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBuffer
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from torch import Tensor
+from torch.nn import Parameter
+
+from megatron_ettin import _native
+from megatron_ettin.config.run import OptimizerConfig, RunConfig
+from megatron_ettin.parallel.groups import Groups
+from megatron_ettin.train.stable_adamw import Sharding, StableAdamW
+
+
+class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
+    """Megatron-Core's distributed optimizer around StableAdamW, with the step split so that a guard fits in between.
+
+    ``step()`` of the base class is not used: call ``gather_gradients``, look at ``square_norm``, then ``apply``.
+    """
+
+    optimizer: StableAdamW
+
+    def gather_gradients(self) -> None:
+        """Point each local tensor at its part of the reduced gradients. No copy where they are float32."""
+        self.prepare_grads()
+
+    def square_norm(self) -> Tensor:
+        """This rank's part of the squared norm of the gradient; parts of all ranks add up. Shape [], float64."""
+        optimizer, sharding = self.optimizer, self._sharding()
+        gradients = [tensor.grad for tensor in optimizer.tensors()]
+        if not gradients:
+            return torch.zeros((), dtype=torch.float64, device=sharding.counted.device)
+        if gradients[0].device.type == "cpu":
+            addresses, sizes = [g.data_ptr() for g in gradients], [g.numel() for g in gradients]
+            sums = torch.tensor(_native.square_sums(addresses, sizes, torch.get_num_threads()), dtype=torch.float64)
+        else:
+            sums = torch.stack(torch._foreach_norm(gradients)).double().square()
+        return (sums * sharding.counted * self._once).sum()
+
+    def apply(self, rate: float) -> None:
+        """Update this rank's parts at learning rate ``rate``, and send the new weights to the other data ranks."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.step_with_ready_grads()
+
+    @property
+    def updates(self) -> int:
+        """Updates applied so far: the step index of the debiased betas."""
+        return int(self.optimizer.param_groups[0]["step"])
+
+    @updates.setter
+    def updates(self, value: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["step"] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing but tensors is kept by the checkpoint of the optimizer, and those are listed elsewhere."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the loaded tensors of ``sharded_state_dict``; without any, only make room for them."""
+        self.optimizer.prepare_state()
+        if "param_state" in state_dict:
+            with torch.no_grad():
+                self.load_parameter_state_from_fully_reshardable(state_dict["param_state"])
+
+    def sharded_param_state_fully_reshardable(self, *arguments: object, **options: object) -> object:
+        """The tensors as Megatron-Core describes them, with the ends of its padded buckets accounted for."""
+        self.optimizer.prepare_state()
+        with positions_without_padding(self.buffers):
+            described: object = super().sharded_param_state_fully_reshardable(*arguments, **options)
+            return described
+
+    def attach(self, groups: Groups) -> None:
+        """Learn which whole tensor each local one is a part of. Called once, after construction."""
+        wholes = [parameter for chunk in self.model_chunks for parameter in chunk.parameters()]
+        slot_of = {id(parameter): slot for slot, parameter in enumerate(wholes)}
+        locals_ = list(itertools.chain(*map(_owners, self.model_fp32_groups, self.model_float16_groups)))
+        device = wholes[0].device
+        tensor_rank, tensor_size = groups.collection.tp.rank(), groups.collection.tp.size()
+        self.optimizer.sharding = Sharding(
+            slots=torch.tensor([slot_of[id(owner)] for owner in locals_], dtype=torch.int64, device=device),
+            counted=torch.tensor(
+                [float(tensor_rank == 0 or _is_split(owner)) for owner in locals_], dtype=torch.float64, device=device
+            ),
+            sizes=torch.tensor(
+                [_whole_size(whole, tensor_size) for whole in wholes], dtype=torch.float64, device=device
+            ),
+            sum_over_ranks=_sum_over(groups.collection.tp_dp_cp),
+        )
+        self._once = torch.tensor(
+            [0.0 if getattr(owner, "shared", False) else 1.0 for owner in locals_], dtype=torch.float64, device=device
+        )
+
+    def _sharding(self) -> Sharding:
+        if self.optimizer.sharding is None:
+            raise RuntimeError("attach() must be called before the first step")
+        return self.optimizer.sharding
+
+
+def _owners(floats: list[Parameter], halves: list[Parameter]) -> list[Parameter]:
+    """The model parameters behind a group of local tensors, in the group's order."""
+    if floats and halves:
+        raise RuntimeError("parameters of one optimizer group must share a dtype")
+    return floats + halves
+
+
+def _is_split(parameter: Parameter) -> bool:
+    return bool(getattr(parameter, "tensor_model_parallel", False))
+
+
+def _whole_size(parameter: Parameter, tensor_size: int) -> int:
+    """Elements of the whole tensor, without the rows that only pad it."""
+    size = parameter.numel() * (tensor_size if _is_split(parameter) else 1)
+    return size - int(getattr(parameter, "padding_elements", 0))
+
+
+def _sum_over(group: torch.distributed.ProcessGroup) -> Callable[[Tensor], None]:
+    def add(vector: Tensor) -> None:
+        if group.size() > 1:
+            torch.distributed.all_reduce(vector, group=group)
+
+    return add
+
+
+@contextlib.contextmanager
+def positions_without_padding(buffers: Sequence[_ParamAndGradBuffer]) -> Iterator[None]:
+    """While open, the buffers' parameter positions count no padding at the end of earlier buckets.
+
+    Megatron-Core concatenates the buckets without that padding when it saves, but cuts the result at positions that
+    include it: from the second bucket on, the optimizer's state would be shifted.
+    """
+    before = [buffer.param_index_map for buffer in buffers]
+    try:
+        for buffer in buffers:
+            buffer.param_index_map = _without_padding(buffer)
+        yield
+    finally:
+        for buffer, positions in zip(buffers, before, strict=True):
+            buffer.param_index_map = positions
+
+
+def _without_padding(buffer: _ParamAndGradBuffer) -> dict[Parameter, tuple[int, int, int]]:
+    padding = [bucket.grad_data.numel() - bucket.numel_unpadded for bucket in buffer.buckets]
+    shifts = list(itertools.accumulate(padding, initial=0))
+    return {
+        parameter: (start - shifts[bucket], stop - shifts[bucket], bucket)
+        for parameter, (start, stop, bucket) in buffer.param_index_map.items()
+    }
+
+
+def parameter_groups(parameters: Sequence[Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Weight decay for tensors of two and more dimensions, none for the others."""
+    decayed = [parameter for parameter in parameters if parameter.dim() > 1]
+    others = [parameter for parameter in parameters if parameter.dim() < 2]
+    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def build_optimizer(
+    chunks: Sequence[DistributedDataParallel], config: RunConfig, groups: Groups
+) -> ShardedOptimizer:
+    """The optimizer of this rank's model chunks. State is allocated at the first step or load."""
+    parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
+    inner = StableAdamW(
+        parameter_groups(parameters, config.optimizer),
+        betas=(config.optimizer.beta1, config.optimizer.beta2),
+        epsilon=config.optimizer.epsilon,
+        peak_rate=config.schedule.peak_rate,
+    )
+    optimizer = ShardedOptimizer(
+        inner,
+        MegatronOptimizerConfig(
+            optimizer="adam", lr=config.schedule.peak_rate, clip_grad=0.0, use_distributed_optimizer=True,
+            bf16=config.compute.precision != "fp32", overlap_param_gather=config.layout.overlap,
+        ),
+        None,
+        None,
+        model_chunks=list(chunks),
+        per_model_buffers={index: chunk.buffers for index, chunk in enumerate(chunks)},
+        data_parallel_group=groups.collection.dp_cp,
+        data_parallel_group_gloo=None,
+        data_parallel_group_idx=0,
+        distributed_optimizer_instance_id=0,
+    )  # fmt: skip
+    optimizer.tp_group = groups.collection.tp
+    optimizer.grad_stats_parallel_group = torch.distributed.group.WORLD
+    optimizer.attach(groups)
+    return optimizer

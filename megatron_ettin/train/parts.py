@@ -1,0 +1,45 @@
+"""Everything a step works with, built once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron.core.distributed import DistributedDataParallel
+
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.model.build import build_model
+from megatron_ettin.parallel.device import Device
+from megatron_ettin.parallel.groups import Groups
+from megatron_ettin.train.optimizer import ShardedOptimizer, build_optimizer
+from megatron_ettin.train.wrap import wrap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The model chunks of this rank, their optimizer, and where they live."""
+
+    config: RunConfig
+    """The run."""
+    chunks: list[DistributedDataParallel]
+    """This rank's model chunks, wrapped; one unless the pipeline is interleaved."""
+    optimizer: ShardedOptimizer
+    """Updates the weights of the chunks."""
+    groups: Groups
+    """Which ranks share what."""
+    device: Device
+    """Where tensors live."""
+    sources: int
+    """Sources of the data mixture."""
+
+
+def build_parts(config: RunConfig, groups: Groups, device: Device, sources: int) -> Parts:
+    """Build model and optimizer with their initial weights. Every rank calls this."""
+    chunks = wrap(build_model(config, groups), config.layout, groups)
+    return Parts(
+        config=config,
+        chunks=chunks,
+        optimizer=build_optimizer(chunks, config, groups),
+        groups=groups,
+        device=device,
+        sources=sources,
+    )

@@ -1,0 +1,86 @@
+"""Where a run's weights and state come from: its own checkpoint, another stage, a Hugging Face folder, or chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from megatron_ettin.checkpoint.folder import Checkpoint, parse_source, set_aside
+from megatron_ettin.checkpoint.load import Found, find, find_newest, read_numbers
+from megatron_ettin.checkpoint.together import on_first
+from megatron_ettin.errors import CheckpointError, ConfigError
+from megatron_ettin.model.canonical import load_full_state
+from megatron_ettin.train.parts import Parts
+from megatron_ettin.train.state import TrainState
+from megatron_ettin.train.store import load_run
+
+Say = Callable[[str], None]
+ReadHuggingFace = Callable[[Path], dict[str, Tensor]]
+"""Reads a Hugging Face folder as canonical names and tensors."""
+
+
+def start(parts: Parts, run: Path, data_fingerprint: str, read_huggingface: ReadHuggingFace, say: Say) -> TrainState:
+    """Fill the parts and return the state to go on from. Every rank calls this.
+
+    The run's own newest whole checkpoint wins; without one the run begins from ``config.start``.
+    """
+    found = find_newest(run)
+    if found.checkpoint is not None:
+        report_skipped(found, say)
+        state = resume(parts, found.checkpoint, data_fingerprint)
+        say(f"resuming {run} from step {state.step}, {state.tokens:,} tokens")
+        return state
+    if found.skipped:
+        report_skipped(found, say)
+    return begin(parts, read_huggingface, say)
+
+
+def report_skipped(found: Found, say: Say) -> None:
+    """Say which checkpoints are not whole and why, and move them aside so that their steps can be saved again."""
+    for checkpoint, reason in found.skipped:
+        target = on_first(lambda damaged=checkpoint: set_aside(damaged))  # type: ignore[misc]
+        say(f"skipping {checkpoint.path.name}: {reason} (kept as {target.name})")
+
+
+def resume(parts: Parts, checkpoint: Checkpoint, data_fingerprint: str) -> TrainState:
+    """Go on from the run's own checkpoint. Raises CheckpointError when the data is not what it was."""
+    stored = read_numbers(checkpoint).get("data")
+    if stored != data_fingerprint:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on other data (fingerprint {stored}, now {data_fingerprint}); "
+            "restore the corpora and the mixture file, or give another --run folder"
+        )
+    state, _ = load_run(parts, checkpoint)
+    return state
+
+
+def begin(parts: Parts, read_huggingface: ReadHuggingFace, say: Say) -> TrainState:
+    """The state of a fresh run, with weights from where ``config.start`` says."""
+    origin = parts.config.start
+    if origin.from_run and origin.huggingface:
+        raise ConfigError("start.from_run and start.huggingface exclude each other; give one of --from and --init-from")
+    if origin.from_run:
+        return begin_from_run(parts, origin.from_run, carry=origin.carry_optimizer, say=say)
+    if origin.huggingface:
+        load_full_state(
+            [chunk.module for chunk in parts.chunks], parts.groups, read_huggingface(Path(origin.huggingface))
+        )
+        parts.optimizer.reload_model_params()
+        say(f"starting from the weights in {origin.huggingface}")
+    return TrainState()
+
+
+def begin_from_run(parts: Parts, source: str, *, carry: bool, say: Say) -> TrainState:
+    """A new stage with the weights, and with ``carry`` the optimizer's state, of another run."""
+    folder, step = parse_source(source)
+    checkpoint = find(folder, step)
+    before, _ = load_run(parts, checkpoint, moments=carry)
+    if step is None and not before.finished:
+        raise CheckpointError(
+            f"{folder} is not finished: it stopped at step {before.step}; let it end, or name the checkpoint: "
+            f"--from {folder}@{before.step}"
+        )
+    say(f"starting from {checkpoint.path}: weights{' and optimizer' if carry else ''}")
+    return TrainState(updates=before.updates)

@@ -1,0 +1,111 @@
+"""One optimizer step: the only place that knows both a batch and a model."""
+
+# L labels
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from megatron.core.utils import get_model_config
+from torch import Tensor
+
+from megatron_ettin.batch import DIGEST_MODULUS, Batch
+from megatron_ettin.model.device_batch import DeviceBatch
+from megatron_ettin.train.guard import accepts
+from megatron_ettin.train.parts import Parts
+from megatron_ettin.train.totals import Local, Totals, add_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step gave, equal on every rank."""
+
+    totals: Totals
+    """Its numbers."""
+    accepted: bool
+    """The weights were updated; False when loss or gradient were not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asks:
+    """What this rank wants the others to know after the step."""
+
+    stop: int = 0
+    """Number of the signal it received; 0: none."""
+    save: bool = False
+    """Its clock asks for a checkpoint."""
+
+
+def train_step(parts: Parts, batches: Sequence[Batch], *, step: int, rate: float, asks: Asks) -> StepResult:
+    """One optimizer step on this data rank's micro-batches; the gradient is that of sum(loss) / (labels of all ranks).
+
+    The host waits for the device once, for the numbers that decide whether the update is applied.
+    """
+    for chunk in parts.chunks:
+        chunk.zero_grad_buffer()
+    source_sums = forward_backward(parts, batches, step=step)
+    parts.optimizer.gather_gradients()
+    totals = add_up(
+        Local(
+            source_sums=source_sums,
+            square_norm=parts.optimizer.square_norm(),
+            tokens=sum(batch.tokens for batch in batches),
+            digest=sum(batch.digest() for batch in batches) % DIGEST_MODULUS,
+            stop=asks.stop,
+            save=asks.save,
+        ),
+        parts.groups,
+    )
+    accepted = accepts(totals.loss, totals.gradient_norm)
+    if accepted:
+        parts.optimizer.apply(rate)
+    return StepResult(totals=totals, accepted=accepted)
+
+
+def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forward_only: bool = False) -> Tensor:
+    """Run Megatron-Core's schedule over the micro-batches.
+
+    Returns loss sums and label counts for each source on this rank, shape [sources, 2], float64; 0 off the last stage.
+    """
+    layout = parts.config.layout
+    schedule = get_forward_backward_func(layout.pipeline, layout.virtual_pipeline if len(parts.chunks) > 1 else None)
+    sums: list[Tensor] = schedule(
+        forward_step_func=functools.partial(_forward, parts, step),
+        data_iterator=[enumerate(batches) for _ in parts.chunks],
+        model=parts.chunks,
+        num_microbatches=len(batches),
+        seq_length=batches[0].rows * batches[0].row_length,
+        micro_batch_size=1,
+        forward_only=forward_only,
+        p2p_communicator=_communicator(parts),
+        pg_collection=parts.groups.collection,
+    )
+    return sum(sums, start=torch.zeros(parts.sources, 2, dtype=torch.float64, device=parts.device.torch_device))
+
+
+def _communicator(parts: Parts) -> P2PCommunicator | None:
+    pipeline = parts.groups.collection.pp
+    return P2PCommunicator(pipeline, get_model_config(parts.chunks[0])) if pipeline.size() > 1 else None
+
+
+def _forward(
+    parts: Parts, step: int, feed: Iterator[tuple[int, Batch]], chunk: torch.nn.Module
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+    """Feed the next micro-batch to a chunk; the returned function turns the last stage's output into sums."""
+    micro_batch, batch = next(feed)
+    device_batch = DeviceBatch.from_batch(batch, parts.device, parts.groups, step=step, micro_batch=micro_batch)
+    return chunk(device_batch), functools.partial(_sums, parts.sources, device_batch)
+
+
+def _sums(sources: int, batch: DeviceBatch, losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss sum and label count for the gradient, and both for each source, as Megatron-Core wants them."""
+    by_source = torch.zeros(sources, 2, dtype=torch.float64, device=losses_L.device)
+    pairs = torch.stack([losses_L.detach().double(), torch.ones_like(losses_L, dtype=torch.float64)], dim=1)
+    by_source.index_add_(0, batch.label_sources_L, pairs)
+    count = torch.full((), losses_L.numel(), dtype=torch.int, device=losses_L.device)
+    return losses_L.sum(), count, by_source

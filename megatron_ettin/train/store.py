@@ -1,0 +1,95 @@
+"""Between the parts of a run and its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_ettin.checkpoint.folder import Checkpoint
+from megatron_ettin.checkpoint.load import read_numbers, read_tensors
+from megatron_ettin.checkpoint.retention import Reason, thin_out
+from megatron_ettin.checkpoint.save import save
+from megatron_ettin.checkpoint.shards import Shards, metadata_for
+from megatron_ettin.checkpoint.together import on_first
+from megatron_ettin.config import codec
+from megatron_ettin.config.run import ModelConfig, RunConfig
+from megatron_ettin.errors import CheckpointError
+from megatron_ettin.train.parts import Parts
+from megatron_ettin.train.state import TrainState
+
+SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "vocabulary")
+
+
+def describe(parts: Parts, *, loading: bool = False) -> Shards:
+    """The tensors of a run, by names that do not depend on the layout: weights, main weights and moments."""
+    metadata = metadata_for(parts.groups.collection.dp_cp)
+    shards: Shards = {
+        f"model{index}": chunk.module.sharded_state_dict(metadata=metadata) for index, chunk in enumerate(parts.chunks)
+    }
+    shards["optimizer"] = parts.optimizer.sharded_state_dict(dict(shards), is_loading=loading, metadata=metadata)
+    return shards
+
+
+def save_run(parts: Parts, run: Path, state: TrainState, reason: Reason, data_fingerprint: str) -> Checkpoint:
+    """Write a checkpoint of ``state`` and thin out older ones. Every rank calls this."""
+    for chunk in parts.chunks:
+        chunk.start_param_sync(force_sync=True)
+    numbers = {
+        "reason": reason,
+        "state": state.to_dict(),
+        "config": codec.to_dict(parts.config),
+        "fingerprint": codec.fingerprint(parts.config),
+        "data": data_fingerprint,
+    }
+    checkpoint = save(run, state.step, describe(parts), numbers, parts.groups.collection.dp_cp)
+    on_first(lambda: thin_out(run, parts.config.checkpoint.keep))
+    return checkpoint
+
+
+def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> tuple[TrainState, dict[str, Any]]:
+    """Load weights, and with ``moments`` the optimizer's state, from a verified checkpoint under any layout.
+
+    Returns the state and the other numbers stored with it. Raises CheckpointError when it belongs to another model.
+    """
+    numbers = read_numbers(checkpoint)
+    state = TrainState.from_dict(numbers.get("state", {}))
+    refuse_other_shape(parts.config.model, stored_config(checkpoint, numbers).model, checkpoint)
+    loaded = read_tensors(checkpoint, describe(parts, loading=True), parts.groups.collection.dp_cp)
+    for index, chunk in enumerate(parts.chunks):
+        chunk.module.load_state_dict(loaded[f"model{index}"])
+    parts.optimizer.load_state_dict(loaded["optimizer"])
+    if not moments:
+        clear_moments(parts)
+        state = replace(state, updates=0)
+    parts.optimizer.updates = state.updates
+    return state, numbers
+
+
+def stored_config(checkpoint: Checkpoint, numbers: dict[str, Any]) -> RunConfig:
+    """The configuration that the checkpoint was written under."""
+    try:
+        return codec.run_from_dict(numbers.get("config"))
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path}: state.json holds no run configuration: {error}") from error
+
+
+def refuse_other_shape(ours: ModelConfig, theirs: ModelConfig, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError when the checkpoint's tensors have other shapes than the model's."""
+    different = [name for name in SHAPE_FIELDS if getattr(ours, name) != getattr(theirs, name)]
+    if different:
+        details = ", ".join(f"{name} {getattr(theirs, name)} there, {getattr(ours, name)} here" for name in different)
+        raise CheckpointError(
+            f"{checkpoint.path} is of size {theirs.size}, this run of size {ours.size}: {details}; "
+            "give the size and the tokenizer that the checkpoint was trained with"
+        )
+
+
+def clear_moments(parts: Parts) -> None:
+    """Make the optimizer's state fresh: no moments, no updates counted."""
+    with torch.no_grad():
+        for moments in parts.optimizer.optimizer.state.values():
+            moments["exp_avg"].zero_()
+            moments["exp_avg_sq"].zero_()

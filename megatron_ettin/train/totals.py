@@ -1,0 +1,96 @@
+"""The numbers of a step, added over all ranks in one collective and read by the host once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_ettin.batch import DIGEST_MODULUS
+from megatron_ettin.parallel.groups import Groups
+from megatron_ettin.train.signals import SIGNALS
+
+DIGEST_BITS = 16
+DIGEST_PARTS = 4
+"""A 64-bit digest travels as four parts in float64: sums over up to 2**37 rows stay exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """The numbers of one step over all ranks; equal on every rank."""
+
+    loss: float
+    """Mean loss over the labels of the step, in nats; 0 when there are none."""
+    labels: int
+    """Labels of the step."""
+    tokens: int
+    """Tokens seen."""
+    digest: int
+    """Digest of the rows: sum of the rows' digests modulo 2**64, whatever rank computed them."""
+    gradient_norm: float
+    """Norm of the gradient of the mean loss."""
+    stop: int
+    """The highest signal number any rank has received; 0: none."""
+    save: bool
+    """The clock of the first rank asks for a checkpoint."""
+    source_loss: tuple[float, ...]
+    """Mean loss of each source of the mixture; nan where the step had no label of it."""
+    source_labels: tuple[int, ...]
+    """Labels of each source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """What one rank knows about a step before the numbers are added."""
+
+    source_sums: Tensor
+    """Loss sums and label counts for each source on this rank, shape [sources, 2], float64; 0 off the last stage."""
+    square_norm: Tensor
+    """Part of the squared gradient norm, shape [], float64."""
+    tokens: int
+    """Tokens of this data rank's rows."""
+    digest: int
+    """Digest of this data rank's rows."""
+    stop: int
+    """Number of the signal received, or 0."""
+    save: bool
+    """The clock asks for a checkpoint."""
+
+
+def add_up(local: Local, groups: Groups) -> Totals:
+    """Add the ranks' numbers. One all-reduce over all ranks and one wait of the host for the device."""
+    sources = local.source_sums.shape[0]
+    host = torch.tensor(_host_numbers(local, groups), dtype=torch.float64).to(local.square_norm.device)
+    losses = local.source_sums.flatten() * float(groups.collection.tp.rank() == 0)
+    vector = torch.cat([losses, local.square_norm.reshape(1), host])
+    if torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(vector)
+    return _read(vector.tolist(), sources)
+
+
+def _host_numbers(local: Local, groups: Groups) -> list[float]:
+    """Tokens, digest parts, save and one flag a signal; rows are counted by one rank of those that share them."""
+    counts = float(all(getattr(groups.collection, name).rank() == 0 for name in ("tp", "cp", "pp")))
+    parts = [float((local.digest >> (DIGEST_BITS * part)) & (2**DIGEST_BITS - 1)) for part in range(DIGEST_PARTS)]
+    saves = float(local.save and torch.distributed.get_rank() == 0)
+    return [counts * number for number in (local.tokens, *parts)] + [saves, *(float(local.stop == s) for s in SIGNALS)]
+
+
+def _read(numbers: list[float], sources: int) -> Totals:
+    sums, counts = numbers[0 : 2 * sources : 2], numbers[1 : 2 * sources : 2]
+    square_norm, tokens, *rest = numbers[2 * sources :]
+    parts, saves, stops = rest[:DIGEST_PARTS], rest[DIGEST_PARTS], rest[DIGEST_PARTS + 1 :]
+    labels = sum(counts)
+    return Totals(
+        loss=sum(sums) / labels if labels else 0.0,
+        labels=int(labels),
+        tokens=int(tokens),
+        digest=sum(int(part) << (DIGEST_BITS * index) for index, part in enumerate(parts)) % DIGEST_MODULUS,
+        gradient_norm=math.sqrt(square_norm) if square_norm >= 0 else math.nan,
+        stop=next((int(number) for number, flag in zip(SIGNALS, stops, strict=True) if flag), 0),
+        save=saves > 0,
+        source_loss=tuple(total / count if count else math.nan for total, count in zip(sums, counts, strict=True)),
+        source_labels=tuple(int(count) for count in counts),
+    )

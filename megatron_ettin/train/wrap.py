@@ -1,0 +1,64 @@
+"""Model chunks wrapped for data parallelism by Megatron-Core, and the end of a backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.distributed import finalize_model_grads as reduce_gradients
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.utils import get_model_config
+
+from megatron_ettin.config.run import LayoutConfig
+from megatron_ettin.parallel.groups import Groups
+
+
+def wrap(models: Sequence[torch.nn.Module], layout: LayoutConfig, groups: Groups) -> list[DistributedDataParallel]:
+    """The chunks with contiguous float32 gradient buffers, and their configs told how a backward pass ends."""
+    chunks = [
+        DistributedDataParallel(
+            get_model_config(model),
+            DistributedDataParallelConfig(
+                grad_reduce_in_fp32=True,
+                use_distributed_optimizer=True,
+                overlap_grad_reduce=layout.overlap,
+                overlap_param_gather=layout.overlap,
+            ),
+            model,
+            disable_bucketing=index > 0,
+            pg_collection=groups.collection,
+        )
+        for index, model in enumerate(models)
+    ]
+    config = get_model_config(chunks[0])
+    config.finalize_model_grads_func = finish_backward
+    config.no_sync_func = _no_sync(chunks) if layout.overlap else None
+    return chunks
+
+
+def _no_sync(chunks: list[DistributedDataParallel]) -> Callable[[], object] | list[Callable[[], object]]:
+    functions = [chunk.no_sync for chunk in chunks]
+    return functions[0] if len(functions) == 1 else functions
+
+
+def finish_backward(
+    chunks: list[DistributedDataParallel],
+    labels: torch.Tensor,
+    pg_collection: ProcessGroupCollection,
+    force_all_reduce: bool = False,
+) -> None:
+    """Reduce the gradients over the ranks and divide them by the number of labels in the whole step.
+
+    Megatron-Core's own function does the same but waits for the device to compare the count with 0.
+    """
+    reduce_gradients(chunks, None, pg_collection=pg_collection, force_all_reduce=force_all_reduce)
+    pipeline = pg_collection.pp
+    if pipeline.size() > 1:
+        last = torch.distributed.get_global_rank(pipeline, pipeline.size() - 1)
+        torch.distributed.broadcast(labels, src=last, group=pipeline)
+    if pg_collection.dp_cp.size() > 1:
+        torch.distributed.all_reduce(labels, group=pg_collection.dp_cp)
+    scale = 1.0 / labels.clamp(min=1)
+    for chunk in chunks:
+        chunk.scale_gradients(scale)
