@@ -17,10 +17,10 @@ def held_out_loss(parts: Parts, batches: Sequence[Batch]) -> float:
 
     Every data rank takes a contiguous part; the result depends on the layout by rounding only.
     """
-    rank, size = parts.groups.collection.dp.rank(), parts.groups.collection.dp.size()
+    rank, size = parts.groups.data.rank, parts.groups.data.size
     bounds = [len(batches) * part // size for part in range(size + 1)]
     mine = batches[bounds[rank] : bounds[rank + 1]]
-    sums = torch.zeros(parts.sources, 2, dtype=torch.float64, device=parts.device.torch_device)
+    sums = torch.zeros(parts.sources, 2, dtype=torch.float64, device=parts.groups.device.torch_device)
     if mine:
         for chunk in parts.chunks:
             chunk.eval()
@@ -28,8 +28,8 @@ def held_out_loss(parts: Parts, batches: Sequence[Batch]) -> float:
             sums += forward_backward(parts, mine, step=0, forward_only=True)
         for chunk in parts.chunks:
             chunk.train()
-    sums *= float(parts.groups.collection.tp.rank() == 0)
-    if torch.distributed.get_world_size() > 1:
+    sums *= float(parts.groups.tensor.is_first)
+    if parts.groups.world.size > 1:
         torch.distributed.all_reduce(sums)
     total, count = sums.sum(dim=0).tolist()
     return total / count if count else math.nan

@@ -86,14 +86,13 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
         slot_of = {id(parameter): slot for slot, parameter in enumerate(wholes)}
         locals_ = list(itertools.chain(*map(_owners, self.model_fp32_groups, self.model_float16_groups)))
         device = wholes[0].device
-        tensor_rank, tensor_size = groups.collection.tp.rank(), groups.collection.tp.size()
         self.optimizer.sharding = Sharding(
             slots=torch.tensor([slot_of[id(owner)] for owner in locals_], dtype=torch.int64, device=device),
             counted=torch.tensor(
-                [float(tensor_rank == 0 or _is_split(owner)) for owner in locals_], dtype=torch.float64, device=device
+                [float(groups.tensor.is_first or _is_split(owner)) for owner in locals_], dtype=torch.float64, device=device
             ),
             sizes=torch.tensor(
-                [_whole_size(whole, tensor_size) for whole in wholes], dtype=torch.float64, device=device
+                [_whole_size(whole, groups.tensor.size) for whole in wholes], dtype=torch.float64, device=device
             ),
             sum_over_ranks=_sum_over(groups.collection.tp_dp_cp),
         )
@@ -192,6 +191,6 @@ def build_optimizer(
         distributed_optimizer_instance_id=0,
     )  # fmt: skip
     optimizer.tp_group = groups.collection.tp
-    optimizer.grad_stats_parallel_group = torch.distributed.group.WORLD
+    optimizer.grad_stats_parallel_group = groups.world.group
     optimizer.attach(groups)
     return optimizer

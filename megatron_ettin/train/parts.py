@@ -8,7 +8,6 @@ from megatron.core.distributed import DistributedDataParallel
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.build import build_model
-from megatron_ettin.parallel.device import Device
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.optimizer import ShardedOptimizer, build_optimizer
 from megatron_ettin.train.wrap import wrap
@@ -16,7 +15,7 @@ from megatron_ettin.train.wrap import wrap
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The model chunks of this rank, their optimizer, and where they live."""
+    """The model chunks of this rank, their optimizer and their place among the ranks."""
 
     config: RunConfig
     """The run."""
@@ -26,13 +25,11 @@ class Parts:
     """Updates the weights of the chunks."""
     groups: Groups
     """Which ranks share what."""
-    device: Device
-    """Where tensors live."""
     sources: int
     """Sources of the data mixture."""
 
 
-def build_parts(config: RunConfig, groups: Groups, device: Device, sources: int) -> Parts:
+def build_parts(config: RunConfig, groups: Groups, sources: int) -> Parts:
     """Build model and optimizer with their initial weights. Every rank calls this."""
     chunks = wrap(build_model(config, groups), config.layout, groups)
     return Parts(
@@ -40,6 +37,5 @@ def build_parts(config: RunConfig, groups: Groups, device: Device, sources: int)
         chunks=chunks,
         optimizer=build_optimizer(chunks, config, groups),
         groups=groups,
-        device=device,
         sources=sources,
     )

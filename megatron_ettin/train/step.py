@@ -85,7 +85,7 @@ def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forwa
         p2p_communicator=_communicator(parts),
         pg_collection=parts.groups.collection,
     )
-    return sum(sums, start=torch.zeros(parts.sources, 2, dtype=torch.float64, device=parts.device.torch_device))
+    return sum(sums, start=torch.zeros(parts.sources, 2, dtype=torch.float64, device=parts.groups.device.torch_device))
 
 
 def _communicator(parts: Parts) -> P2PCommunicator | None:
@@ -98,7 +98,7 @@ def _forward(
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
     """Feed the next micro-batch to a chunk; the returned function turns the last stage's output into sums."""
     micro_batch, batch = next(feed)
-    device_batch = DeviceBatch.from_batch(batch, parts.device, parts.groups, step=step, micro_batch=micro_batch)
+    device_batch = DeviceBatch.from_batch(batch, parts.groups, step=step, micro_batch=micro_batch)
     return chunk(device_batch), functools.partial(_sums, parts.sources, device_batch)
 
 

@@ -25,7 +25,7 @@ SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "vocabulary")
 
 def describe(parts: Parts, *, loading: bool = False) -> Shards:
     """The tensors of a run, by names that do not depend on the layout: weights, main weights and moments."""
-    metadata = metadata_for(parts.groups.collection.dp_cp)
+    metadata = metadata_for(parts.groups.data_context.group)
     shards: Shards = {
         f"model{index}": chunk.module.sharded_state_dict(metadata=metadata) for index, chunk in enumerate(parts.chunks)
     }
@@ -44,7 +44,7 @@ def save_run(parts: Parts, run: Path, state: TrainState, reason: Reason, data_fi
         "fingerprint": codec.fingerprint(parts.config),
         "data": data_fingerprint,
     }
-    checkpoint = save(run, state.step, describe(parts), numbers, parts.groups.collection.dp_cp)
+    checkpoint = save(run, state.step, describe(parts), numbers, parts.groups.data_context.group)
     on_first(lambda: thin_out(run, parts.config.checkpoint.keep))
     return checkpoint
 
@@ -57,7 +57,7 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> t
     numbers = read_numbers(checkpoint)
     state = TrainState.from_dict(numbers.get("state", {}))
     refuse_other_shape(parts.config.model, stored_config(checkpoint, numbers).model, checkpoint)
-    loaded = read_tensors(checkpoint, describe(parts, loading=True), parts.groups.collection.dp_cp)
+    loaded = read_tensors(checkpoint, describe(parts, loading=True), parts.groups.data_context.group)
     for index, chunk in enumerate(parts.chunks):
         chunk.module.load_state_dict(loaded[f"model{index}"])
     parts.optimizer.load_state_dict(loaded["optimizer"])

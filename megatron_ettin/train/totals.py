@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from megatron_ettin.batch import DIGEST_MODULUS
-from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.signals import SIGNALS
+
+if TYPE_CHECKING:
+    from megatron_ettin.parallel.groups import Groups
 
 DIGEST_BITS = 16
 DIGEST_PARTS = 4
@@ -63,18 +66,18 @@ def add_up(local: Local, groups: Groups) -> Totals:
     """Add the ranks' numbers. One all-reduce over all ranks and one wait of the host for the device."""
     sources = local.source_sums.shape[0]
     host = torch.tensor(_host_numbers(local, groups), dtype=torch.float64).to(local.square_norm.device)
-    losses = local.source_sums.flatten() * float(groups.collection.tp.rank() == 0)
+    losses = local.source_sums.flatten() * float(groups.tensor.is_first)
     vector = torch.cat([losses, local.square_norm.reshape(1), host])
-    if torch.distributed.get_world_size() > 1:
+    if groups.world.size > 1:
         torch.distributed.all_reduce(vector)
     return _read(vector.tolist(), sources)
 
 
 def _host_numbers(local: Local, groups: Groups) -> list[float]:
     """Tokens, digest parts, save and one flag a signal; rows are counted by one rank of those that share them."""
-    counts = float(all(getattr(groups.collection, name).rank() == 0 for name in ("tp", "cp", "pp")))
+    counts = float(all(axis.is_first for axis in (groups.tensor, groups.context, groups.pipeline)))
     parts = [float((local.digest >> (DIGEST_BITS * part)) & (2**DIGEST_BITS - 1)) for part in range(DIGEST_PARTS)]
-    saves = float(local.save and torch.distributed.get_rank() == 0)
+    saves = float(local.save and groups.world.is_first)
     return [counts * number for number in (local.tokens, *parts)] + [saves, *(float(local.stop == s) for s in SIGNALS)]
 
 

@@ -14,8 +14,13 @@ from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.parallel.groups import Groups
 
 
-def wrap(models: Sequence[torch.nn.Module], layout: LayoutConfig, groups: Groups) -> list[DistributedDataParallel]:
-    """The chunks with contiguous float32 gradient buffers, and their configs told how a backward pass ends."""
+def wrap(
+    models: Sequence[torch.nn.Module], layout: LayoutConfig, groups: Groups, *, bucket_size: int | None = None
+) -> list[DistributedDataParallel]:
+    """The chunks with contiguous float32 gradient buffers, and their configs told how a backward pass ends.
+
+    With overlap a bucket of ``bucket_size`` elements is reduced as soon as it is full (None: Megatron-Core's choice).
+    """
     chunks = [
         DistributedDataParallel(
             get_model_config(model),
@@ -24,6 +29,7 @@ def wrap(models: Sequence[torch.nn.Module], layout: LayoutConfig, groups: Groups
                 use_distributed_optimizer=True,
                 overlap_grad_reduce=layout.overlap,
                 overlap_param_gather=layout.overlap,
+                bucket_size=bucket_size,
             ),
             model,
             disable_bucketing=index > 0,

@@ -1,0 +1,107 @@
+"""The numbers of a run, the guard, the signals and the clocks."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from megatron_ettin.config.run import CheckpointConfig
+from megatron_ettin.errors import CheckpointError
+from megatron_ettin.train.due import SaveClock, mark_saved, save_reason
+from megatron_ettin.train.guard import REFUSALS_BEFORE_STOP, TrainingError, accepts, stop_when_hopeless
+from megatron_ettin.train.signals import StopRequest
+from megatron_ettin.train.state import TrainState
+from megatron_ettin.train.totals import Totals
+
+NEVER = CheckpointConfig(every_tokens=0, every_steps=0, every_minutes=0.0)
+
+
+def totals(**changes):
+    values = {
+        "loss": 1.0, "labels": 1, "tokens": 1, "digest": 0, "gradient_norm": 1.0, "stop": 0, "save": False,
+        "source_loss": (1.0,), "source_labels": (1,),
+    }  # fmt: skip
+    return Totals(**{**values, **changes})
+
+
+def test_state_survives_a_round_trip():
+    state = TrainState(step=3, tokens=300, updates=2, refused=1, refused_in_a_row=1, seconds=0.5, finished=True)
+    assert TrainState.from_dict(state.to_dict()) == state
+
+
+@pytest.mark.parametrize("change", [{"step": "3"}, {"tokens": None}, {"finished": 1}, {"updates": 1.5}])
+def test_a_damaged_state_is_refused(change):
+    with pytest.raises(CheckpointError, match=next(iter(change))):
+        TrainState.from_dict({**TrainState().to_dict(), **change})
+
+
+def test_a_refused_step_moves_on_in_the_data_but_not_in_the_weights():
+    state = TrainState().after(tokens=10, accepted=True, seconds=1).after(tokens=10, accepted=False, seconds=1)
+    assert (state.step, state.tokens, state.updates, state.refused, state.refused_in_a_row) == (2, 20, 1, 1, 1)
+    assert state.after(tokens=1, accepted=True, seconds=1).refused_in_a_row == 0
+
+
+@pytest.mark.parametrize("loss", [1.0, math.nan, math.inf])
+@pytest.mark.parametrize("norm", [1.0, math.nan, math.inf])
+def test_only_finite_numbers_are_accepted(loss, norm):
+    assert accepts(loss, norm) == (loss == norm == 1.0)
+
+
+def test_too_many_refusals_stop_the_run():
+    stop_when_hopeless(REFUSALS_BEFORE_STOP - 1, 7)
+    with pytest.raises(TrainingError, match="step 7.*not finite"):
+        stop_when_hopeless(REFUSALS_BEFORE_STOP, 7)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_is_remembered_and_handlers_are_restored(number):
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.received == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_leaves_at_once():
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_reasons_to_save():
+    state = TrainState(step=10, tokens=1000)
+    assert save_reason(state, totals(), NEVER) is None
+    assert save_reason(state, totals(save=True), NEVER) == "clock"
+    assert save_reason(state, totals(save=True, stop=15), NEVER) == "signal"
+    assert save_reason(state, totals(stop=15), replace(NEVER, every_steps=5)) == "steps"
+    assert save_reason(state, totals(), replace(NEVER, every_steps=3)) is None
+    assert save_reason(state, totals(), replace(NEVER, every_steps=5, every_tokens=900)) == "tokens"
+    assert save_reason(replace(state, finished=True), totals(), NEVER) == "end"
+
+
+def test_the_token_clock_does_not_drift():
+    config = replace(NEVER, every_tokens=100)
+    state, saves = TrainState(), []
+    for _ in range(100):
+        state = state.after(tokens=30, accepted=True, seconds=0)
+        if reason := save_reason(state, totals(), config):
+            state = mark_saved(state, reason, config)
+            saves.append(state.tokens)
+    assert len(saves) == 30
+    assert all(0 <= tokens - 100 * (index + 1) < 30 for index, tokens in enumerate(saves))
+
+
+def test_the_clock_rings_after_its_minutes_only():
+    clock = SaveClock(minutes=1.0)
+    assert not clock.rings()
+    clock.started -= 61
+    assert clock.rings()
+    clock.restart()
+    assert not clock.rings()
+    assert not SaveClock(minutes=0.0, started=-1e9).rings()
