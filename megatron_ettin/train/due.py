@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from megatron_ettin.checkpoint.retention import Reason
-from megatron_ettin.config.run import CheckpointConfig
+from megatron_ettin.config.run import CheckpointConfig, ObserveConfig
 from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.totals import Totals
 
@@ -47,3 +47,8 @@ def mark_saved(state: TrainState, reason: Reason, config: CheckpointConfig) -> T
     if reason != "tokens":
         return state
     return replace(state, saved_tokens=state.tokens - state.tokens % config.every_tokens)
+
+
+def evaluation_due(state: TrainState, config: ObserveConfig) -> bool:
+    """Whether the held-out loss is wanted after this step; always at the end of the stage."""
+    return state.finished or bool(config.evaluate_every and state.step % config.evaluate_every == 0)

@@ -39,7 +39,7 @@ def open_run_folder(run: Path, config: RunConfig) -> bool:
         write_atomically(run / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
         write_atomically(run / COMMAND, shlex.join(sys.orig_argv) + "\n")
     except OSError as error:
-        raise ConfigError(f"--run {run}: cannot write there ({error}); choose a folder that you may write to") from error
+        raise ConfigError(f"--run {run}: cannot write there ({error}); choose another folder") from error
     return known
 
 

@@ -89,7 +89,9 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
         self.optimizer.sharding = Sharding(
             slots=torch.tensor([slot_of[id(owner)] for owner in locals_], dtype=torch.int64, device=device),
             counted=torch.tensor(
-                [float(groups.tensor.is_first or _is_split(owner)) for owner in locals_], dtype=torch.float64, device=device
+                [float(groups.tensor.is_first or _is_split(owner)) for owner in locals_],
+                dtype=torch.float64,
+                device=device,
             ),
             sizes=torch.tensor(
                 [_whole_size(whole, groups.tensor.size) for whole in wholes], dtype=torch.float64, device=device

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
+from megatron_ettin.batch import Batch
 from megatron_ettin.checkpoint.retention import Reason
 from megatron_ettin.checkpoint.together import on_first
 from megatron_ettin.config import rules
@@ -16,9 +18,11 @@ from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.loader import Loader
 from megatron_ettin.data.stage import StageData, open_stage
-from megatron_ettin.parallel.device import prepare
+from megatron_ettin.parallel.agree import agree_maximum
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.schedule import learning_rate_factor
+from megatron_ettin.train.due import evaluation_due
+from megatron_ettin.train.evaluate import held_out_loss
 from megatron_ettin.train.folder import open_run_folder
 from megatron_ettin.train.loop import Actions, train_loop
 from megatron_ettin.train.parts import Parts, build_parts
@@ -26,7 +30,7 @@ from megatron_ettin.train.record import Recorder
 from megatron_ettin.train.signals import StopRequest
 from megatron_ettin.train.start import ReadHuggingFace, start
 from megatron_ettin.train.state import TrainState
-from megatron_ettin.train.step import train_step
+from megatron_ettin.train.step import Asks, StepResult, train_step
 from megatron_ettin.train.store import save_run
 
 
@@ -46,38 +50,54 @@ def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Ou
     Raises ConfigError, DataError, CheckpointError or TrainingError on every rank.
     """
     with StopRequest() as stop:
-        device = prepare()
-        config = with_world_size(config, device.world_size)
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        rules.check(config, world)
         stage = open_stage(config)
-        config = with_vocabulary(config, stage.vocabulary)
-        rules.check(config, device.world_size)
+        config = with_vocabulary(with_world_size(config, world), stage.vocabulary)
         groups = initialize(config.layout)
         on_first(lambda: open_run_folder(run, config))
-        parts = build_parts(config, groups, device, len(stage.sources))
-        recorder = Recorder(config, run, stage.sources)
+        parts = build_parts(config, groups, len(stage.sources))
+        recorder = Recorder(config, groups, run, stage.sources)
         state = start(parts, run, stage.fingerprint, read_huggingface, recorder.say)
-        recorder.begin(state)
+        recorder.open(state)
         state = _steps(parts, run, stage, state, recorder, stop)
-        recorder.end(state, stop.received)
+        recorder.close(state, stop.received)
         return Outcome(state=state, signal=0 if state.finished else stop.received)
 
 
 def _steps(
     parts: Parts, run: Path, stage: StageData, state: TrainState, recorder: Recorder, stop: StopRequest
 ) -> TrainState:
-    config, data = parts.config, parts.groups.collection.dp
-    loader = Loader(
-        stage, OBJECTIVES[config.objective], data.rank(), data.size(), config.layout.micro_batch_rows, state.step
-    )
+    config, data = parts.config, parts.groups.data
     actions = Actions(
-        step=partial(train_step, parts),
+        begin=recorder.begin,
+        step=partial(_step, parts),
         rate=lambda tokens: config.schedule.peak_rate * learning_rate_factor(config.schedule, tokens),
         observe=recorder.step,
         evaluate=partial(_evaluate, parts, stage, recorder),
         save=partial(_save, parts, run, stage.fingerprint, recorder),
-        stop_anywhere=_highest,
+        stop_anywhere=partial(agree_maximum, parts.groups),
     )
-    try:
+    objective, rows = OBJECTIVES[config.objective], config.layout.micro_batch_rows
+    with contextlib.closing(Loader(stage, objective, data.rank, data.size, rows, state.step)) as loader:
         return train_loop(config, state, iter(loader), actions, stop)
-    finally:
-        loader.close()
+
+
+def _step(parts: Parts, batches: list[Batch], step: int, rate: float, asks: Asks) -> StepResult:
+    return train_step(parts, batches, step=step, rate=rate, asks=asks)
+
+
+def _evaluate(parts: Parts, stage: StageData, recorder: Recorder, state: TrainState) -> None:
+    observe = parts.config.observe
+    if evaluation_due(state, observe):
+        batches = stage.held_out(OBJECTIVES[parts.config.objective], observe.evaluate_rows)
+        if batches:
+            recorder.evaluation(state, held_out_loss(parts, batches))
+
+
+def _save(
+    parts: Parts, run: Path, fingerprint: str, recorder: Recorder, state: TrainState, reason: Reason
+) -> None:
+    started = time.monotonic()
+    checkpoint = save_run(parts, run, state, reason, fingerprint)
+    recorder.say(f"saved {checkpoint.path} ({reason}) in {time.monotonic() - started:.1f} s")

@@ -10,15 +10,16 @@ from torch import Tensor
 from megatron_ettin.checkpoint.folder import Checkpoint, parse_source, set_aside
 from megatron_ettin.checkpoint.load import Found, find, find_newest, read_numbers
 from megatron_ettin.checkpoint.together import on_first
+from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.state import TrainState
-from megatron_ettin.train.store import load_run
+from megatron_ettin.train.store import load_run, refuse_other_shape
 
 Say = Callable[[str], None]
-ReadHuggingFace = Callable[[Path], dict[str, Tensor]]
-"""Reads a Hugging Face folder as canonical names and tensors."""
+ReadHuggingFace = Callable[[Path], tuple[ModelConfig, dict[str, Tensor]]]
+"""Reads a Hugging Face folder: its shape, and its tensors by canonical name."""
 
 
 def start(parts: Parts, run: Path, data_fingerprint: str, read_huggingface: ReadHuggingFace, say: Say) -> TrainState:
@@ -64,9 +65,9 @@ def begin(parts: Parts, read_huggingface: ReadHuggingFace, say: Say) -> TrainSta
     if origin.from_run:
         return begin_from_run(parts, origin.from_run, carry=origin.carry_optimizer, say=say)
     if origin.huggingface:
-        load_full_state(
-            [chunk.module for chunk in parts.chunks], parts.groups, read_huggingface(Path(origin.huggingface))
-        )
+        shape, tensors = read_huggingface(Path(origin.huggingface))
+        refuse_other_shape(parts.config.model, shape, origin.huggingface)
+        load_full_state([chunk.module for chunk in parts.chunks], parts.groups, tensors)
         parts.optimizer.reload_model_params()
         say(f"starting from the weights in {origin.huggingface}")
     return TrainState()

@@ -24,12 +24,10 @@ class TrainState:
     """Such steps since the last accepted one."""
     saved_tokens: int = 0
     """Tokens seen at the last save that the token clock asked for."""
-    seconds: float = 0.0
-    """Time spent in steps of this stage, over all starts."""
     finished: bool = False
     """The stage has seen all its tokens."""
 
-    def after(self, *, tokens: int, accepted: bool, seconds: float) -> TrainState:
+    def after(self, *, tokens: int, accepted: bool) -> TrainState:
         """The state after one more step that saw ``tokens`` tokens."""
         return replace(
             self,
@@ -38,7 +36,6 @@ class TrainState:
             updates=self.updates + int(accepted),
             refused=self.refused + int(not accepted),
             refused_in_a_row=0 if accepted else self.refused_in_a_row + 1,
-            seconds=self.seconds + seconds,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,8 +45,8 @@ class TrainState:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> TrainState:
         """The state that ``to_dict`` wrote. Raises CheckpointError when a number is missing or of another kind."""
-        kinds: dict[str, tuple[type, ...]] = {"seconds": (float, int), "finished": (bool,)}
+        kinds: dict[str, tuple[type, ...]] = {"finished": (bool,)}
         for field in fields(TrainState):
-            if not isinstance(values.get(field.name), kinds.get(field.name, (int,))):
+            if type(values.get(field.name)) not in kinds.get(field.name, (int,)):
                 raise CheckpointError(f"state.json: {field.name}={values.get(field.name)!r} is not a number of a run")
         return TrainState(**{field.name: values[field.name] for field in fields(TrainState)})

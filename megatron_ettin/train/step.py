@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
@@ -15,7 +16,11 @@ from megatron.core.utils import get_model_config
 from torch import Tensor
 
 from megatron_ettin.batch import DIGEST_MODULUS, Batch
+from megatron_ettin.config.count import flops
+from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.device_batch import DeviceBatch
+from megatron_ettin.parallel.seeds import derive
 from megatron_ettin.train.guard import accepts
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.totals import Local, Totals, add_up
@@ -55,6 +60,7 @@ def train_step(parts: Parts, batches: Sequence[Batch], *, step: int, rate: float
             source_sums=source_sums,
             square_norm=parts.optimizer.square_norm(),
             tokens=sum(batch.tokens for batch in batches),
+            flops=sum(_flops(parts.config, batch) for batch in batches),
             digest=sum(batch.digest() for batch in batches) % DIGEST_MODULUS,
             stop=asks.stop,
             save=asks.save,
@@ -98,14 +104,28 @@ def _forward(
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
     """Feed the next micro-batch to a chunk; the returned function turns the last stage's output into sums."""
     micro_batch, batch = next(feed)
-    device_batch = DeviceBatch.from_batch(batch, parts.groups, step=step, micro_batch=micro_batch)
-    return chunk(device_batch), functools.partial(_sums, parts.sources, device_batch)
+    config = parts.config
+    seed = derive(config.seed, "dropout", config.stage, step, parts.groups.data.rank, micro_batch)
+    device_batch = DeviceBatch.from_batch(batch, parts.groups, seed)
+    return chunk(device_batch), functools.partial(_sums, parts.sources, _label_sources(batch, device_batch))
 
 
-def _sums(sources: int, batch: DeviceBatch, losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _label_sources(batch: Batch, device_batch: DeviceBatch) -> Tensor:
+    """For each label of this rank's slice the source of its row, shape [L]."""
+    rows_L = (device_batch.label_positions_L + device_batch.packed.start) // batch.row_length
+    sources_B = torch.from_numpy(batch.sources_B).to(rows_L.device, torch.int64, non_blocking=True)
+    return sources_B[rows_L]
+
+
+def _sums(sources: int, sources_L: Tensor, losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Loss sum and label count for the gradient, and both for each source, as Megatron-Core wants them."""
     by_source = torch.zeros(sources, 2, dtype=torch.float64, device=losses_L.device)
     pairs = torch.stack([losses_L.detach().double(), torch.ones_like(losses_L, dtype=torch.float64)], dim=1)
-    by_source.index_add_(0, batch.label_sources_L, pairs)
+    by_source.index_add_(0, sources_L, pairs)
     count = torch.full((), losses_L.numel(), dtype=torch.int, device=losses_L.device)
     return losses_L.sum(), count, by_source
+
+
+def _flops(config: RunConfig, batch: Batch) -> float:
+    causal = OBJECTIVES[config.objective].causal
+    return flops(config.model, causal, np.diff(batch.cu_seqlens_S).tolist(), batch.labels).training

@@ -56,7 +56,7 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> t
     """
     numbers = read_numbers(checkpoint)
     state = TrainState.from_dict(numbers.get("state", {}))
-    refuse_other_shape(parts.config.model, stored_config(checkpoint, numbers).model, checkpoint)
+    refuse_other_shape(parts.config.model, stored_config(checkpoint, numbers).model, str(checkpoint.path))
     loaded = read_tensors(checkpoint, describe(parts, loading=True), parts.groups.data_context.group)
     for index, chunk in enumerate(parts.chunks):
         chunk.module.load_state_dict(loaded[f"model{index}"])
@@ -76,14 +76,14 @@ def stored_config(checkpoint: Checkpoint, numbers: dict[str, Any]) -> RunConfig:
         raise CheckpointError(f"{checkpoint.path}: state.json holds no run configuration: {error}") from error
 
 
-def refuse_other_shape(ours: ModelConfig, theirs: ModelConfig, checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError when the checkpoint's tensors have other shapes than the model's."""
+def refuse_other_shape(ours: ModelConfig, theirs: ModelConfig, where: str) -> None:
+    """Raise CheckpointError when the tensors in ``where`` have other shapes than the model's."""
     different = [name for name in SHAPE_FIELDS if getattr(ours, name) != getattr(theirs, name)]
     if different:
         details = ", ".join(f"{name} {getattr(theirs, name)} there, {getattr(ours, name)} here" for name in different)
         raise CheckpointError(
-            f"{checkpoint.path} is of size {theirs.size}, this run of size {ours.size}: {details}; "
-            "give the size and the tokenizer that the checkpoint was trained with"
+            f"{where} holds a model of size {theirs.size}, this run is of size {ours.size}: {details}; "
+            "give the size and the tokenizer that it was trained with"
         )
 
 

@@ -30,6 +30,8 @@ class Totals:
     """Labels of the step."""
     tokens: int
     """Tokens seen."""
+    flops: float
+    """Training FLOPs of the step, exact for the lengths of its pieces."""
     digest: int
     """Digest of the rows: sum of the rows' digests modulo 2**64, whatever rank computed them."""
     gradient_norm: float
@@ -54,6 +56,8 @@ class Local:
     """Part of the squared gradient norm, shape [], float64."""
     tokens: int
     """Tokens of this data rank's rows."""
+    flops: float
+    """Training FLOPs of this data rank's rows."""
     digest: int
     """Digest of this data rank's rows."""
     stop: int
@@ -78,18 +82,20 @@ def _host_numbers(local: Local, groups: Groups) -> list[float]:
     counts = float(all(axis.is_first for axis in (groups.tensor, groups.context, groups.pipeline)))
     parts = [float((local.digest >> (DIGEST_BITS * part)) & (2**DIGEST_BITS - 1)) for part in range(DIGEST_PARTS)]
     saves = float(local.save and groups.world.is_first)
-    return [counts * number for number in (local.tokens, *parts)] + [saves, *(float(local.stop == s) for s in SIGNALS)]
+    stops = [float(local.stop == number) for number in SIGNALS]
+    return [*(counts * number for number in (local.tokens, local.flops, *parts)), saves, *stops]
 
 
 def _read(numbers: list[float], sources: int) -> Totals:
     sums, counts = numbers[0 : 2 * sources : 2], numbers[1 : 2 * sources : 2]
-    square_norm, tokens, *rest = numbers[2 * sources :]
+    square_norm, tokens, flops, *rest = numbers[2 * sources :]
     parts, saves, stops = rest[:DIGEST_PARTS], rest[DIGEST_PARTS], rest[DIGEST_PARTS + 1 :]
     labels = sum(counts)
     return Totals(
         loss=sum(sums) / labels if labels else 0.0,
         labels=int(labels),
         tokens=int(tokens),
+        flops=flops,
         digest=sum(int(part) << (DIGEST_BITS * index) for index, part in enumerate(parts)) % DIGEST_MODULUS,
         gradient_norm=math.sqrt(square_norm) if square_norm >= 0 else math.nan,
         stop=next((int(number) for number, flag in zip(SIGNALS, stops, strict=True) if flag), 0),

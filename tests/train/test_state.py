@@ -22,14 +22,14 @@ NEVER = CheckpointConfig(every_tokens=0, every_steps=0, every_minutes=0.0)
 
 def totals(**changes):
     values = {
-        "loss": 1.0, "labels": 1, "tokens": 1, "digest": 0, "gradient_norm": 1.0, "stop": 0, "save": False,
+        "loss": 1.0, "labels": 1, "tokens": 1, "flops": 1.0, "digest": 0, "gradient_norm": 1.0, "stop": 0, "save": False,
         "source_loss": (1.0,), "source_labels": (1,),
     }  # fmt: skip
     return Totals(**{**values, **changes})
 
 
 def test_state_survives_a_round_trip():
-    state = TrainState(step=3, tokens=300, updates=2, refused=1, refused_in_a_row=1, seconds=0.5, finished=True)
+    state = TrainState(step=3, tokens=300, updates=2, refused=1, refused_in_a_row=1, finished=True)
     assert TrainState.from_dict(state.to_dict()) == state
 
 
@@ -40,9 +40,9 @@ def test_a_damaged_state_is_refused(change):
 
 
 def test_a_refused_step_moves_on_in_the_data_but_not_in_the_weights():
-    state = TrainState().after(tokens=10, accepted=True, seconds=1).after(tokens=10, accepted=False, seconds=1)
+    state = TrainState().after(tokens=10, accepted=True).after(tokens=10, accepted=False)
     assert (state.step, state.tokens, state.updates, state.refused, state.refused_in_a_row) == (2, 20, 1, 1, 1)
-    assert state.after(tokens=1, accepted=True, seconds=1).refused_in_a_row == 0
+    assert state.after(tokens=1, accepted=True).refused_in_a_row == 0
 
 
 @pytest.mark.parametrize("loss", [1.0, math.nan, math.inf])
@@ -89,7 +89,7 @@ def test_the_token_clock_does_not_drift():
     config = replace(NEVER, every_tokens=100)
     state, saves = TrainState(), []
     for _ in range(100):
-        state = state.after(tokens=30, accepted=True, seconds=0)
+        state = state.after(tokens=30, accepted=True)
         if reason := save_reason(state, totals(), config):
             state = mark_saved(state, reason, config)
             saves.append(state.tokens)

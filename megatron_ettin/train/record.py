@@ -1,0 +1,95 @@
+"""What a run tells: one record a step, held-out losses, and lines for people."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import torch
+
+from megatron_ettin.config.hardware import peak_flops
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.observe import Meter, Sinks, open_sinks, peak_bytes
+from megatron_ettin.parallel.groups import Groups
+from megatron_ettin.train.state import TrainState
+from megatron_ettin.train.step import StepResult
+
+
+class Recorder:
+    """Writes metrics.jsonl, TensorBoard and the console from the first rank; elsewhere it does nothing."""
+
+    def __init__(self, config: RunConfig, groups: Groups, run: Path, sources: list[str]) -> None:
+        self._config, self._run, self._sources = config, run, sources
+        self._reports = groups.world.is_first
+        self._meter = Meter(peak_flops(_device_name(groups), config.compute.precision), groups.world.size)
+        self._early: list[str] = []
+        self._sinks: Sinks | None = None
+
+    def open(self, state: TrainState) -> None:
+        """Begin to write, after the records of ``state``; lines said before are written first."""
+        self._sinks = open_sinks(self._run, self._config, self._reports, state.step)
+        for text in self._early:
+            self._sinks.message(text)
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if self._sinks is None:
+            self._early.append(text)
+        else:
+            self._sinks.message(text)
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._meter.start_step()
+
+    def step(self, state: TrainState, result: StepResult, rate: float) -> None:
+        """A step has ended; ``state`` is the one after it."""
+        totals = result.totals
+        reading = self._meter.end_step(totals.tokens, totals.flops, result.accepted)
+        record = {
+            "kind": "step",
+            "step": state.step,
+            "tokens": state.tokens,
+            "loss": totals.loss,
+            "lr": rate,
+            "gradient_norm": totals.gradient_norm,
+            "labels": totals.labels,
+            "batch": f"{totals.digest:016x}",
+            "sources": self._by_source(totals.source_loss, totals.source_labels),
+            "refused": state.refused,
+            "peak_bytes": peak_bytes(),
+            **reading.to_dict(),
+        }
+        if not result.accepted:
+            record["note"] = "not finite: nothing updated"
+        self._write(record)
+
+    def evaluation(self, state: TrainState, loss: float) -> None:
+        """Held-out loss of the weights after ``state``."""
+        self._write({"kind": "evaluation", "step": state.step, "tokens": state.tokens, "loss": loss})
+
+    def close(self, state: TrainState, received: int) -> None:
+        """Say how the run ended and how to go on."""
+        if state.finished:
+            self.say(f"finished: {state.step} steps, {state.tokens:,} tokens; {self._run}")
+        elif state.step:
+            name = signal.Signals(received).name
+            self.say(f"stopped by {name} after step {state.step}, saved in {self._run}; the same command goes on")
+        else:
+            self.say(f"stopped by {signal.Signals(received).name} before the first step; nothing to save")
+        if self._sinks is not None:
+            self._sinks.close()
+
+    def _by_source(self, losses: tuple[float, ...], labels: tuple[int, ...]) -> dict[str, float]:
+        """Mean loss of each source that had labels in the step."""
+        return {
+            name: loss for name, loss, count in zip(self._sources, losses, labels, strict=True) if count
+        }
+
+    def _write(self, record: dict[str, object]) -> None:
+        if self._sinks is not None:
+            self._sinks.write(record)
+
+
+def _device_name(groups: Groups) -> str:
+    return torch.cuda.get_device_name() if groups.device.kind == "cuda" else "CPU"
