@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -19,14 +20,12 @@ from megatron_ettin.train.step import Asks, StepResult
 class Actions:
     """What the loop does, without knowing how."""
 
-    begin: Callable[[], None]
-    """A step begins: from here its time counts."""
     step: Callable[[list[Batch], int, float, Asks], StepResult]
     """Take one optimizer step on micro-batches: (batches, step number, learning rate, asks)."""
     rate: Callable[[int], float]
     """Learning rate after so many tokens of the stage."""
-    observe: Callable[[TrainState, StepResult, float], None]
-    """Record a step: (state after it, result, learning rate)."""
+    observe: Callable[[TrainState, StepResult, float, float], None]
+    """Record a step: (state after it, result, learning rate, seconds)."""
     evaluate: Callable[[TrainState], None]
     """Evaluate on held-out rows when that is due."""
     save: Callable[[TrainState, Reason], None]
@@ -46,12 +45,12 @@ def train_loop(
     clock = SaveClock(minutes=config.checkpoint.every_minutes)
     stopped = actions.stop_anywhere(stop.received)
     while not state.finished and not stopped:
-        actions.begin()
+        started = time.perf_counter()
         rate = actions.rate(state.tokens)
         result = actions.step(next(batches)[1], state.step, rate, Asks(stop=stop.received, save=clock.rings()))
         state = state.after(tokens=result.totals.tokens, accepted=result.accepted)
         state = replace(state, finished=state.tokens >= config.schedule.tokens)
-        actions.observe(state, result, rate)
+        actions.observe(state, result, rate, time.perf_counter() - started)
         actions.evaluate(state)
         if reason := save_reason(state, result.totals, config.checkpoint):
             state = mark_saved(state, reason, config.checkpoint)

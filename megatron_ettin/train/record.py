@@ -38,14 +38,10 @@ class Recorder:
         else:
             self._sinks.message(text)
 
-    def begin(self) -> None:
-        """A step begins."""
-        self._meter.start_step()
-
-    def step(self, state: TrainState, result: StepResult, rate: float) -> None:
-        """A step has ended; ``state`` is the one after it."""
+    def step(self, state: TrainState, result: StepResult, rate: float, seconds: float) -> None:
+        """A step has ended that took ``seconds``, waiting for data included; ``state`` is the one after it."""
         totals = result.totals
-        reading = self._meter.end_step(totals.tokens, totals.flops, result.accepted)
+        reading = self._meter.add(seconds, totals.tokens, totals.flops, result.accepted)
         record = {
             "kind": "step",
             "step": state.step,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from megatron_ettin.checkpoint.retention import Reason
 from megatron_ettin.checkpoint.together import on_first
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
-from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.loader import Loader
 from megatron_ettin.data.stage import StageData, open_stage
@@ -52,9 +50,11 @@ def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Ou
     with StopRequest() as stop:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         rules.check(config, world)
-        stage = open_stage(config)
-        config = with_vocabulary(with_world_size(config, world), stage.vocabulary)
+        config = with_world_size(config, world)
         groups = initialize(config.layout)
+        on_first(lambda: open_stage(config).fingerprint)  # builds row indexes that are not there yet
+        stage = open_stage(config)
+        config = with_vocabulary(config, stage.vocabulary.size)
         on_first(lambda: open_run_folder(run, config))
         parts = build_parts(config, groups, len(stage.sources))
         recorder = Recorder(config, groups, run, stage.sources)
@@ -70,7 +70,6 @@ def _steps(
 ) -> TrainState:
     config, data = parts.config, parts.groups.data
     actions = Actions(
-        begin=recorder.begin,
         step=partial(_step, parts),
         rate=lambda tokens: config.schedule.peak_rate * learning_rate_factor(config.schedule, tokens),
         observe=recorder.step,
@@ -78,9 +77,9 @@ def _steps(
         save=partial(_save, parts, run, stage.fingerprint, recorder),
         stop_anywhere=partial(agree_maximum, parts.groups),
     )
-    objective, rows = OBJECTIVES[config.objective], config.layout.micro_batch_rows
-    with contextlib.closing(Loader(stage, objective, data.rank, data.size, rows, state.step)) as loader:
-        return train_loop(config, state, iter(loader), actions, stop)
+    rows = config.layout.micro_batch_rows
+    with Loader(stage, config.objective, data.rank, data.size, rows, state.step) as loader:
+        return train_loop(config, state, loader, actions, stop)
 
 
 def _step(parts: Parts, batches: list[Batch], step: int, rate: float, asks: Asks) -> StepResult:
@@ -88,11 +87,10 @@ def _step(parts: Parts, batches: list[Batch], step: int, rate: float, asks: Asks
 
 
 def _evaluate(parts: Parts, stage: StageData, recorder: Recorder, state: TrainState) -> None:
-    observe = parts.config.observe
-    if evaluation_due(state, observe):
-        batches = stage.held_out(OBJECTIVES[parts.config.objective], observe.evaluate_rows)
-        if batches:
-            recorder.evaluation(state, held_out_loss(parts, batches))
+    config = parts.config
+    if config.data.held_out_share and evaluation_due(state, config.observe):
+        batches = stage.held_out(config.objective, config.observe.evaluate_rows)
+        recorder.evaluation(state, held_out_loss(parts, batches))
 
 
 def _save(
