@@ -9,12 +9,18 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.serialization import (
     get_default_load_sharded_strategy,
-    get_default_save_sharded_strategy,
 )
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
 )
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    TorchDistSaveShardedStrategy,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+from torch.distributed import checkpoint as torch_checkpoint
 
 from megatron_ettin.checkpoint.allowed import check_index
 
@@ -34,9 +40,26 @@ def metadata_for(data_group: torch.distributed.ProcessGroup) -> dict[str, Any]:
     }
 
 
+class _WriteHere(TorchDistSaveShardedStrategy):  # type: ignore[misc]
+    """Megatron-Core's torch_dist format, written by this process.
+
+    Its own writer starts a server process on every rank and forks two more for each save, for the sake of saving in
+    the background; here a save is over when it returns, and an error reaches the caller.
+    """
+
+    def save(self, sharded_state_dict: Shards, checkpoint_dir: Path | str) -> None:
+        """Write this rank's tensors and, on the first rank, their index."""
+        shards, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, keep_only_main_replica=True)
+        torch_checkpoint.save(
+            mcore_to_pyt_state_dict(shards, False),
+            storage_writer=torch_checkpoint.FileSystemWriter(checkpoint_dir, sync_files=False),
+            planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
+        )
+
+
 def write_shards(folder: Path, shards: Shards, data_group: torch.distributed.ProcessGroup) -> None:
     """Write the tensors into an empty ``folder``; every rank calls this and the data ranks share the writing."""
-    strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy(), data_group)
+    strategy = FullyParallelSaveStrategyWrapper(_WriteHere("torch_dist", 1), data_group)
     dist_checkpointing.save(shards, str(folder), strategy)
 
 

@@ -7,9 +7,11 @@ from typing import TypeVar
 
 import torch
 
-from megatron_ettin.errors import CheckpointError, EttinError
+from megatron_ettin.errors import CheckpointError, ConfigError, DataError, EttinError
 
 Result = TypeVar("Result")
+
+_KINDS: dict[str, type[EttinError]] = {kind.__name__: kind for kind in (CheckpointError, ConfigError, DataError)}
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -22,7 +24,8 @@ def rank_and_size() -> tuple[int, int]:
 def everywhere(work: Callable[[], Result]) -> list[Result]:
     """Run ``work`` on every rank and return all results, in rank order, on each.
 
-    When it fails anywhere, every rank raises the error of the first rank that failed. One small exchange of objects.
+    When it fails anywhere, every rank raises the error of the first rank that failed, as one a user can act upon.
+    One small exchange of objects.
     """
     rank, size = rank_and_size()
     error: Exception | None = None
@@ -31,21 +34,24 @@ def everywhere(work: Callable[[], Result]) -> list[Result]:
         result = work()
     except Exception as caught:  # carried to every rank and raised there
         error = caught
-    outcomes: list[tuple[str, Result | None]] = [(_message(error), result)]
+    outcomes: list[tuple[tuple[str, str] | None, Result | None]] = [(_portable(error), result)]
     if size > 1:
-        gathered: list[tuple[str, Result | None] | None] = [None] * size
+        gathered: list[tuple[tuple[str, str] | None, Result | None] | None] = [None] * size
         torch.distributed.all_gather_object(gathered, outcomes[0])
         outcomes = [outcome for outcome in gathered if outcome is not None]
-    for number, (message, _) in enumerate(outcomes):
-        if message:
-            raise CheckpointError(message if number == rank else f"rank {number}: {message}") from error
+    for number, (failure, _) in enumerate(outcomes):
+        if failure:
+            kind, message = failure
+            raise _KINDS[kind](message if number == rank else f"rank {number}: {message}") from error
     return [outcome for _, outcome in outcomes]  # type: ignore[misc]
 
 
-def _message(error: Exception | None) -> str:
+def _portable(error: Exception | None) -> tuple[str, str] | None:
     if error is None:
-        return ""
-    return str(error) if isinstance(error, EttinError) else f"{type(error).__name__}: {error}"
+        return None
+    if type(error).__name__ in _KINDS:
+        return type(error).__name__, str(error)
+    return CheckpointError.__name__, f"{type(error).__name__}: {error}"
 
 
 def on_first(work: Callable[[], Result]) -> Result:
