@@ -19,6 +19,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "prepare": Verb("megatron_ettin.commands.prepare", "text to a tokenized corpus"),
+    "pretrain": Verb("megatron_ettin.commands.pretrain", "train, or go on where a run stopped; under torchrun"),
     "estimate": Verb("megatron_ettin.commands.estimate", "parameters, work, time, memory and bubble, before a run"),
     "tokenizer": Verb("megatron_ettin.commands.tokenizer", "train a byte-level BPE tokenizer"),
 }

@@ -33,6 +33,7 @@ from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from megatron_ettin.errors import ConfigError
 
 ALIASES = {
+    "--run-folder": "--run",  # torchrun under Python 3.11 takes --run for one of its own options
     "--data": "--data.data",
     "--from": "--start.from-run",
     "--init-from": "--start.huggingface",

@@ -80,8 +80,8 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
             described: object = super().sharded_param_state_fully_reshardable(*arguments, **options)
             return described
 
-    def attach(self, groups: Groups) -> None:
-        """Learn which whole tensor each local one is a part of. Called once, after construction."""
+    def attach(self, sizes: Sequence[int], groups: Groups) -> None:
+        """Learn which whole tensor each local one is a part of, and the elements of each. Called once."""
         wholes = [parameter for chunk in self.model_chunks for parameter in chunk.parameters()]
         slot_of = {id(parameter): slot for slot, parameter in enumerate(wholes)}
         locals_ = list(itertools.chain(*map(_owners, self.model_fp32_groups, self.model_float16_groups)))
@@ -93,9 +93,7 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
                 dtype=torch.float64,
                 device=device,
             ),
-            sizes=torch.tensor(
-                [_whole_size(whole, groups.tensor.size) for whole in wholes], dtype=torch.float64, device=device
-            ),
+            sizes=torch.tensor(sizes, dtype=torch.float64, device=device),
             sum_over_ranks=_sum_over(groups.collection.tp_dp_cp),
         )
         self._once = torch.tensor(
@@ -117,12 +115,6 @@ def _owners(floats: list[Parameter], halves: list[Parameter]) -> list[Parameter]
 
 def _is_split(parameter: Parameter) -> bool:
     return bool(getattr(parameter, "tensor_model_parallel", False))
-
-
-def _whole_size(parameter: Parameter, tensor_size: int) -> int:
-    """Elements of the whole tensor, without the rows that only pad it."""
-    size = parameter.numel() * (tensor_size if _is_split(parameter) else 1)
-    return size - int(getattr(parameter, "padding_elements", 0))
 
 
 def _sum_over(group: torch.distributed.ProcessGroup) -> Callable[[Tensor], None]:
@@ -167,9 +159,12 @@ def parameter_groups(parameters: Sequence[Parameter], config: OptimizerConfig) -
 
 
 def build_optimizer(
-    chunks: Sequence[DistributedDataParallel], config: RunConfig, groups: Groups
+    chunks: Sequence[DistributedDataParallel], sizes: Sequence[int], config: RunConfig, groups: Groups
 ) -> ShardedOptimizer:
-    """The optimizer of this rank's model chunks. State is allocated at the first step or load."""
+    """The optimizer of this rank's model chunks. State is allocated at the first step or load.
+
+    ``sizes``: for each parameter of the chunks, in order, the elements of its whole tensor without padding.
+    """
     parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
     inner = StableAdamW(
         parameter_groups(parameters, config.optimizer),
@@ -194,5 +189,5 @@ def build_optimizer(
     )  # fmt: skip
     optimizer.tp_group = groups.collection.tp
     optimizer.grad_stats_parallel_group = groups.world.group
-    optimizer.attach(groups)
+    optimizer.attach(sizes, groups)
     return optimizer

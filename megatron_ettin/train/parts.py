@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from megatron.core.distributed import DistributedDataParallel
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.build import build_model
+from megatron_ettin.model.canonical import entries, shapes
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.optimizer import ShardedOptimizer, build_optimizer
 from megatron_ettin.train.wrap import wrap
@@ -31,11 +33,14 @@ class Parts:
 
 def build_parts(config: RunConfig, groups: Groups, sources: int) -> Parts:
     """Build model and optimizer with their initial weights. Every rank calls this."""
-    chunks = wrap(build_model(config, groups), config.layout, groups)
+    models = build_model(config, groups)
+    chunks = wrap(models, config.layout, groups)
+    whole = shapes(config.model)
+    sizes = [math.prod(whole[entry.name]) for entry in entries(models)]
     return Parts(
         config=config,
         chunks=chunks,
-        optimizer=build_optimizer(chunks, config, groups),
+        optimizer=build_optimizer(chunks, sizes, config, groups),
         groups=groups,
         sources=sources,
     )

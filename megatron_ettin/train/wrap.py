@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.distributed import finalize_model_grads as reduce_gradients
+from megatron.core.enums import ModelType
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.utils import get_model_config
 
@@ -21,6 +22,8 @@ def wrap(
 
     With overlap a bucket of ``bucket_size`` elements is reduced as soon as it is full (None: Megatron-Core's choice).
     """
+    for model in models:
+        model.model_type = ModelType.encoder_or_decoder  # what the schedules look for
     chunks = [
         DistributedDataParallel(
             get_model_config(model),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -62,7 +63,7 @@ def toy_parts(layout: LayoutConfig, groups, *, precision="fp32", bucket=None):
         for name, parameter in model.named_parameters():
             parameter.copy_(local_part(name, whole_tensors(0)[name], groups))
     chunks = wrap([model], layout, groups, bucket_size=bucket)
-    return config, chunks, build_optimizer(chunks, config, groups)
+    return config, chunks, build_optimizer(chunks, [math.prod(SHAPES[name]) for name, _ in model.named_parameters()], config, groups)
 
 
 def set_gradients(chunks, groups, step, scale=1.0):
