@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "prepare": Verb("megatron_ettin.commands.prepare", "text to a tokenized corpus"),
     "pretrain": Verb("megatron_ettin.commands.pretrain", "train, or go on where a run stopped; under torchrun"),
+    "check": Verb("megatron_ettin.commands.check", "rules, files, rows, steps, memory and settings of a run"),
     "estimate": Verb("megatron_ettin.commands.estimate", "parameters, work, time, memory and bubble, before a run"),
     "tokenizer": Verb("megatron_ettin.commands.tokenizer", "train a byte-level BPE tokenizer"),
 }
@@ -50,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         return status
     except EttinError as error:
         print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is read: flushing must not fail
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,0 +1,52 @@
+"""``ettin check``: everything about a run that can be known before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ettin.commands.arguments import RunFlags, parse, recipe_named, run_folder
+from megatron_ettin.commands.preflight import Request, examine
+from megatron_ettin.commands.tables import pairs
+from megatron_ettin.config.codec import fingerprint, flatten
+from megatron_ettin.config.run import RunConfig
+
+FAILED = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckFlags(RunFlags):
+    """Rules, files, fingerprints, rows, steps, memory and the resolved settings of a run; needs no GPU."""
+
+    world: int = 0
+    """Ranks of the run; 0: not known."""
+    quiet: bool = False
+    """Leave out the resolved settings."""
+
+
+def main(arguments: list[str]) -> int:
+    """Print what was found and the resolved run; status 2 when something is wrong."""
+    config, flags = parse(arguments, CheckFlags, "check", checked=False)
+    base, _ = recipe_named(arguments, "check")
+    request = Request(config=config, run=run_folder(config, flags), world=flags.world or None, verify=None)
+    config, found = examine(request)
+    for finding in found:
+        print(finding)
+    if not flags.quiet:
+        print(f"\n{settings(config, base)}\n\nfingerprint {fingerprint(config)}")
+    return FAILED if any(finding.state == "error" for finding in found) else 0
+
+
+def settings(config: RunConfig, base: RunConfig) -> str:
+    """Every setting; those that differ from the recipe are marked."""
+    recipe = flatten(base)
+    return pairs([
+        (path, f"{shown(value)}" + (f"   (recipe: {shown(recipe[path])})" if value != recipe[path] else ""))
+        for path, value in flatten(config).items()
+    ])  # fmt: skip
+
+
+def shown(value: object) -> str:
+    """A value in words; large counts with separators."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "-" if value in ("", ()) else str(value)
