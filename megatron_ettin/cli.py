@@ -23,6 +23,8 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("megatron_ettin.commands.pretrain", "train, or go on where a run stopped; under torchrun"),
     "check": Verb("megatron_ettin.commands.check", "rules, files, rows, steps, memory and settings of a run"),
     "estimate": Verb("megatron_ettin.commands.estimate", "parameters, work, time, memory and bubble, before a run"),
+    "order": Verb("megatron_ettin.commands.order", "what a run has read: by step, by document, between checkpoints"),
+    "pack": Verb("megatron_ettin.commands.pack", "build pack indexes ahead of training, and report what a stage reads"),
     "tokenizer": Verb("megatron_ettin.commands.tokenizer", "train a byte-level BPE tokenizer"),
 }
 

@@ -1,0 +1,102 @@
+"""`ettin order RUN`: what a run has read, by step, by document, or between two checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megatron_ettin.errors import DataError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `ettin order`."""
+    result = argparse.ArgumentParser(
+        prog="ettin order",
+        description="What a run has read. Steps are counted as in metrics.jsonl: checkpoint step-N has seen 1 to N.",
+    )
+    result.add_argument("run", type=Path, help="folder of the run")
+    question = result.add_mutually_exclusive_group(required=True)
+    question.add_argument("--step", type=int, help="rows, pieces, sources and masks of a step")
+    question.add_argument("--document", type=int, help="the steps that saw this document of the source")
+    question.add_argument(
+        "--between", type=int, nargs=2, metavar=("A", "B"), help="write the rows of the steps A + 1 to B as parquet"
+    )
+    result.add_argument("--text", action="store_true", help="with --step: print the text, masks included")
+    result.add_argument("--rows", type=int, default=0, help="with --step: print only so many rows (default all)")
+    result.add_argument("--source", help="with --document: name of the source; needed when there are several")
+    result.add_argument("--until", type=int, help="with --document: last step to look at (default: the run's newest)")
+    result.add_argument("--output", type=Path, help="with --between: the file (default RUN/order/steps-A-to-B.parquet)")
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command and return its exit status."""
+    options = parser().parse_args(arguments)
+    _refuse_unused(options)
+    if options.step is not None:
+        return print_step(options.run, options.step, options.text, options.rows)
+    if options.document is not None:
+        return print_document(options.run, options.document, options.source, options.until)
+    first, last = options.between
+    return write_between(options.run, first, last, options.output)
+
+
+def _refuse_unused(options: argparse.Namespace) -> None:
+    for flag, owner in (("text", "step"), ("rows", "step"), ("source", "document"), ("until", "document")):
+        if getattr(options, flag) and getattr(options, owner) is None:
+            parser().error(f"--{flag} goes with --{owner}")
+    if options.output and options.between is None:
+        parser().error("--output goes with --between")
+
+
+def print_step(run: Path, step: int, text: bool, rows: int) -> int:
+    """Print the rows of a step; compares with the digest in metrics.jsonl when that is there."""
+    from megatron_ettin.data.metrics import recorded_digest
+    from megatron_ettin.data.replay import open_run, seen_step
+    from megatron_ettin.data.show import row_lines, text_lines
+
+    _, stage = open_run(run)
+    seen = seen_step(stage, step)
+    recorded = recorded_digest(run, step)
+    if recorded not in (None, seen.digest):
+        raise DataError(
+            f"{run}: step {step} was trained on rows with digest {recorded}, but they are computed as {seen.digest}; "
+            "a corpus, the mixture or the settings are not those of the run"
+        )
+    batch = seen.batch
+    print(
+        f"step {step}: {batch.rows} rows, {batch.tokens} tokens, {batch.labels} labels, digest {seen.digest}"
+        + (", as recorded" if recorded else "")
+    )
+    for place in range(min(rows or batch.rows, batch.rows)):
+        for line in text_lines(stage, seen, place) if text else row_lines(stage, seen, place):
+            print(line)
+    return 0
+
+
+def print_document(run: Path, document: int, source: str | None, until: int | None) -> int:
+    """Print the steps that saw a document."""
+    from megatron_ettin.data.replay import is_held_out, newest_step, open_run, sightings
+
+    _, stage = open_run(run)
+    last, reason = (until, "--until") if until else newest_step(run, stage)
+    found = sightings(stage, document, last, source)
+    print(f"document {document}: {len(found)} pieces read in the steps 1 to {last} ({reason})")
+    for seen in found:
+        place = f"row {seen.place} (pool row {seen.number}, pass {seen.pass_number})"
+        print(f"  step {seen.step}: {place}, tokens {seen.start} to {seen.start + seen.length}")
+    if not found and is_held_out(stage, document, source):
+        print("  it is held out: training never sees it")
+    return 0
+
+
+def write_between(run: Path, first: int, last: int, output: Path | None) -> int:
+    """Write the rows between two checkpoints."""
+    from megatron_ettin.data.order_file import write_order_file
+    from megatron_ettin.data.replay import open_run
+
+    _, stage = open_run(run)
+    path = output or run / "order" / f"steps-{first}-to-{last}.parquet"
+    rows = write_order_file(stage, first, last, path)
+    print(f"{path}: {rows} rows of the steps {first + 1} to {last}")
+    return 0

@@ -1,0 +1,41 @@
+"""Rows of a step as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.data.replay import SeenStep
+from megatron_ettin.data.stage import StageData
+from megatron_ettin.data.tokenizer import Tokenizer
+
+
+def row_lines(stage: StageData, seen: SeenStep, place: int) -> Iterator[str]:
+    """One line for a row, and one for each piece with the number of tokens that are predicted in it."""
+    row = seen.rows[place]
+    yield f"row {place}: pool row {row.number}, source {row.source}, its row {row.row}, pass {row.pass_number}"
+    targets = _target_tokens(stage, seen, place)
+    at = 0
+    for document, start, length in row.pieces:
+        inside = [token for token in targets if at < token <= at + length + 1]
+        yield f"  document {document}, tokens {start} to {start + length}: {len(inside)} predicted"
+        at += length + 2
+
+
+def text_lines(stage: StageData, seen: SeenStep, place: int) -> Iterator[str]:
+    """The same with the text of each piece as the model reads it, masks and random ids included."""
+    tokenizer = Tokenizer.from_file(stage.tokenizer_json)
+    ids, at = seen.batch.input_ids_BT[place], 0
+    lines = row_lines(stage, seen, place)
+    yield next(lines)
+    for line, (_, _, length) in zip(lines, seen.rows[place].pieces, strict=True):
+        yield line
+        yield "    " + tokenizer.decode(ids[at : at + length + 2]).replace("\n", "\n    ")
+        at += length + 2
+
+
+def _target_tokens(stage: StageData, seen: SeenStep, place: int) -> list[int]:
+    """Places in the row of the tokens that are predicted."""
+    length, offset = seen.batch.row_length, OBJECTIVES[stage.config.objective].label_offset
+    tokens = seen.batch.label_positions_L - offset - place * length
+    return [int(token) for token in tokens if 0 <= token < length]
