@@ -143,6 +143,7 @@ class Builder {
       : block_bytes_(block_bytes) {
     EncodeSettings settings = settings_of(options);
     maximum_record_ = settings.maximum_record;
+    keys_ = settings.keys.size();
     BuildState state;
     state.outputs.resize(outputs.size());
     if (!record.empty() && !BuildState::decode(record, outputs.size(), state)) {
@@ -210,12 +211,22 @@ class Builder {
     cutter_.reset();
   }
 
-  void feed_texts(uint32_t source, const py::buffer& data, const py::handle& ends, uint64_t begin, bool rows) {
-    feed_records(source, RecordKind::texts, data, ends, begin, rows, 1);
+  void feed_texts(uint32_t source, const py::buffer& data, const py::handle& ends, uint64_t begin, bool rows,
+                  const py::handle& missing) {
+    Block block = records(source, RecordKind::texts, data, ends, 1, missing);
+    block.begin = begin;
+    block.counts_rows = rows;
+    block.end = begin + (rows ? block.ends.size() / keys_ : block.bytes.size());
+    pipeline_->submit(std::move(block));
   }
 
-  void feed_ids(uint32_t source, const py::buffer& data, const py::handle& ends, uint64_t begin) {
-    feed_records(source, RecordKind::ids, data, ends, begin, true, sizeof(uint32_t));
+  void feed_ids(uint32_t source, const py::buffer& data, const py::handle& ends, uint64_t begin,
+                const py::handle& missing) {
+    Block block = records(source, RecordKind::ids, data, ends, sizeof(uint32_t), missing);
+    block.begin = begin;
+    block.counts_rows = true;
+    block.end = begin + block.ends.size();
+    pipeline_->submit(std::move(block));
   }
 
   void feed_rejected(uint32_t source, uint8_t kind, uint64_t offset, uint64_t end, const std::string& reason) {
@@ -271,24 +282,27 @@ class Builder {
     pipeline_->submit(std::move(block));
   }
 
-  void feed_records(uint32_t source, RecordKind kind, const py::buffer& data, const py::handle& ends, uint64_t begin,
-                    bool rows, size_t unit) {
+  Block records(uint32_t source, RecordKind kind, const py::buffer& data, const py::handle& ends, size_t unit,
+                const py::handle& missing) {
     const py::buffer_info info = data.request();
     const std::string_view bytes = buffer_view(info);
     Block block;
     block.source = source;
     block.kind = kind;
     block.ends = copy_vector<uint64_t>(ends);
+    block.missing = copy_vector<uint8_t>(missing);
     check_ends(block.ends, bytes.size() / unit);
+    const size_t width = kind == RecordKind::texts ? keys_ : 1;
+    if (block.ends.size() % width != 0 || (!block.missing.empty() && block.missing.size() != block.ends.size() / width)) {
+      throw std::invalid_argument("the number of texts does not fit the number of rows");
+    }
     block.bytes.assign(bytes);
-    block.begin = begin;
-    block.counts_rows = rows;
-    block.end = rows ? begin + block.ends.size() : begin + bytes.size();
-    pipeline_->submit(std::move(block));
+    return block;
   }
 
   uint64_t block_bytes_;
   uint64_t maximum_record_ = 0;
+  size_t keys_ = 1;
   std::unique_ptr<Pipeline> pipeline_;
   std::shared_ptr<const InputFile> file_;
   std::unique_ptr<StreamCutter> cutter_;
@@ -352,8 +366,9 @@ void bind_builder(py::module_& module) {
       .def("feed_stream", &Builder::feed_stream, py::arg("data"))
       .def("finish_stream", &Builder::finish_stream, py::arg("drop_tail"))
       .def("feed_texts", &Builder::feed_texts, py::arg("source"), py::arg("data"), py::arg("ends"), py::arg("begin"),
-           py::arg("rows"))
-      .def("feed_ids", &Builder::feed_ids, py::arg("source"), py::arg("data"), py::arg("ends"), py::arg("begin"))
+           py::arg("rows"), py::arg("missing"))
+      .def("feed_ids", &Builder::feed_ids, py::arg("source"), py::arg("data"), py::arg("ends"), py::arg("begin"),
+           py::arg("missing"))
       .def("feed_rejected", &Builder::feed_rejected, py::arg("source"), py::arg("kind"), py::arg("offset"),
            py::arg("end"), py::arg("reason"))
       .def("end_source", &Builder::end_source, py::arg("source"), py::arg("end"), py::arg("bytes"),

@@ -31,7 +31,8 @@ struct Block {
   uint32_t source = 0;
   RecordKind kind = RecordKind::json_lines;
   std::string bytes;
-  std::vector<uint64_t> ends;
+  std::vector<uint64_t> ends;   // of texts: with several outputs, one for each of them in each row
+  std::vector<uint8_t> missing;  // rows without a value; empty when there are none
   uint64_t separator = 0;       // texts: bytes between one document and the next
   bool counts_rows = false;     // begin and end are row numbers, not byte offsets
   std::shared_ptr<const InputFile> file;  // json_lines only: the lines that start in [begin, end) of this file

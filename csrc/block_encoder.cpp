@@ -142,35 +142,48 @@ void BlockEncoder::json_line(std::string_view line, uint64_t offset, bool known_
   take_record(offset, result);
 }
 
+// Rows of one text for each output; a block of a text file has one output.
 void BlockEncoder::text_block(const Block& block, BlockResult& result) {
+  const size_t width = documents_.size();
+  std::vector<std::string_view> texts(width);
   uint64_t begin = 0;
-  for (const uint64_t end : block.ends) {
-    if (stopped(result)) return;
-    const uint64_t offset = block.begin + (block.counts_rows ? result.lines : begin);
+  for (size_t row = 0; row * width < block.ends.size() && !stopped(result); ++row) {
+    const uint64_t offset = block.begin + (block.counts_rows ? row : begin);
+    for (size_t i = 0; i < width; ++i) {
+      const uint64_t end = block.ends[row * width + i];
+      texts[i] = std::string_view(block.bytes.data() + begin, end - begin);
+      begin = end + block.separator;
+    }
     ++result.lines;
-    text_record(std::string_view(block.bytes.data() + begin, end - begin), block, offset, result);
-    begin = end + block.separator;
+    if (!block.missing.empty() && block.missing[row] != 0) {
+      reject(result, Reject::not_a_string, offset, "the row holds no value");
+    } else if (check_texts(texts, block.counts_rows, offset, result)) {
+      for (size_t i = 0; i < width; ++i) documents_[i] = {&texts[i], 1, 0};
+      take_record(offset, result);
+    }
   }
 }
 
-void BlockEncoder::text_record(std::string_view text, const Block& block, uint64_t offset, BlockResult& result) {
-  if (text.size() > settings_.maximum_record) {
-    reject(result, Reject::too_long, offset,
-           "the document is above " + std::to_string(settings_.maximum_record) + " bytes");
-    return;
+bool BlockEncoder::check_texts(const std::vector<std::string_view>& texts, bool rows, uint64_t offset,
+                               BlockResult& result) {
+  for (const std::string_view text : texts) {
+    if (text.size() > settings_.maximum_record) {
+      reject(result, Reject::too_long, offset,
+             "the document is above " + std::to_string(settings_.maximum_record) + " bytes");
+      return false;
+    }
+    const size_t valid = utf8_valid_prefix(text.data(), text.size());
+    if (valid != text.size()) {
+      reject(result, Reject::invalid_utf8, rows ? offset : offset + valid,
+             "byte " + hex_byte(text[valid]) + " is not valid UTF-8");
+      return false;
+    }
+    if (!rows && offset == 0 && text.substr(0, 3) == byte_order_mark) {
+      reject(result, Reject::byte_order_mark, offset, "the file starts with a byte order mark");
+      return false;
+    }
   }
-  const size_t valid = utf8_valid_prefix(text.data(), text.size());
-  if (valid != text.size()) {
-    reject(result, Reject::invalid_utf8, block.counts_rows ? offset : offset + valid,
-           "byte " + hex_byte(text[valid]) + " is not valid UTF-8");
-    return;
-  }
-  if (!block.counts_rows && offset == 0 && text.substr(0, 3) == byte_order_mark) {
-    reject(result, Reject::byte_order_mark, offset, "the file starts with a byte order mark");
-    return;
-  }
-  documents_[0] = {&text, 1, 0};
-  take_record(offset, result);
+  return true;
 }
 
 void BlockEncoder::id_block(const Block& block, BlockResult& result) {
@@ -179,8 +192,13 @@ void BlockEncoder::id_block(const Block& block, BlockResult& result) {
   for (const uint64_t end : block.ends) {
     if (stopped(result)) return;
     const uint64_t row = block.begin + result.lines;
-    ++result.lines;
-    id_record(ids + begin, end - begin, row, result);
+    if (!block.missing.empty() && block.missing[result.lines] != 0) {
+      ++result.lines;
+      reject(result, Reject::not_a_string, row, "the row holds no value");
+    } else {
+      ++result.lines;
+      id_record(ids + begin, end - begin, row, result);
+    }
     begin = end;
   }
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from megatron_ettin.errors import DataError
 
@@ -65,7 +66,7 @@ def gzip_pieces(raw: RawFile) -> Iterator[bytes]:
     """Decompressed pieces of a gzip file of any number of members; zeros may pad the end, as gzip allows."""
     from isal import igzip_lib
 
-    damaged: type[Exception] = igzip_lib.IsalError
+    damaged: Any = igzip_lib.IsalError
     pending = raw.read()
     while pending:
         decompressor = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)

@@ -121,7 +121,7 @@ def feed_whole_text(feeder: Feeder, number: int, source: Source, start: int) -> 
             feeder.reject(number, damage[0], 0, 1, damage[1])
         elif start == 0:
             feeder.wait()
-            feeder.native.feed_texts(number, content, np.array([len(content)], np.uint64), 0, False)
+            feeder.native.feed_texts(number, content, np.array([len(content)], np.uint64), 0, False, [])
         raw.drain()
         feeder.fed += source.bytes
         feeder.wait()
@@ -138,6 +138,13 @@ class Rows:
     ends: NDArray[np.uint64]
     """Where each document stops, in bytes or ids."""
     ids: bool = False
+    missing: NDArray[np.bool_] | None = None
+    """Rows that hold no value; their texts are empty."""
+
+    @property
+    def rows(self) -> int:
+        """Number of documents, those without a value included."""
+        return len(self.ends) if self.missing is None else len(self.missing)
 
 
 def feed_rows(feeder: Feeder, number: int, source: Source, rows: Iterator[Rows], start: int) -> None:
@@ -145,11 +152,12 @@ def feed_rows(feeder: Feeder, number: int, source: Source, rows: Iterator[Rows],
     position = start
     for batch in rows:
         feeder.wait()
+        missing = np.empty(0, np.uint8) if batch.missing is None else batch.missing
         if batch.ids:
-            feeder.native.feed_ids(number, batch.content, batch.ends, batch.first)
+            feeder.native.feed_ids(number, batch.content, batch.ends, batch.first, missing)
         else:
-            feeder.native.feed_texts(number, batch.content, batch.ends, batch.first, True)
-        position = batch.first + len(batch.ends)
+            feeder.native.feed_texts(number, batch.content, batch.ends, batch.first, True, missing)
+        position = batch.first + batch.rows
     with RawFile(source.path) as raw:
         raw.drain()
         feeder.fed += source.bytes

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from megatron_ettin.data.feed import Feeder, StoppedError, feed_plain_lines, feed_stream, feed_whole_text
+from megatron_ettin.data.feed import Feeder, StoppedError, feed_plain_lines, feed_rows, feed_stream, feed_whole_text
 from megatron_ettin.data.inputs import Source
 from megatron_ettin.data.job import Job
+from megatron_ettin.data.mds import mds_rows
 from megatron_ettin.data.options import block_bytes
+from megatron_ettin.data.parquet import parquet_rows
+from megatron_ettin.data.sentences import SentencePool
 from megatron_ettin.data.staging import Record, Staging
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress, format_count
 
+ROW_READERS = {"parquet": parquet_rows, "mds": mds_rows}
+"""How formats with columns are read."""
 REMEDIES = {
     "invalid_utf8": "re-encode the file as UTF-8",
     "byte_order_mark": "remove the byte order mark",
@@ -31,8 +37,8 @@ REMEDIES = {
 
 def run_build(job: Job, staging: Staging, record: Record | None) -> None:
     """Encode everything after ``record`` into the staging files. Raises DataError; the build stays resumable."""
-    native = _native_builder(job, staging, record)
-    with Progress("prepare", job.total_bytes, "B") as progress:
+    with _splitter(job) as splitter, Progress("prepare", job.total_bytes, "B") as progress:
+        native = _native_builder(job, staging, record, splitter)
         log = _Log(job, native, progress, record)
         feeder = Feeder(
             native=native,
@@ -56,7 +62,14 @@ def _reject_kinds() -> tuple[str, ...]:
     return tuple(_native.REJECT_KINDS)
 
 
-def _native_builder(job: Job, staging: Staging, record: Record | None) -> Any:  # noqa: ANN401 - extension type
+def _splitter(job: Job) -> contextlib.AbstractContextManager[Callable[..., Any] | None]:
+    options = job.options
+    if not options.split_sentences:
+        return contextlib.nullcontext()
+    return SentencePool(options.language, keep_newlines=options.keep_newlines, children=options.worker_threads)
+
+
+def _native_builder(job: Job, staging: Staging, record: Record | None, splitter: Callable[..., Any] | None) -> Any:  # noqa: ANN401 - extension type
     from megatron_ettin import _native
 
     options = job.options
@@ -75,7 +88,7 @@ def _native_builder(job: Job, staging: Staging, record: Record | None) -> Any:  
             "tokenizer": _native.Tokenizer(job.tokenizer.content) if options.engine == "native" else None,
             "policy": getattr(_native.SpecialPolicy, options.specials_in_text),
             "encoder": _encoder(job),
-            "splitter": None,
+            "splitter": splitter,
         },
         outputs=[[str(files.tokens), str(files.lengths), str(files.documents)] for files in staging.outputs],
         rejects=str(staging.rejects),
@@ -116,7 +129,8 @@ def _feed_source(job: Job, feeder: Feeder, number: int, source: Source, record: 
     elif source.format == "txt":
         feed_whole_text(feeder, number, source, 0 if record is None else record.lines)
     else:
-        raise DataError(f"{source.path}: no reader for {source.format}")
+        rows = ROW_READERS[source.format](source, job.options.keys, start)
+        feed_rows(feeder, number, source, rows, start)
 
 
 def _failure(job: Job, failure: dict[str, Any]) -> DataError:
