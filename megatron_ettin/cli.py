@@ -25,6 +25,7 @@ VERBS: dict[str, Verb] = {
     "estimate": Verb("megatron_ettin.commands.estimate", "parameters, work, time, memory and bubble, before a run"),
     "order": Verb("megatron_ettin.commands.order", "what a run has read: by step, by document, between checkpoints"),
     "pack": Verb("megatron_ettin.commands.pack", "build pack indexes ahead of training, and report what a stage reads"),
+    "plot": Verb("megatron_ettin.commands.plot", "loss, rate and throughput of runs as PNG and SVG"),
     "tokenizer": Verb("megatron_ettin.commands.tokenizer", "train a byte-level BPE tokenizer"),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ettin.commands.findings import Finding, guarded
@@ -161,7 +161,7 @@ def folder_findings(config: RunConfig, run: Path) -> Iterator[Finding]:
             stored = run_from_dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ConfigError(f"{path}: cannot be read ({error}); give another --run folder") from error
-        check_resume(replace(stored, layout=config.layout), config)
+        check_resume(stored, with_vocabulary(config, stored.model.vocabulary))
         yield Finding("ok", "run", f"{run}: goes on with the run in it")
         return
     parent = next(folder for folder in (run, *run.absolute().parents) if folder.exists())

@@ -18,9 +18,18 @@ METRICS_FILE = "metrics.jsonl"
 
 def to_line(record: Record) -> str:
     """One line of JSON. A number that is not finite becomes null and its name is listed under ``not_finite``."""
-    wild = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
-    plain = record | dict.fromkeys(wild) | ({"not_finite": wild} if wild else {})
+    wild = [name for name, value in record.items() if finite(value) != value]
+    plain = {name: finite(value) for name, value in record.items()} | ({"not_finite": wild} if wild else {})
     return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:  # noqa: ANN401
+    """The value with None in place of every number that is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_records(run: Path, kind: str | None = None) -> list[Record]:

@@ -1,0 +1,37 @@
+"""``ettin plot RUN...``: loss, rate, gradient norm and throughput of runs, as PNG and SVG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotFlags:
+    """Draw runs: loss, learning rate, gradient norm and throughput over tokens, as PNG and SVG."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders; several are drawn into one picture."""
+    out: Path | None = None
+    """The files without their endings; default: plot in the run's folder, or plots/comparison for several."""
+    title: str = ""
+    """Above the picture; default: the name of the run."""
+    reference: float = 0.0
+    """A loss to draw as a dashed line: the unigram entropy of the text; 0: none."""
+
+
+def main(arguments: list[str]) -> int:
+    """Draw and say where the pictures are."""
+    flags = tyro.cli(PlotFlags, args=arguments, prog="ettin plot")
+    from megatron_ettin.errors import ConfigError
+    from megatron_ettin.observe.plot import plot_runs
+
+    if not flags.runs:
+        raise ConfigError("ettin plot takes one or several run folders, for example: ettin plot runs/*")
+    default = flags.runs[0] / "plot" if len(flags.runs) == 1 else Path("plots/comparison")
+    for path in plot_runs(flags.runs, flags.out or default, flags.title, flags.reference):
+        print(path)
+    return 0
