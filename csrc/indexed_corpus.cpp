@@ -35,8 +35,8 @@ bool File::read(uint64_t offset, void* out, size_t bytes, std::string& error) co
     if (got > 0) {
       target += got, offset += static_cast<uint64_t>(got), bytes -= static_cast<size_t>(got);
     } else if (got == 0) {
-      error = path_ + ": the file ends at byte " + std::to_string(offset) + ", but " + std::to_string(bytes) +
-              " more bytes belong to it; it was cut or replaced since it was opened";
+      error = path_ + ": the file ends before offset " + std::to_string(offset) + ", where " + std::to_string(bytes) +
+              " more bytes belong; it was cut since it was opened";
       return false;
     } else if (errno != EINTR) {
       error = path_ + ": reading " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
