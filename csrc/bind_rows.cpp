@@ -193,20 +193,21 @@ py::array_t<int64_t> tokens_of_rows(const Pack& pack, const Array<int64_t>& rows
   return adopt(std::move(tokens));
 }
 
-template <void (Permutation::*map)(const int64_t*, size_t, int64_t*) const noexcept>
-py::array_t<int64_t> permute(const Permutation& permutation, const Array<int64_t>& values) {
-  require_range(values, permutation.size(), "row");
-  std::vector<int64_t> result(static_cast<size_t>(values.size()));
-  {
-    py::gil_scoped_release release;
-    (permutation.*map)(values.data(), result.size(), result.data());
-  }
-  return adopt(std::move(result));
-}
-
 SimdLevel level_of(int level) {
   if (level < 0 || level > static_cast<int>(best_simd_level())) throw py::value_error("no such instruction set here");
   return static_cast<SimdLevel>(level);
+}
+
+template <void (Permutation::*map)(const int64_t*, size_t, int64_t*, SimdLevel) const noexcept>
+py::array_t<int64_t> permute(const Permutation& permutation, const Array<int64_t>& values, int level) {
+  require_range(values, permutation.size(), "row");
+  const SimdLevel simd = level_of(level);
+  std::vector<int64_t> result(static_cast<size_t>(values.size()));
+  {
+    py::gil_scoped_release release;
+    (permutation.*map)(values.data(), result.size(), result.data(), simd);
+  }
+  return adopt(std::move(result));
 }
 
 // Row assemblers keep scratch memory, so each thread borrows one.
@@ -341,8 +342,9 @@ void bind_packing(py::module_& module) {
 void bind_order(py::module_& module) {
   py::class_<Permutation>(module, "Permutation")
       .def(py::init<uint64_t, const Permutation::Keys&>(), py::arg("size"), py::arg("keys"))
-      .def("at", &permute<&Permutation::at_many>)
-      .def("position_of", &permute<&Permutation::positions_of>);
+      .def("at", &permute<&Permutation::at>, py::arg("positions"), py::arg("level") = static_cast<int>(best_simd_level()))
+      .def("position_of", &permute<&Permutation::positions_of>, py::arg("values"),
+           py::arg("level") = static_cast<int>(best_simd_level()));
   module.def("philox", &philox, py::arg("counter"), py::arg("key"));
 }
 

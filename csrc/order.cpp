@@ -1,5 +1,9 @@
 #include "order.h"
 
+#include <algorithm>
+
+#include "philox.h"
+
 namespace ettin {
 
 namespace {
@@ -28,42 +32,106 @@ Permutation::Permutation(uint64_t size, const Keys& keys) noexcept : size_(size)
   high_mask_ = static_cast<uint32_t>((uint64_t{1} << (bits - low_bits_)) - 1);
 }
 
-uint64_t Permutation::forward(uint64_t x) const noexcept {
-  uint32_t high = static_cast<uint32_t>(x >> low_bits_), low = static_cast<uint32_t>(x) & low_mask_;
-  for (int round = 0; round < kRounds; round += 2) {
-    high ^= mix(low ^ keys_[round]) & high_mask_;
-    low ^= mix(high ^ keys_[round + 1]) & low_mask_;
+namespace {
+
+// The two halves of some values, as arrays that the compiler turns into vector registers.
+constexpr size_t kChunk = 256;
+struct Halves {
+  uint32_t high[kChunk], low[kChunk];
+};
+struct Network {
+  const uint32_t* keys;
+  uint32_t low_mask, high_mask;
+};
+
+#define ETTIN_INLINE inline __attribute__((always_inline))
+
+template <bool kInverse>
+ETTIN_INLINE void run_network(Halves& halves, size_t count, const Network& network) noexcept {
+  for (int step = 0; step < Permutation::kRounds; step += 2) {
+    const int round = kInverse ? Permutation::kRounds - 2 - step : step;
+    const uint32_t key_high = network.keys[round], key_low = network.keys[round + 1];
+    for (size_t i = 0; i < count; ++i) {
+      uint32_t high = halves.high[i], low = halves.low[i];
+      if (kInverse) low ^= mix(high ^ key_low) & network.low_mask;
+      high ^= mix(low ^ key_high) & network.high_mask;
+      if (!kInverse) low ^= mix(high ^ key_low) & network.low_mask;
+      halves.high[i] = high, halves.low[i] = low;
+    }
   }
-  return uint64_t{high} << low_bits_ | low;
 }
 
-uint64_t Permutation::backward(uint64_t x) const noexcept {
-  uint32_t high = static_cast<uint32_t>(x >> low_bits_), low = static_cast<uint32_t>(x) & low_mask_;
-  for (int round = kRounds - 2; round >= 0; round -= 2) {
-    low ^= mix(high ^ keys_[round + 1]) & low_mask_;
-    high ^= mix(low ^ keys_[round]) & high_mask_;
+using Runner = void (*)(Halves&, size_t, const Network&) noexcept;
+
+template <bool kInverse>
+void run_portable(Halves& halves, size_t count, const Network& network) noexcept {
+  run_network<kInverse>(halves, count, network);
+}
+
+#if defined(__x86_64__)
+template <bool kInverse>
+__attribute__((target("avx2"))) void run_avx2(Halves& halves, size_t count, const Network& network) noexcept {
+  run_network<kInverse>(halves, count, network);
+}
+template <bool kInverse>
+__attribute__((target("avx512f,avx512bw"))) void run_avx512(Halves& halves, size_t count,
+                                                            const Network& network) noexcept {
+  run_network<kInverse>(halves, count, network);
+}
+#endif
+
+template <bool kInverse>
+Runner runner(SimdLevel level) noexcept {
+#if defined(__x86_64__)
+  if (level == SimdLevel::avx512) return run_avx512<kInverse>;
+  if (level == SimdLevel::avx2) return run_avx2<kInverse>;
+#endif
+  (void)level;
+  return run_portable<kInverse>;
+}
+
+}  // namespace
+
+// Maps up to kChunk values; those that land outside [0, size) walk on together until all are inside.
+template <bool kInverse>
+void Permutation::map_chunk(const int64_t* from, size_t count, int64_t* to, SimdLevel level) const noexcept {
+  const Runner run = runner<kInverse>(level);
+  const Network network{keys_.data(), low_mask_, high_mask_};
+  Halves halves;
+  uint32_t places[kChunk];
+  for (size_t i = 0; i < count; ++i) {
+    const auto value = static_cast<uint64_t>(from[i]);
+    halves.high[i] = static_cast<uint32_t>(value >> low_bits_);
+    halves.low[i] = static_cast<uint32_t>(value) & low_mask_;
+    places[i] = static_cast<uint32_t>(i);
   }
-  return uint64_t{high} << low_bits_ | low;
+  while (count > 0) {
+    run(halves, count, network);
+    size_t outside = 0;
+    for (size_t i = 0; i < count; ++i) {
+      const uint64_t value = uint64_t{halves.high[i]} << low_bits_ | halves.low[i];
+      const uint32_t place = places[i];
+      to[place] = static_cast<int64_t>(value);
+      halves.high[outside] = halves.high[i], halves.low[outside] = halves.low[i];
+      places[outside] = place;
+      outside += value >= size_ ? 1 : 0;
+    }
+    count = outside;
+  }
 }
 
-uint64_t Permutation::at(uint64_t position) const noexcept {
-  uint64_t value = forward(position);
-  while (value >= size_) value = forward(value);
-  return value;
+template <bool kInverse>
+void Permutation::map(const int64_t* from, size_t count, int64_t* to, SimdLevel level) const noexcept {
+  for (size_t i = 0; i < count; i += kChunk) map_chunk<kInverse>(from + i, std::min(kChunk, count - i), to + i, level);
 }
 
-uint64_t Permutation::position_of(uint64_t value) const noexcept {
-  uint64_t position = backward(value);
-  while (position >= size_) position = backward(position);
-  return position;
+void Permutation::at(const int64_t* positions, size_t count, int64_t* values, SimdLevel level) const noexcept {
+  map<false>(positions, count, values, level);
 }
 
-void Permutation::at_many(const int64_t* positions, size_t count, int64_t* values) const noexcept {
-  for (size_t i = 0; i < count; ++i) values[i] = static_cast<int64_t>(at(static_cast<uint64_t>(positions[i])));
-}
-
-void Permutation::positions_of(const int64_t* values, size_t count, int64_t* positions) const noexcept {
-  for (size_t i = 0; i < count; ++i) positions[i] = static_cast<int64_t>(position_of(static_cast<uint64_t>(values[i])));
+void Permutation::positions_of(const int64_t* values, size_t count, int64_t* positions,
+                               SimdLevel level) const noexcept {
+  map<true>(values, count, positions, level);
 }
 
 }  // namespace ettin

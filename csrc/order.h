@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "philox.h"
+
 namespace ettin {
 
 // An unbalanced Feistel network on the smallest power of two that holds `size` (at least 2^10), with cycle walking:
@@ -18,16 +20,16 @@ class Permutation {
   Permutation(uint64_t size, const Keys& keys) noexcept;
 
   uint64_t size() const noexcept { return size_; }
-  // The value at `position`; the argument must be below size().
-  uint64_t at(uint64_t position) const noexcept;
-  // The position of `value`: inverse of at().
-  uint64_t position_of(uint64_t value) const noexcept;
-  void at_many(const int64_t* positions, size_t count, int64_t* values) const noexcept;
-  void positions_of(const int64_t* values, size_t count, int64_t* positions) const noexcept;
+  // The values at some positions, all of them in [0, size()). Every instruction set gives the same.
+  void at(const int64_t* positions, size_t count, int64_t* values, SimdLevel level) const noexcept;
+  // The positions of some values: inverse of at().
+  void positions_of(const int64_t* values, size_t count, int64_t* positions, SimdLevel level) const noexcept;
 
  private:
-  uint64_t forward(uint64_t x) const noexcept;
-  uint64_t backward(uint64_t x) const noexcept;
+  template <bool kInverse>
+  void map(const int64_t* from, size_t count, int64_t* to, SimdLevel level) const noexcept;
+  template <bool kInverse>
+  void map_chunk(const int64_t* from, size_t count, int64_t* to, SimdLevel level) const noexcept;
 
   uint64_t size_;
   int low_bits_;

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from megatron_ettin import _native
 from megatron_ettin.data.order import Permutation, StageOrder
 from megatron_ettin.data.streams import Stream, permutation_keys, words
 from tests.twins import randomness
@@ -36,6 +37,10 @@ def test_the_plain_twin_agrees_and_positions_invert_at_any_size(size):
     twin = randomness.Permutation(size, permutation_keys(21, Stream.ORDER, 0, 0))
     values = keyed(size).at(positions)
     assert values.tolist() == [twin.at(int(position)) for position in positions]
+    native = _native.Permutation(size, permutation_keys(21, Stream.ORDER, 0, 0))
+    for level in range(_native.simd_level() + 1):
+        assert (native.at(positions, level) == values).all()
+        assert (native.position_of(values, level) == positions).all()
     assert (keyed(size).position_of(values) == positions).all()
     assert (values < size).all() and (size < 1000 or values.max() > size // 2)
 
