@@ -63,6 +63,7 @@ def write_shards(folder: Path, shards: Shards, data_group: torch.distributed.Pro
     dist_checkpointing.save(shards, str(folder), strategy)
 
 
+@torch.no_grad()
 def read_shards(folder: Path, shards: Shards, data_group: torch.distributed.ProcessGroup) -> Shards:
     """Fill the described tensors from ``folder``, each exactly once; every rank calls this.
 

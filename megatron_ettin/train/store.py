@@ -17,6 +17,7 @@ from megatron_ettin.checkpoint.together import on_first
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.errors import CheckpointError
+from megatron_ettin.train.named_shards import named_shards, take_over
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.state import TrainState
 
@@ -26,11 +27,9 @@ SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "vocabulary")
 def describe(parts: Parts, *, loading: bool = False) -> Shards:
     """The tensors of a run, by names that do not depend on the layout: weights, main weights and moments."""
     metadata = metadata_for(parts.groups.data_context.group)
-    shards: Shards = {
-        f"model{index}": chunk.module.sharded_state_dict(metadata=metadata) for index, chunk in enumerate(parts.chunks)
-    }
-    shards["optimizer"] = parts.optimizer.sharded_state_dict(dict(shards), is_loading=loading, metadata=metadata)
-    return shards
+    weights = named_shards(parts.chunks, parts.groups)
+    optimizer = parts.optimizer.sharded_state_dict(weights, is_loading=loading, metadata=metadata)
+    return {"weights": weights, "optimizer": optimizer}
 
 
 def save_run(parts: Parts, run: Path, state: TrainState, reason: Reason, data_fingerprint: str) -> Checkpoint:
@@ -58,8 +57,7 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> t
     state = TrainState.from_dict(numbers.get("state", {}))
     refuse_other_shape(parts.config.model, stored_config(checkpoint, numbers).model, str(checkpoint.path))
     loaded = read_tensors(checkpoint, describe(parts, loading=True), parts.groups.data_context.group)
-    for index, chunk in enumerate(parts.chunks):
-        chunk.module.load_state_dict(loaded[f"model{index}"])
+    take_over(parts.chunks, loaded["weights"])
     parts.optimizer.load_state_dict(loaded["optimizer"])
     if not moments:
         clear_moments(parts)
