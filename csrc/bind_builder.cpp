@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "bind.h"
+#include "corpus_check.h"
 #include "crc32c.h"
 #include "pipeline.h"
 #include "stream_cutter.h"
@@ -328,6 +329,38 @@ py::tuple parse_json_line(const py::bytes& line, const std::vector<std::string>&
   return py::make_tuple(py::none(), values);
 }
 
+py::tuple piece(const PieceChecksum& checksum) { return py::make_tuple(checksum.value, checksum.bytes); }
+
+py::dict check_documents(const std::string& index_path, const std::string& tokens_path, uint64_t sequences,
+                         uint64_t documents, uint64_t token_bytes, uint32_t itemsize, uint64_t first, uint64_t last,
+                         int64_t eod, int64_t first_special) {
+  if (first > last || last > documents || (itemsize != 2 && itemsize != 4)) {
+    throw std::invalid_argument("no such range of documents");
+  }
+  CheckedRange range;
+  {
+    const py::gil_scoped_release release;
+    std::string error;
+    const auto index = InputFile::open(index_path, error);
+    const auto tokens = InputFile::open(tokens_path, error);
+    if (!index || !tokens) throw std::runtime_error(error);
+    range = check_range(*index, *tokens, {sequences, documents, token_bytes, itemsize}, first, last, eod,
+                        first_special);
+  }
+  py::dict result;
+  result["problem"] = range.problem;
+  result["lengths"] = piece(range.lengths);
+  result["pointers"] = piece(range.pointers);
+  result["documents"] = piece(range.documents);
+  result["tokens"] = piece(range.tokens);
+  result["token_count"] = range.token_count;
+  result["empty_documents"] = range.empty_documents;
+  result["without_eod"] = range.without_eod;
+  result["starts_special"] = range.starts_special;
+  result["largest_id"] = range.largest_id;
+  return result;
+}
+
 uint32_t checksum_of_buffer(const py::buffer& data, uint32_t crc, bool portable) {
   const py::buffer_info info = data.request();
   const std::string_view bytes = buffer_view(info);
@@ -340,6 +373,9 @@ uint32_t checksum_of_buffer(const py::buffer& data, uint32_t crc, bool portable)
 void bind_builder(py::module_& module) {
   module.def("crc32c", &checksum_of_buffer, py::arg("data"), py::arg("crc") = 0, py::arg("portable") = false);
   module.def("crc32c_combine", &crc32c_combine, py::arg("crc_a"), py::arg("crc_b"), py::arg("size_b"));
+  module.def("check_documents", &check_documents, py::arg("index_path"), py::arg("tokens_path"), py::arg("sequences"),
+             py::arg("documents"), py::arg("token_bytes"), py::arg("itemsize"), py::arg("first"), py::arg("last"),
+             py::arg("eod"), py::arg("first_special"));
   module.def("parse_json_line", &parse_json_line, py::arg("line"), py::arg("keys"));
   module.def("utf8_valid_prefix", [](const py::bytes& data) {
     const auto view = static_cast<std::string_view>(data);

@@ -20,6 +20,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "prepare": Verb("megatron_ettin.commands.prepare", "text to a tokenized corpus"),
+    "corpus": Verb("megatron_ettin.commands.corpus", "inspect, verify, show, merge and adopt corpora"),
     "pretrain": Verb("megatron_ettin.commands.pretrain", "train, or go on where a run stopped; under torchrun"),
     "check": Verb("megatron_ettin.commands.check", "rules, files, rows, steps, memory and settings of a run"),
     "estimate": Verb("megatron_ettin.commands.estimate", "parameters, work, time, memory and bubble, before a run"),

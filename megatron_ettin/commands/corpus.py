@@ -1,0 +1,80 @@
+"""``ettin corpus``: inspect, verify, show, merge and adopt corpora."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+from megatron_ettin.data.adopt import adopt_corpus
+from megatron_ettin.data.corpus import open_corpus
+from megatron_ettin.data.inspection import describe, document_text
+from megatron_ettin.data.merge import merge_corpora
+from megatron_ettin.data.verify import verify_corpus
+from megatron_ettin.errors import DataError
+from megatron_ettin.progress import format_count
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The arguments of the verb."""
+    parser = argparse.ArgumentParser(prog="ettin corpus", description="Look at, check and join corpora.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    inspect = verbs.add_parser("inspect", help="counts, length percentiles, bytes per token, sources")
+    inspect.add_argument("prefix", nargs="+")
+    verify = verbs.add_parser("verify", help="check every byte; exit status 1 when something is wrong")
+    verify.add_argument("prefix", nargs="+")
+    verify.add_argument("--workers", type=int, default=0, help="threads; 0 takes every core")
+    show = verbs.add_parser("show", help="decode documents")
+    show.add_argument("prefix")
+    show.add_argument("document", type=int, nargs="+")
+    show.add_argument("--ids", action="store_true", help="print ids instead of text")
+    merge = verbs.add_parser("merge", help="join corpora, in order, into a new one")
+    merge.add_argument("target")
+    merge.add_argument("parts", nargs="+")
+    adopt = verbs.add_parser("adopt", help="check a .bin/.idx pair of another tool and write its manifest")
+    adopt.add_argument("prefix")
+    adopt.add_argument("--tokenizer-model", required=True, help="a tokenizer.json, or a folder that holds one")
+    adopt.add_argument("--eod-token", help="content of the token that ends every document, if one does")
+    return parser
+
+
+def _verify(prefixes: list[str], workers: int) -> int:
+    status = 0
+    for prefix in prefixes:
+        outcome = verify_corpus(prefix, threads=workers)
+        if outcome.whole:
+            rate = outcome.bytes / max(outcome.seconds, 1e-9)
+            print(f"{prefix}: whole ({format_count(outcome.bytes, 'B')} read, {format_count(rate, 'B')}/s)")
+        else:
+            status = 1
+            print(f"{prefix}: damaged")
+            for problem in outcome.problems:
+                print(f"  {problem}")
+    return status
+
+
+def _show(prefix: str, numbers: list[int], *, ids: bool) -> int:
+    corpus = open_corpus(prefix)
+    for number in numbers:
+        try:
+            print(" ".join(map(str, corpus.document(number))) if ids else document_text(corpus, number))
+        except IndexError as error:
+            raise DataError(str(error)) from error
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of the verbs; exit status 1 when a corpus is damaged."""
+    given = make_parser().parse_args(arguments)
+    if given.verb == "verify":
+        return _verify(given.prefix, given.workers)
+    if given.verb == "show":
+        return _show(given.prefix, given.document, ids=given.ids)
+    if given.verb == "inspect":
+        print("\n\n".join(describe(open_corpus(prefix)) for prefix in given.prefix))
+        return 0
+    if given.verb == "merge":
+        command = shlex.join(["ettin", "corpus", *arguments])
+        print(describe(merge_corpora(given.parts, given.target, command=command)))
+        return 0
+    print(describe(adopt_corpus(given.prefix, given.tokenizer_model, eod_token=given.eod_token)))
+    return 0
