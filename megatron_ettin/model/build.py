@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import accumulate
-
-import torch
+from typing import Any
 
 from megatron_ettin.config.placement import layer_placement
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.model.canonical import entries
 from megatron_ettin.model.ettin import EttinModel
 from megatron_ettin.model.initialize import initialize_weights
 from megatron_ettin.model.layer import layer_spec
@@ -46,23 +47,18 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
                 first=stage == 0,
                 last=stage == len(layers) - 1,
                 virtual_stage=chunk if config.layout.virtual_pipeline > 1 else None,
-                padded_vocabulary=padded_vocabulary(config),
+                padded_vocabulary=padded_vocabulary(config.model.vocabulary),
                 loss_chunk=loss_chunk(config, groups),
             )
         )
+    mark_parameters(models, config)
     initialize_weights(models, config, groups)
     return models
 
 
-def padded_vocabulary(config: RunConfig) -> int:
-    """Rows of the embedding: the vocabulary, rounded up to what the tensor ranks divide."""
-    tensor = config.layout.tensor
-    return -(-config.model.vocabulary // tensor) * tensor
-
-
 def loss_chunk(config: RunConfig, groups: Groups) -> int:
     """Labels whose logits are made at once on this device."""
-    rows = padded_vocabulary(config) // config.layout.tensor
+    rows = padded_vocabulary(config.model.vocabulary) // config.layout.tensor
     most = config.layout.micro_batch_rows * config.data.row_length
     budget = config.compute.loss_chunk_bytes
     if not budget:
@@ -72,18 +68,28 @@ def loss_chunk(config: RunConfig, groups: Groups) -> int:
 
 
 def check_division(config: RunConfig) -> None:
-    """Raise ConfigError when the tensor ranks do not divide heads and intermediate size."""
+    """Raise ConfigError when the tensor ranks do not divide heads, intermediate size and vocabulary."""
     model, tensor = config.model, config.layout.tensor
     if model.hidden % model.heads or (model.hidden // model.heads) % 2:
         raise ConfigError(f"model.hidden={model.hidden} must be an even multiple of model.heads={model.heads}")
-    for name, value in (("heads", model.heads), ("intermediate", model.intermediate)):
-        if value % tensor:
-            fitting = [n for n in (1, 2, 4, 8, 16) if model.heads % n == 0 and model.intermediate % n == 0]
-            raise ConfigError(
-                f"layout.tensor={tensor} does not divide model.{name}={value}; use {', '.join(map(str, fitting))}"
-            )
+    sizes = tensor_sizes(model)
+    if tensor not in sizes:
+        raise ConfigError(
+            f"layout.tensor={tensor} does not divide heads={model.heads}, intermediate={model.intermediate} and "
+            f"vocabulary={padded_vocabulary(model.vocabulary)} of {model.size}; use {', '.join(map(str, sizes))}"
+        )
 
 
-def parameter_count(models: list[EttinModel]) -> int:
-    """Numbers held by this rank's parameters."""
-    return sum(parameter.numel() for model in models for parameter in model.parameters() if torch.is_tensor(parameter))
+def mark_parameters(models: list[EttinModel], config: RunConfig) -> None:
+    """Tell Megatron-Core and the optimizer what a tensor does not show: whether ranks share it, and its padding.
+
+    `padding_elements` counts the elements of the whole tensor that belong to padding rows of the vocabulary.
+    """
+    padding = padded_vocabulary(config.model.vocabulary) - config.model.vocabulary
+    for entry in entries(models):
+        parameter: Any = entry.parameter
+        parameter.tensor_model_parallel = entry.sharding != "copied"
+        parameter.partition_dim = {"copied": -1, "columns": 1}.get(entry.sharding, 0)
+        parameter.partition_stride = 2 if entry.sharding == "halves" else 1
+        if entry.sharding == "vocabulary":
+            parameter.padding_elements = padding * (parameter.numel() // parameter.shape[0])

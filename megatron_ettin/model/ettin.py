@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as functional
+from megatron.core.enums import ModelType
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
@@ -93,6 +94,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         loss_chunk: int,
     ) -> None:
         super().__init__(config=config, pg_collection=groups.collection)
+        self.model_type = ModelType.encoder_or_decoder
         self.model, self.groups = model, groups
         self.vp_stage = virtual_stage
         self.pre_process, self.post_process = first, last

@@ -43,12 +43,12 @@ def transformer_config(config: RunConfig, groups: Groups) -> TransformerConfig:
         tensor_model_parallel_size=layout.tensor,
         sequence_parallel=layout.sequence_parallel and layout.tensor > 1,
         context_parallel_size=layout.context,
-        **_pipeline(config),
+        **_pipeline(config, groups),
         **_recompute(config),
     )
 
 
-def _pipeline(config: RunConfig) -> dict[str, Any]:
+def _pipeline(config: RunConfig, groups: Groups) -> dict[str, Any]:
     layout = config.layout
     if layout.pipeline == 1:
         return {}
@@ -61,7 +61,8 @@ def _pipeline(config: RunConfig) -> dict[str, Any]:
         "pipeline_model_parallel_layout": _layer_types(layer_placement(config)),
         "overlap_p2p_comm": unbatched,
         "batch_p2p_comm": not unbatched,
-        "deallocate_pipeline_outputs": True,
+        # Gloo reads an output while it is being sent: freeing it early would send garbage.
+        "deallocate_pipeline_outputs": groups.device.kind == "cuda",
     }
 
 

@@ -1,0 +1,111 @@
+"""The layouts that must all give the result of one process, and the tiny pair that they train."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from megatron_ettin.config.run import (
+    BatchConfig,
+    ComputeConfig,
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+
+ROWS = 8
+"""Rows of a step."""
+STEPS = 3
+"""Steps after which weights are compared."""
+RATE = 1e-2
+"""Learning rate of those steps."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run to compare: a layout of some ranks and how its rows are split."""
+
+    name: str
+    ranks: int = 1
+    layout: dict[str, Any] = field(default_factory=dict)
+    objective: str = "mlm"
+    precision: str = "fp32"
+    layers: int = 7
+    whole_logits: bool = True
+    mutation: str = ""
+    """A fault to seed, for the test that the suite notices one."""
+
+    def config(self) -> RunConfig:
+        """The run of this case: heads, vocabulary (padded) and windows are small, bases unequal, dropout off."""
+        return RunConfig(
+            objective=self.objective,
+            stage="pretrain",
+            model=ModelConfig(
+                size="tiny", layers=self.layers, hidden=64, intermediate=96, heads=4, vocabulary=250, window=6,
+                causal_window=5, rope_base_local=20_000.0, output_dropout=0.0,
+            ),
+            schedule=ScheduleConfig(tokens=1_000_000, peak_rate=RATE),
+            data=DataConfig(row_length=64, piece_length=64),
+            batch=BatchConfig(rows=ROWS),
+            layout=LayoutConfig(**self.layout),
+            compute=ComputeConfig(
+                precision=self.precision, attention="sdpa", loss_chunk_bytes=0 if self.whole_logits else 4 * 256 * 5
+            ),
+        )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, to hand to the ranks."""
+        return asdict(self)
+
+
+_LAYOUTS: tuple[Case, ...] = (
+    Case("one", 1),
+    Case("micro2", 1, {"micro_batch_rows": 2}),
+    Case("micro8", 1, {"micro_batch_rows": 8}),
+    Case("chunked-loss", 1, {"micro_batch_rows": 4}, whole_logits=False),
+    Case("recompute", 1, {"recompute": "full"}),
+    Case("tp2", 2, {"tensor": 2}),
+    Case("tp2-sp", 2, {"tensor": 2, "sequence_parallel": True}),
+    Case("tp2-sp-recompute", 2, {"tensor": 2, "sequence_parallel": True, "recompute": "full"}),
+    Case("tp2-chunked-loss", 2, {"tensor": 2, "micro_batch_rows": 2}, whole_logits=False),
+    Case("pp2", 2, {"pipeline": 2}),
+    Case("pp2-uneven", 2, {"pipeline": 2, "pipeline_layers": (2, 5)}),
+    Case("pp2-vpp2", 2, {"pipeline": 2, "virtual_pipeline": 2}),
+    Case("pp2-vpp3", 2, {"pipeline": 2, "virtual_pipeline": 3, "pipeline_layers": (1, 1, 2, 1, 1, 1)}),
+    Case("pp2-recompute", 2, {"pipeline": 2, "recompute": "full"}),
+    Case("dp2", 2, {}),
+    Case("dp2-overlap", 2, {"overlap": True}),
+    Case("dp2-micro4", 2, {"micro_batch_rows": 4}),
+    Case("cp2", 2, {"context": 2}),
+    Case("cp2-micro2", 2, {"context": 2, "micro_batch_rows": 2}),
+    Case("cp2-recompute", 2, {"context": 2, "recompute": "full"}),
+    Case("tp4", 4, {"tensor": 4}),
+    Case("tp4-sp", 4, {"tensor": 4, "sequence_parallel": True}),
+    Case("pp4", 4, {"pipeline": 4}),
+    Case("pp4-vpp1-uneven", 4, {"pipeline": 4, "pipeline_layers": (1, 3, 2, 1)}),
+    Case("dp4", 4, {}),
+    Case("tp2-pp2", 4, {"tensor": 2, "pipeline": 2}),
+    Case("tp2-pp2-sp", 4, {"tensor": 2, "pipeline": 2, "sequence_parallel": True}),
+    Case("tp2-dp2", 4, {"tensor": 2}),
+    Case("tp2-dp2-sp-overlap", 4, {"tensor": 2, "sequence_parallel": True, "overlap": True}),
+    Case("pp2-dp2", 4, {"pipeline": 2, "overlap": True}),
+    Case("pp2-vpp2-dp2", 4, {"pipeline": 2, "virtual_pipeline": 2}),
+    Case("tp2-pp2-vpp2-sp", 4, {"tensor": 2, "pipeline": 2, "virtual_pipeline": 2, "sequence_parallel": True}),
+    Case("cp2-tp2-sp", 4, {"context": 2, "tensor": 2, "sequence_parallel": True}),
+    Case("cp2-pp2", 4, {"context": 2, "pipeline": 2}),
+    Case("cp2-dp2", 4, {"context": 2}),
+    Case("cp4", 4, {"context": 4, "micro_batch_rows": 2}),
+)  # fmt: skip
+
+CASES = tuple(
+    replace(case, objective=objective, name=f"{objective}-{case.name}")
+    for objective in ("mlm", "clm")
+    for case in _LAYOUTS
+)
+
+
+def reference_of(case: Case) -> str:
+    """Name of the one-process case that a case is compared with."""
+    return f"{case.objective}-one"
