@@ -51,7 +51,7 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
                 loss_chunk=loss_chunk(config, groups),
             )
         )
-    mark_parameters(models, config)
+    mark_parameters(models)
     initialize_weights(models, config, groups)
     return models
 
@@ -80,16 +80,10 @@ def check_division(config: RunConfig) -> None:
         )
 
 
-def mark_parameters(models: list[EttinModel], config: RunConfig) -> None:
-    """Tell Megatron-Core and the optimizer what a tensor does not show: whether ranks share it, and its padding.
-
-    `padding_elements` counts the elements of the whole tensor that belong to padding rows of the vocabulary.
-    """
-    padding = padded_vocabulary(config.model.vocabulary) - config.model.vocabulary
+def mark_parameters(models: list[EttinModel]) -> None:
+    """Tell Megatron-Core what a tensor does not show: whether the tensor ranks share it, and along which axis."""
     for entry in entries(models):
         parameter: Any = entry.parameter
         parameter.tensor_model_parallel = entry.sharding != "copied"
         parameter.partition_dim = {"copied": -1, "columns": 1}.get(entry.sharding, 0)
         parameter.partition_stride = 2 if entry.sharding == "halves" else 1
-        if entry.sharding == "vocabulary":
-            parameter.padding_elements = padding * (parameter.numel() // parameter.shape[0])
