@@ -77,6 +77,47 @@ class Head(torch.nn.Module):
         return query
 
 
+class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
+    """The tied embedding as output matrix, with a bias; its rows are shared among the tensor ranks.
+
+    On a stage without the embedding it holds a second copy of the weight, whose gradient Megatron-Core adds to the
+    first. Padding rows of the vocabulary never take part.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TransformerConfig,
+        groups: Groups,
+        vocabulary: int,
+        rows: int,
+        owns_weight: bool,
+        loss_chunk: int,
+    ) -> None:
+        super().__init__(
+            config.hidden_size,
+            rows,
+            config=config,
+            init_method=torch.nn.init.zeros_,
+            bias=True,
+            skip_weight_param_allocation=not owns_weight,
+            tp_group=groups.tensor.group,
+        )
+        local = self.output_size_per_partition
+        self.shard = VocabularyShard(groups.tensor, groups.tensor.rank * local)
+        self.rows = max(0, min(local, vocabulary - self.shard.first_row))
+        self.loss_chunk = loss_chunk
+
+    def forward(self, query_LH: Tensor, weight_VH: Tensor, label_ids_L: Tensor | None = None) -> Tensor:
+        """The loss of each label [L]; without labels this tensor rank's logits [L, V]."""
+        bias_V: Tensor = self.bias
+        if self.rows < weight_VH.shape[0]:
+            weight_VH, bias_V = weight_VH[: self.rows], bias_V[: self.rows]
+        if label_ids_L is None:
+            return functional.linear(query_LH, weight_VH, bias_V)
+        return vocabulary_loss(query_LH, weight_VH, bias_V, label_ids_L, self.shard, self.loss_chunk)
+
+
 class EttinModel(LanguageModule):  # type: ignore[misc]
     """One stage of the paired model; all of it without a pipeline."""
 
@@ -99,7 +140,6 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         self.vp_stage = virtual_stage
         self.pre_process, self.post_process = first, last
         self.share_embeddings_and_output_weights = True
-        self.padded_vocabulary, self.loss_chunk = padded_vocabulary, loss_chunk
         if first:
             self.embedding = Embedding(config, padded_vocabulary, groups)
         self.decoder = TransformerBlock(
@@ -112,14 +152,13 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         )
         if last:
             self.head = Head(config)
-            self.output_layer = ColumnParallelLinear(
-                config.hidden_size,
-                padded_vocabulary,
+            self.output_layer = VocabularyProjection(
                 config=config,
-                init_method=torch.nn.init.zeros_,
-                bias=True,
-                skip_weight_param_allocation=first,
-                tp_group=groups.tensor.group,
+                groups=groups,
+                vocabulary=model.vocabulary,
+                rows=padded_vocabulary,
+                owns_weight=not first,
+                loss_chunk=loss_chunk,
             )
         if first or last:
             self.setup_embeddings_and_output_layer()
@@ -133,15 +172,10 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         hidden_TH = self.hidden(batch)
         if not self.post_process:
             return hidden_TH
-        weight_VH, bias_V = self.vocabulary()
-        return vocabulary_loss(
-            self.query(hidden_TH, batch.label_positions_L),
-            weight_VH,
-            bias_V,
-            batch.label_ids_L,
-            self.shard,
-            self.loss_chunk,
+        loss_L: Tensor = self.output_layer(
+            self.query(hidden_TH, batch.label_positions_L), self.shared_embedding_or_output_weight(), batch.label_ids_L
         )
+        return loss_L
 
     def hidden(self, batch: DeviceBatch) -> Tensor:
         """Hidden states behind this stage's last line, final norm included on the last stage, [T, 1, H]."""
@@ -161,23 +195,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
     def logits(self, batch: DeviceBatch, positions_L: Tensor | None = None) -> Tensor:
         """This tensor rank's logits [L, V] at the labels, or at the given positions. Last stage only."""
         positions_L = batch.label_positions_L if positions_L is None else positions_L
-        weight_VH, bias_V = self.vocabulary()
-        return functional.linear(self.query(self.hidden(batch), positions_L), weight_VH, bias_V)
-
-    def vocabulary(self) -> tuple[Tensor, Tensor]:
-        """This tensor rank's rows of the tied embedding and the bias, without padding rows."""
-        rows = self.shard_rows
-        weight, bias = self.shared_embedding_or_output_weight(), self.output_layer.bias
-        return (weight, bias) if rows == weight.shape[0] else (weight[:rows], bias[:rows])
-
-    @property
-    def shard(self) -> VocabularyShard:
-        """Which rows of the vocabulary this tensor rank holds."""
-        axis = self.groups.tensor
-        return VocabularyShard(axis, axis.rank * (self.padded_vocabulary // axis.size))
-
-    @property
-    def shard_rows(self) -> int:
-        """Rows of this tensor rank that belong to a token."""
-        rows = self.padded_vocabulary // self.groups.tensor.size
-        return max(0, min(rows, self.model.vocabulary - self.shard.first_row))
+        logits_LV: Tensor = self.output_layer(
+            self.query(self.hidden(batch), positions_L), self.shared_embedding_or_output_weight()
+        )
+        return logits_LV

@@ -44,8 +44,9 @@ def _row(config: RunConfig, row: int) -> tuple[np.ndarray, list[int], np.ndarray
         count = 0 if row == ROW_WITHOUT_LABELS else int(random.integers(1, length // 2))
         positions = np.sort(random.choice(length, count, replace=False))
         return ids, bounds, positions, random.integers(0, vocabulary, count)
-    positions = np.array([p for p in range(length) if p + 1 not in bounds and row != ROW_WITHOUT_LABELS], dtype=np.int64)
-    return ids, bounds, positions, ids[positions + 1] if len(positions) else positions
+    followed = [] if row == ROW_WITHOUT_LABELS else [p for p in range(length) if p + 1 not in bounds]
+    positions = np.array(followed, dtype=np.int64)
+    return ids, bounds, positions, ids[positions + 1]
 
 
 def _positions(bounds: list[int]) -> np.ndarray:
