@@ -142,7 +142,7 @@ py::list pack_blocks(const Corpus& corpus, uint64_t first, uint64_t count, uint3
 }
 
 py::array_t<uint32_t> text_hashes(const Corpus& corpus, uint64_t first, uint64_t count, int threads) {
-  constexpr uint64_t kStep = 1024;
+  constexpr uint64_t kStep = 256;  // documents read together
   if (first + count > corpus->documents()) throw py::index_error("no such documents");
   std::vector<uint32_t> hashes(count);
   {
@@ -311,12 +311,6 @@ py::tuple mask_rows(Array<int32_t> rows, const MaskRule& rule, PhiloxKey choice_
   return py::make_tuple(adopt(std::move(ids)), adopt(std::move(labels.positions)), adopt(std::move(labels.ids)));
 }
 
-uint32_t hash_ids(const Array<int32_t>& ids) {
-  TextHash hash;
-  hash.add(ids.data(), static_cast<size_t>(ids.size()));
-  return hash.finish();
-}
-
 void bind_packing(py::module_& module) {
   py::class_<IndexedCorpus, Corpus>(module, "IndexedCorpus")
       .def(py::init(&open_corpus), py::arg("prefix"), py::arg("appended_eod"))
@@ -334,7 +328,6 @@ void bind_packing(py::module_& module) {
              py::arg("row_length"), py::arg("piece_length"), py::arg("concatenated"), py::arg("hashes"),
              py::arg("key"), py::arg("below"), py::arg("held_out"), py::arg("threads"));
   module.def("text_hashes", &text_hashes, py::arg("corpus"), py::arg("first"), py::arg("count"), py::arg("threads"));
-  module.def("hash_ids", &hash_ids, py::arg("ids"));
   module.attr("BLOCK_DOCUMENTS") = kBlockDocuments;
   module.attr("LONGEST_TEXT") = Entry::kLongestText;
 }

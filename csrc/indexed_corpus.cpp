@@ -59,6 +59,15 @@ T load(const void* from) noexcept {
   return value;
 }
 
+uint32_t hash_bytes(const uint8_t* bytes, uint32_t tokens, uint32_t token_bytes) {
+  TextHash hash;
+  if (token_bytes == 2)
+    hash.add_ids(tokens, [bytes](size_t i) { return uint32_t{load<uint16_t>(bytes + 2 * i)}; });
+  else
+    hash.add_ids(tokens, [bytes](size_t i) { return load<uint32_t>(bytes + 4 * i); });
+  return hash.finish();
+}
+
 // Bytes of one token for the dtype codes that hold token ids.
 uint32_t bytes_of_dtype(uint8_t code) noexcept { return code == 8 ? 2 : code == 4 ? 4 : 0; }
 
@@ -96,26 +105,37 @@ std::shared_ptr<const IndexedCorpus> IndexedCorpus::open(const std::string& pref
   return corpus;
 }
 
-bool IndexedCorpus::text_lengths(uint64_t first, uint64_t count, uint32_t* lengths, std::string& error) const {
-  std::vector<int64_t> bounds(count + 1);
-  if (!index_->read(documents_at_ + 8 * first, bounds.data(), 8 * (count + 1), error)) return false;
-  const auto begin = static_cast<uint64_t>(bounds.front()), end = static_cast<uint64_t>(bounds.back());
-  if (begin > end || end > sequences_) return fail("the document bounds are out of order", error);
-  std::vector<int32_t> sequences(end - begin);
-  if (!index_->read(lengths_at_ + 4 * begin, sequences.data(), 4 * sequences.size(), error)) return false;
-  for (uint64_t i = 0; i < count; ++i) {
-    if (bounds[i] > bounds[i + 1] || static_cast<uint64_t>(bounds[i + 1]) > end)
+bool IndexedCorpus::read_block(uint64_t first, uint64_t count, IndexBlock& block, std::string& error) const {
+  block.bounds.resize(count + 1);
+  if (!index_->read(documents_at_ + 8 * first, block.bounds.data(), 8 * (count + 1), error)) return false;
+  const int64_t begin = block.bounds.front(), end = block.bounds.back();
+  for (uint64_t i = 0; i < count; ++i)
+    if (block.bounds[i] < 0 || block.bounds[i] > block.bounds[i + 1] || static_cast<uint64_t>(end) > sequences_)
       return fail("the bounds of document " + std::to_string(first + i) + " are out of order", error);
+  block.lengths.resize(static_cast<size_t>(end - begin));
+  return index_->read(lengths_at_ + 4 * static_cast<uint64_t>(begin), block.lengths.data(), 4 * block.lengths.size(),
+                      error);
+}
+
+bool IndexedCorpus::stored_lengths(uint64_t first, uint64_t count, uint32_t* lengths, std::string& error) const {
+  IndexBlock block;
+  if (!read_block(first, count, block, error)) return false;
+  const int32_t* sequence = block.lengths.data();
+  for (uint64_t i = 0; i < count; ++i) {
     int64_t total = 0;
-    for (int64_t s = bounds[i]; s < bounds[i + 1]; ++s) {
-      const int32_t length = sequences[static_cast<uint64_t>(s) - begin];
-      if (length < 0) return fail("sequence " + std::to_string(s) + " has a negative length", error);
-      total += length;
+    for (int64_t s = block.bounds[i]; s < block.bounds[i + 1]; ++s, ++sequence) {
+      if (*sequence < 0) return fail("sequence " + std::to_string(s) + " has a negative length", error);
+      total += *sequence;
     }
-    total -= appended_eod_ && total > 0 ? 1 : 0;
     if (total > INT32_MAX) return fail("document " + std::to_string(first + i) + " has 2^31 tokens or more", error);
     lengths[i] = static_cast<uint32_t>(total);
   }
+  return true;
+}
+
+bool IndexedCorpus::text_lengths(uint64_t first, uint64_t count, uint32_t* lengths, std::string& error) const {
+  if (!stored_lengths(first, count, lengths, error)) return false;
+  for (uint64_t i = 0; i < count; ++i) lengths[i] = text_length(lengths[i]);
   return true;
 }
 
@@ -170,22 +190,56 @@ bool IndexedCorpus::tokens(uint64_t offset, uint32_t count, int32_t* out, std::v
   return true;
 }
 
-bool IndexedCorpus::text_hashes(uint64_t first, uint64_t count, uint32_t* hashes, std::string& error) const {
+bool IndexedCorpus::hash_document(const DocumentSpan& where, uint32_t& hash, HashScratch& scratch,
+                                  std::string& error) const {
   constexpr uint32_t kChunk = 1u << 18;  // tokens held at once
-  std::vector<int32_t> ids(kChunk);
-  std::vector<uint8_t> scratch;
+  TextHash sum;
+  scratch.ids.resize(kChunk);
+  for (uint32_t start = 0; start < where.length; start += std::min(kChunk, where.length - start)) {
+    const uint32_t n = std::min(kChunk, where.length - start);
+    if (!tokens(where.offset + uint64_t{start} * token_bytes_, n, scratch.ids.data(), scratch.bytes, error)) return false;
+    sum.add_ids(n, [&scratch](size_t i) { return static_cast<uint32_t>(scratch.ids[i]); });
+  }
+  hash = sum.finish();
+  return true;
+}
+
+// Documents that follow each other in the .bin file are read together.
+bool IndexedCorpus::text_hashes(uint64_t first, uint64_t count, uint32_t* hashes, std::string& error) const {
+  HashScratch scratch;
+  std::vector<uint32_t> stored(count);
+  if (!stored_lengths(first, count, stored.data(), error)) return false;
+  bool together = false;
+  if (!read_together(first, stored, scratch.bytes, together, error)) return false;
+  const uint8_t* at = scratch.bytes.data();
   for (uint64_t i = 0; i < count; ++i) {
-    DocumentSpan where;
-    if (!span(first + i, where, error)) return false;
-    TextHash hash;
-    for (uint32_t start = 0; start < where.length; start += kChunk) {
-      const uint32_t n = std::min(kChunk, where.length - start);
-      if (!tokens(where.offset + uint64_t{start} * token_bytes_, n, ids.data(), scratch, error)) return false;
-      hash.add(ids.data(), n);
+    if (together || stored[i] == 0) {
+      hashes[i] = hash_bytes(at, text_length(stored[i]), token_bytes_);
+      at += size_t{stored[i]} * token_bytes_;
+    } else {
+      DocumentSpan where;
+      if (!span(first + i, where, error) || !hash_document(where, hashes[i], scratch, error)) return false;
     }
-    hashes[i] = hash.finish();
   }
   return true;
+}
+
+// Reads the documents from `first` into `bytes` when they are neighbours in the file and not too large together.
+bool IndexedCorpus::read_together(uint64_t first, const std::vector<uint32_t>& stored, std::vector<uint8_t>& bytes,
+                                  bool& together, std::string& error) const {
+  constexpr uint64_t kLargestRead = uint64_t{1} << 24;
+  uint64_t begin = 0, end = stored.size(), total = 0;  // documents without the empty ones at both ends
+  while (begin < end && stored[begin] == 0) ++begin;
+  while (begin < end && stored[end - 1] == 0) --end;
+  for (const uint32_t length : stored) total += uint64_t{length} * token_bytes_;
+  together = false;
+  if (total == 0 || total > kLargestRead) return true;
+  DocumentSpan from, to;
+  if (!span(first + begin, from, error) || !span(first + end - 1, to, error)) return false;
+  if (to.offset + uint64_t{stored[end - 1]} * token_bytes_ - from.offset != total) return true;
+  together = true;
+  bytes.resize(total);
+  return bin_->read(from.offset, bytes.data(), total, error);
 }
 
 }  // namespace ettin

@@ -53,7 +53,21 @@ class IndexedCorpus {
   bool text_hashes(uint64_t first, uint64_t count, uint32_t* hashes, std::string& error) const;
 
  private:
+  struct IndexBlock {
+    std::vector<int64_t> bounds;   // first sequence of each document, and of the one after them
+    std::vector<int32_t> lengths;  // of their sequences
+  };
+  struct HashScratch {
+    std::vector<int32_t> ids;
+    std::vector<uint8_t> bytes;
+  };
   IndexedCorpus() = default;
+  uint32_t text_length(uint32_t stored) const noexcept { return stored - (appended_eod_ && stored > 0 ? 1 : 0); }
+  bool read_block(uint64_t first, uint64_t count, IndexBlock& block, std::string& error) const;
+  bool stored_lengths(uint64_t first, uint64_t count, uint32_t* lengths, std::string& error) const;
+  bool read_together(uint64_t first, const std::vector<uint32_t>& stored, std::vector<uint8_t>& bytes, bool& together,
+                     std::string& error) const;
+  bool hash_document(const DocumentSpan& where, uint32_t& hash, HashScratch& scratch, std::string& error) const;
   bool follows(int64_t first, int64_t last, int64_t pointer, int64_t total, std::string& error) const;
   bool fail(const std::string& what, std::string& error) const;
 

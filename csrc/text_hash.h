@@ -15,13 +15,13 @@ inline uint64_t mix64(uint64_t x) noexcept {  // finalizer of SplitMix64
 // Four interleaved multiplicative lanes: lane j takes the ids at positions j, j + 4, ... of the document.
 class TextHash {
  public:
-  // All calls but the last must add a multiple of four ids.
-  template <typename Id>
-  void add(const Id* ids, size_t count) noexcept {
+  // Adds the ids id_at(0), ..., id_at(count - 1). All calls but the last must add a multiple of four ids.
+  template <typename IdAt>
+  void add_ids(size_t count, const IdAt& id_at) noexcept {
     size_t i = 0;
     for (; i + 4 <= count; i += 4)
-      for (size_t lane = 0; lane < 4; ++lane) step(lane, static_cast<uint32_t>(ids[i + lane]));
-    for (size_t lane = 0; i + lane < count; ++lane) step(lane, static_cast<uint32_t>(ids[i + lane]));
+      for (size_t lane = 0; lane < 4; ++lane) step(lane, id_at(i + lane));
+    for (size_t lane = 0; i + lane < count; ++lane) step(lane, id_at(i + lane));
     length_ += count;
   }
 
