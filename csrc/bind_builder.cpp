@@ -151,7 +151,7 @@ class Builder {
       throw std::invalid_argument("not a record of this journal");
     }
     std::vector<CorpusWriter::Paths> paths;
-    for (const auto& output : outputs) paths.push_back({output.at(0), output.at(1), output.at(2)});
+    for (const auto& output : outputs) paths.push_back({output.at(0), output.at(1), output.at(2), output.at(3)});
     auto writer = std::make_unique<CorpusWriter>();
     std::string error;
     if (!writer->open(paths, rejects, journal, std::move(sources), state, error)) throw std::runtime_error(error);

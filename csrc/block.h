@@ -58,6 +58,7 @@ struct OutputPart {
   std::vector<char> tokens;  // ids as they are stored
   std::vector<int32_t> lengths;
   std::vector<uint32_t> sequences;  // of each document
+  std::vector<uint32_t> hashes;     // of each document's text
   uint32_t checksum = 0;
   OutputCounts counts;
 };

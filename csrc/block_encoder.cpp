@@ -5,6 +5,7 @@
 
 #include "crc32c.h"
 #include "utf8.h"
+#include "text_hash.h"
 
 namespace ettin {
 namespace {
@@ -252,6 +253,7 @@ void BlockEncoder::go_back(BlockResult& result) {
     part.tokens.resize(marks_[i].tokens);
     part.lengths.resize(marks_[i].lengths);
     part.sequences.resize(marks_[i].sequences);
+    part.hashes.resize(marks_[i].sequences);
     part.counts = marks_[i].counts;
   }
 }
@@ -277,6 +279,9 @@ void BlockEncoder::add_sequence(const uint32_t* ids, size_t count) {
 
 // Closes the document whose ids are in ids_ and whose sequences are in sequence_lengths_.
 void BlockEncoder::finish_document(OutputPart& part) {
+  TextHash hash;
+  hash.add_ids(ids_.size(), [this](size_t i) { return ids_[i]; });
+  part.hashes.push_back(hash.finish());
   if (ids_.empty()) {
     ++part.counts.empty_documents;
   } else if (settings_.append_eod >= 0) {

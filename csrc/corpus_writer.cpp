@@ -141,6 +141,7 @@ bool CorpusWriter::open(const std::vector<Paths>& outputs, const std::string& re
     if (!open_file(outputs[i].tokens, outputs_[i].tokens, error)) return false;
     if (!open_file(outputs[i].lengths, outputs_[i].lengths, error)) return false;
     if (!open_file(outputs[i].documents, outputs_[i].documents, error)) return false;
+    if (!open_file(outputs[i].hashes, outputs_[i].hashes, error)) return false;
   }
   return open_file(rejects, rejects_, error) && open_file(journal, journal_, error);
 }
@@ -173,6 +174,9 @@ bool CorpusWriter::write(const BlockResult& result, const Place& place, std::str
       return false;
     }
     if (!write_at(outputs_[i].documents, ends.data(), ends.size() * 8, place.documents * 8, error)) return false;
+    if (!write_at(outputs_[i].hashes, part.hashes.data(), part.hashes.size() * 4, place.documents * 4, error)) {
+      return false;
+    }
   }
   return true;
 }

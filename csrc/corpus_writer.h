@@ -54,7 +54,7 @@ struct Place {
 class CorpusWriter {
  public:
   struct Paths {
-    std::string tokens, lengths, documents;
+    std::string tokens, lengths, documents, hashes;
   };
   CorpusWriter() = default;
   ~CorpusWriter();
@@ -79,7 +79,7 @@ class CorpusWriter {
   std::string rejects_text(const BlockResult& result) const;
 
   struct Output {
-    File tokens, lengths, documents;
+    File tokens, lengths, documents, hashes;
   };
   std::vector<Output> outputs_;
   File rejects_, journal_;

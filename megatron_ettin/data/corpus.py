@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def corpus_prefix(path: str | Path) -> Path:
 def member(prefix: Path, suffix: str) -> Path:
     """The file of a corpus with this suffix; a dot in the prefix stays."""
     return prefix.with_name(prefix.name + suffix)
+
+
+def hash_path(prefix: Path, fingerprint: str) -> Path:
+    """Where the text hashes of a corpus lie: 4 bytes a document, in a file named after its content."""
+    return member(prefix, f".{fingerprint[:16]}.hash")
+
+
+def remove_hashes(prefix: Path) -> None:
+    """Delete the text hashes of what was under this prefix before."""
+    for path in prefix.parent.glob(f"{glob.escape(prefix.name)}.{'[0-9a-f]' * 16}.hash"):
+        path.unlink(missing_ok=True)
 
 
 def _map(path: Path) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin import _native
-from megatron_ettin.data.corpus import Corpus, member
+from megatron_ettin.data.corpus import Corpus, hash_path
 from megatron_ettin.data.streams import FIXED_SEED, Stream, words
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress
@@ -29,14 +29,9 @@ def split_below(share: float) -> int:
     return round(share * 2**32)
 
 
-def hash_path(corpus: Corpus) -> Path:
-    """Where the text hashes of a corpus lie: 4 bytes a document, named after its content."""
-    return member(corpus.prefix, f".{corpus.fingerprint[:16]}.hash")
-
-
 def text_hashes(corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> NDArray[np.uint32]:
-    """One hash a document, memory-mapped. Computed by one read of the .bin file when the file is not there yet."""
-    path = hash_path(corpus)
+    """One hash a document, memory-mapped. `ettin prepare` writes them; for other corpora the .bin is read once."""
+    path = hash_path(corpus.prefix, corpus.fingerprint)
     if not path.is_file():
         _write_hashes(corpus, native, path, threads)
     if path.stat().st_size != 4 * corpus.documents:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin import __version__
-from megatron_ettin.data.corpus import Corpus, corpus_prefix, member, open_corpus
+from megatron_ettin.data.corpus import Corpus, corpus_prefix, hash_path, member, open_corpus, remove_hashes
 from megatron_ettin.data.index import CHUNK, IndexHeader
 from megatron_ettin.data.manifest import FileRecord, Manifest, SourceRecord
 from megatron_ettin.data.publication import checksum_text
@@ -180,7 +180,8 @@ def merge_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command
 
 
 def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: str) -> None:
-    tokens, index, text, tokenizer = (staging.folder / name for name in ("bin", "idx", "json", "tokenizer"))
+    names = ("bin", "idx", "json", "tokenizer", "hashes")
+    tokens, index, text, tokenizer, hashes = (staging.folder / name for name in names)
     size, checksum = _join_tokens(parts, tokens)
     index_size, index_checksum, header = _join_index(parts, index)
     manifests = [part.manifest for part in parts]
@@ -206,4 +207,19 @@ def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: s
     if parts[0].tokenizer_json.exists():
         shutil.copyfile(parts[0].tokenizer_json, tokenizer)
         moves[tokenizer] = member(prefix, ".tokenizer.json")
+    if _join_hashes(parts, hashes):
+        remove_hashes(prefix)
+        moves[hashes] = hash_path(prefix, manifest.fingerprint)
     staging.publish({**moves, text: member(prefix, ".json")})
+
+
+def _join_hashes(parts: Sequence[Corpus], target: Path) -> bool:
+    """Write the joined text hashes, when every part has them."""
+    paths = [hash_path(part.prefix, part.fingerprint) for part in parts]
+    if not all(path.is_file() for path in paths):
+        return False
+    with open(target, "wb") as out:
+        for path in paths:
+            with open(path, "rb") as stream:
+                shutil.copyfileobj(stream, out)
+    return True

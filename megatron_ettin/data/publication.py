@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_ettin import __version__
-from megatron_ettin.data.corpus import member
+from megatron_ettin.data.corpus import hash_path, member, remove_hashes
 from megatron_ettin.data.job import Job, megatron_prefix
 from megatron_ettin.data.manifest import FileRecord, Manifest, ShardRecord, SourceRecord, TokenizerRecord, read_manifest
 from megatron_ettin.data.staging import Record, Staging, empty_record, plan_hash
@@ -117,6 +117,8 @@ def publish_job(job: Job, staging: Staging) -> None:
         write_atomically(text, manifest.to_json())
         write_atomically(tokenizer, job.tokenizer.content)
         moves[staging.outputs[output].tokens] = member(target, ".bin")
+        remove_hashes(target)
+        moves[staging.outputs[output].hashes] = hash_path(target, manifest.fingerprint)
         moves[staging.folder / f"{output}.idx"] = member(target, ".idx")
         moves[tokenizer] = member(target, ".tokenizer.json")
         manifests[text] = member(target, ".json")

@@ -114,6 +114,7 @@ class OutputFiles:
     tokens: Path
     lengths: Path
     documents: Path
+    hashes: Path
 
     def sizes(self, record: Record, output: int) -> dict[Path, int]:
         """How long each file is after the blocks of ``record``."""
@@ -122,6 +123,7 @@ class OutputFiles:
             self.tokens: state.bytes,
             self.lengths: state.sequences * 4,
             self.documents: record.documents * 8,
+            self.hashes: record.documents * 4,
         }
 
 
@@ -133,7 +135,7 @@ class Staging:
         self.dtype = dtype
         self.itemsize = np.dtype(dtype).itemsize
         self.outputs = [
-            OutputFiles(*(self.folder / f"{i}.{name}" for name in ("tokens", "lengths", "documents")))
+            OutputFiles(*(self.folder / f"{i}.{name}" for name in ("tokens", "lengths", "documents", "hashes")))
             for i in range(outputs)
         ]
         self.journal = self.folder / "journal"
