@@ -98,7 +98,8 @@ def test_a_released_decoder_config_is_read_as_transformers_reads_it(make_folder)
         del fields[name]
     leftovers = {
         "causal_mask": True, "masked_prediction": False, "position_embedding_type": "sans_pos", "bos_token": "[CLS]",
-        "eos_token": "[SEP]", "unk_token": "[UNK]", "layer_norm_eps": 1e-5, "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "[SEP]", "unk_token": "[UNK]", "layer_norm_eps": 1e-5,
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "sliding_window": 64, "max_position_embeddings": 7999,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(fields | leftovers))
