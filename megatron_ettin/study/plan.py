@@ -1,0 +1,126 @@
+"""A study as a list of steps: each one command, what it makes, and what it needs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from megatron_ettin.config.objective import ObjectiveName
+from megatron_ettin.config.run import StageName
+from megatron_ettin.config.shape_file import run_of
+from megatron_ettin.study.settings import StudySettings, flags_between, stage_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One command of a study."""
+
+    name: str
+    command: tuple[str, ...]
+    """The whole command line."""
+    product: Path
+    """Exists once the step is done."""
+    needs: tuple[str, ...] = ()
+    """Names of steps whose products it reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One of the four models: where it starts and which stages it goes through."""
+
+    name: str
+    objective: ObjectiveName
+    stages: tuple[StageName, ...]
+    start: str = ""
+    """The member whose last run it starts from."""
+
+
+MEMBERS: tuple[Member, ...] = (
+    Member(name="encoder", objective="mlm", stages=("pretrain", "extension", "decay")),
+    Member(name="decoder", objective="clm", stages=("pretrain", "extension", "decay")),
+    Member(name="encoder-from-decoder", objective="mntp", stages=("cross",), start="decoder"),
+    Member(name="decoder-from-encoder", objective="clm", stages=("cross",), start="encoder"),
+)
+
+
+def plan(settings: StudySettings) -> list[Step]:
+    """All steps in order. Raises ConfigError for a stage that cannot run, before anything has started."""
+    steps = [step for member in MEMBERS for step in training_steps(settings, member)]
+    steps += [export_step(settings, member) for member in MEMBERS]
+    return [*steps, evaluation_step(settings)]
+
+
+def training_steps(settings: StudySettings, member: Member) -> Iterator[Step]:
+    """The stages of one member, each from the run before it."""
+    before = last_run(member.start) if member.start else ""
+    for stage in member.stages:
+        name = f"{member.name}-{stage}"
+        config = stage_run(settings, member.objective, stage)
+        config = replace(
+            config, start=replace(config.start, from_run=str(run_folder(settings, before)) if before else "")
+        )
+        recipe = run_of(settings.size, member.objective, stage, settings.variant)
+        yield Step(
+            name=f"train {name}",
+            command=(
+                *launcher(settings), "-m", "megatron_ettin", "pretrain", settings.size, member.objective, stage,
+                "--variant", settings.variant, "--run", str(run_folder(settings, name)), *flags_between(recipe, config),
+            ),
+            product=run_folder(settings, name) / "checkpoints" / "LATEST",
+            needs=(f"train {before}",) if before else (),
+        )  # fmt: skip
+        before = name
+
+
+def export_step(settings: StudySettings, member: Member) -> Step:
+    """The member's last checkpoint as a Hugging Face folder with its parity."""
+    name, folder = last_run(member.name), export_folder(settings, member.name)
+    run = str(run_folder(settings, name))
+    return Step(
+        name=f"export {member.name}",
+        command=(sys.executable, "-m", "megatron_ettin", "convert", run, str(folder)),
+        product=folder / "parity.json",
+        needs=(f"train {name}",),
+    )
+
+
+def evaluation_step(settings: StudySettings) -> Step:
+    """All four on one held-out text."""
+    models = [f"{member.name}={export_folder(settings, member.name)}" for member in MEMBERS]
+    return Step(
+        name="evaluate",
+        command=(
+            sys.executable, "-m", "megatron_ettin", "evaluate", *models, "--data", settings.data,
+            "--held-out-share", str(settings.held_out_share), "--rows", str(settings.rows),
+            "--sample", str(settings.sample), "--out", str(settings.run / "evaluation"),
+        ),
+        product=settings.run / "evaluation" / "results.json",
+        needs=tuple(f"export {member.name}" for member in MEMBERS),
+    )  # fmt: skip
+
+
+def launcher(settings: StudySettings) -> tuple[str, ...]:
+    """The command that starts the ranks of a training."""
+    if settings.launcher:
+        return tuple(shlex.split(settings.launcher))
+    count = f"--nproc-per-node={settings.ranks}"
+    return (sys.executable, "-m", "torch.distributed.run", "--standalone", count)
+
+
+def last_run(member: str) -> str:
+    """Name of a member's last run."""
+    stages = next(known.stages for known in MEMBERS if known.name == member)
+    return f"{member}-{stages[-1]}"
+
+
+def run_folder(settings: StudySettings, name: str) -> Path:
+    """The folder of one training."""
+    return settings.run / "runs" / name
+
+
+def export_folder(settings: StudySettings, member: str) -> Path:
+    """The Hugging Face folder of one member."""
+    return settings.run / "exports" / member

@@ -1,0 +1,98 @@
+"""Run the steps of a plan in order; what is done stays done."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.errors import DataError
+from megatron_ettin.progress import format_seconds
+from megatron_ettin.publish import write_atomically
+from megatron_ettin.study.plan import Step
+
+STATE_FILE = "study.json"
+Say = Callable[[str], None]
+State = dict[str, dict[str, Any]]
+"""Step name -> {"command", "status": done or failed, "seconds"}."""
+
+
+def run_steps(steps: Sequence[Step], folder: Path, say: Say) -> list[str]:
+    """Run every step that is not done and whose needs are; the names of those that failed or could not start.
+
+    A step is done when it ended well with this very command and its product is there. State is kept in
+    ``folder``/study.json after each step, output in ``folder``/logs. Ctrl-C ends the running step and the study.
+    """
+    state = read_state(folder)
+    for number, step in enumerate(steps, start=1):
+        head = f"[{number}/{len(steps)}] {step.name}"
+        if is_done(step, state):
+            say(f"{head}: done before")
+            continue
+        missing = [need for need in step.needs if state.get(need, {}).get("status") != "done"]
+        if missing:
+            say(f"{head}: left out, it needs {', '.join(missing)}")
+            state[step.name] = {"command": list(step.command), "status": "failed", "seconds": 0.0}
+            continue
+        say(head)
+        state[step.name] = run_step(step, folder, say)
+        write_atomically(folder / STATE_FILE, json.dumps({"steps": state}, indent=2) + "\n")
+    return [step.name for step in steps if not is_done(step, state)]
+
+
+def is_done(step: Step, state: State) -> bool:
+    """Whether the step ended well with this command and its product is still there."""
+    known = state.get(step.name, {})
+    same = known.get("status") == "done" and known.get("command") == list(step.command)
+    return same and step.product.exists()
+
+
+def read_state(folder: Path) -> State:
+    """What the study's folder remembers; raises DataError when study.json is damaged."""
+    path = Path(folder) / STATE_FILE
+    if not path.exists():
+        return {}
+    try:
+        steps: State = json.loads(path.read_text(encoding="utf-8"))["steps"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error}; delete it: finished trainings will only be looked at") from error
+    return steps
+
+
+def run_step(step: Step, folder: Path, say: Say) -> dict[str, Any]:
+    """Run one command, its output on the terminal and in a log; its entry in the state."""
+    log = folder / "logs" / f"{step.name.replace(' ', '-')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    status = stream(step.command, log)
+    seconds = time.monotonic() - started
+    well = status == 0 and step.product.exists()
+    if well:
+        say(f"  done in {format_seconds(seconds)}")
+    else:
+        why = f"exit status {status}" if status else f"{step.product} was not made"
+        say(f"  FAILED: {why}; its output is in {log}\n  {shlex.join(step.command)}")
+    return {"command": list(step.command), "status": "done" if well else "failed", "seconds": round(seconds, 1)}
+
+
+def stream(command: Sequence[str], log: Path) -> int:
+    """Run a command, copying its output line by line; its exit status. The child is waited for on Ctrl-C too."""
+    with log.open("a", encoding="utf-8") as kept:
+        kept.write(f"$ {shlex.join(command)}\n")
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
+        )
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                sys.stdout.write(f"  {line}")
+                sys.stdout.flush()
+                kept.write(line)
+        finally:
+            status = child.wait()
+    return status

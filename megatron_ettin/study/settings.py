@@ -1,0 +1,124 @@
+"""What a study is about, and the run of each of its stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from megatron_ettin.config import rules
+from megatron_ettin.config.codec import flatten
+from megatron_ettin.config.derived import model_ranks
+from megatron_ettin.config.objective import ObjectiveName
+from megatron_ettin.config.run import RunConfig, StageName
+from megatron_ettin.config.shape_file import run_of
+from megatron_ettin.errors import ConfigError
+
+FEWEST_STEPS = 30
+"""A stage with fewer steps than this is no training; rows, then their length, are cut until it has them."""
+
+SHORTEST_ROW = 256
+"""Rows are not cut below this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """A study: one size, one text, one folder."""
+
+    data: str
+    """A mixture file (.json) or the prefix of a corpus."""
+    run: Path
+    """The study's folder: runs, exports, evaluation and report lie in it."""
+    size: str = "tiny"
+    """tiny, 17m 32m 68m 150m 400m 1b, or a .toml file."""
+    variant: str = "paper"
+    """paper or released."""
+    ranks: int = 2
+    """Processes of each training on this machine."""
+    tensor: int = 1
+    """Ranks that share each matrix."""
+    pipeline: int = 1
+    """Ranks that share the layers."""
+    tokens: int = 0
+    """Tokens of pretraining; all stages and warmups shrink in the same proportion. 0: the recipe's."""
+    held_out_share: float = 0.02
+    """Share of the documents that no stage sees, for the evaluation."""
+    rows: int = 64
+    """Held-out rows of the evaluation."""
+    sample: int = 400
+    """Next tokens that every kind is asked for; an encoder needs a pass for each."""
+    launcher: str = ""
+    """What starts a training, ahead of `-m megatron_ettin pretrain`; empty: torchrun with `ranks` on this machine."""
+
+
+def stage_run(settings: StudySettings, objective: ObjectiveName, stage: StageName) -> RunConfig:
+    """The run of one stage, cut to the study's tokens and ranks. Raises ConfigError when no such run exists."""
+    recipe = run_of(settings.size, objective, stage, settings.variant)
+    pretraining = run_of(settings.size, objective, "pretrain", settings.variant)
+    share = settings.tokens / pretraining.schedule.tokens if settings.tokens else 1.0
+    config = replace(
+        scaled(recipe, share),
+        data=replace(recipe.data, data=settings.data, held_out_share=settings.held_out_share),
+        layout=replace(recipe.layout, tensor=settings.tensor, pipeline=settings.pipeline),
+    )
+    config = fitted(config, settings.ranks)
+    rules.check(config, settings.ranks)
+    return config
+
+
+def scaled(config: RunConfig, share: float) -> RunConfig:
+    """The run with every token count of its schedule and batch multiplied by ``share``."""
+    if share == 1.0:
+        return config
+    plan, batch = config.schedule, config.batch
+    return replace(
+        config,
+        schedule=replace(
+            plan,
+            tokens=round(plan.tokens * share),
+            warmup_tokens=round(plan.warmup_tokens * share),
+            decay_tokens=round(plan.decay_tokens * share),
+        ),
+        batch=replace(batch, warmup_tokens=round(batch.warmup_tokens * share)),
+    )
+
+
+def fitted(config: RunConfig, ranks: int) -> RunConfig:
+    """The run with rows cut, where the stage is too short for the recipe's batch, to at least FEWEST_STEPS steps."""
+    length, rows, tokens = config.data.row_length, config.batch.rows, config.schedule.tokens
+    if tokens >= FEWEST_STEPS * rows * length:
+        return config
+    data_ranks = max(1, ranks // model_ranks(config.layout))
+    while length // 2 >= SHORTEST_ROW and tokens < FEWEST_STEPS * data_ranks * length:
+        length //= 2
+    if tokens < FEWEST_STEPS * data_ranks * length:
+        raise ConfigError(
+            f"stage {config.stage} has {tokens} tokens, {FEWEST_STEPS} steps need "
+            f"{FEWEST_STEPS * data_ranks * length}; give the study more --tokens or fewer --ranks"
+        )
+    micro = min(config.layout.micro_batch_rows, tokens // (FEWEST_STEPS * length * data_ranks))
+    rows = min(rows, tokens // (FEWEST_STEPS * length)) // (data_ranks * micro) * data_ranks * micro
+    return replace(
+        config,
+        data=replace(config.data, row_length=length, piece_length=min(config.data.piece_length, length)),
+        batch=replace(config.batch, rows=rows, warmup_tokens=0),
+        layout=replace(config.layout, micro_batch_rows=micro),
+    )
+
+
+def flags_between(recipe: RunConfig, config: RunConfig) -> list[str]:
+    """The flags that turn the recipe's run into ``config``."""
+    before, after = flatten(recipe), flatten(config)
+    flags: list[str] = []
+    for path in after:
+        if after[path] != before[path]:
+            flags += _flag(path, after[path])
+    return flags
+
+
+def _flag(path: str, value: object) -> list[str]:
+    section, _, name = path.replace("_", "-").rpartition(".")
+    prefix = f"{section}." if section else ""
+    if isinstance(value, bool):
+        return [f"--{prefix}{name}" if value else f"--{prefix}no-{name}"]
+    values = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
+    return [f"--{prefix}{name}", *values]
