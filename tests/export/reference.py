@@ -14,13 +14,17 @@ from megatron_ettin.config.run import ModelConfig
 
 
 def random_tensors(model: ModelConfig, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
-    """Weights large enough that attention is far from uniform, norms and biases away from their start."""
+    """Weights large enough that attention is far from uniform, norms and biases away from their start.
+
+    Larger ones make attention choose one key by a hair, so that rounding decides and no two programs agree.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes.items():
         noise = torch.randn(shape, generator=generator)
         is_norm = len(shape) == 1 and name != "head.bias"
-        tensors[name] = 1 + 0.2 * noise if is_norm else noise * (0.3 if "qkv" in name else 0.1)
+        scale = (1.6 if "qkv" in name else 0.8) / math.sqrt(model.hidden)
+        tensors[name] = 1 + 0.2 * noise if is_norm else noise * scale
     return tensors
 
 
