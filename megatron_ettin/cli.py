@@ -24,6 +24,8 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("megatron_ettin.commands.pretrain", "train, or go on where a run stopped; under torchrun"),
     "check": Verb("megatron_ettin.commands.check", "rules, files, rows, steps, memory and settings of a run"),
     "estimate": Verb("megatron_ettin.commands.estimate", "parameters, work, time, memory and bubble, before a run"),
+    "convert": Verb("megatron_ettin.commands.convert", "checkpoints to Hugging Face folders, or a folder to a run"),
+    "evaluate": Verb("megatron_ettin.commands.evaluate", "held-out losses of any kind of model, and what it writes"),
     "order": Verb("megatron_ettin.commands.order", "what a run has read: by step, by document, between checkpoints"),
     "pack": Verb("megatron_ettin.commands.pack", "build pack indexes ahead of training, and report what a stage reads"),
     "plot": Verb("megatron_ettin.commands.plot", "loss, rate and throughput of runs as PNG and SVG"),

@@ -67,7 +67,8 @@ def training_steps(settings: StudySettings, member: Member) -> Iterator[Step]:
             name=f"train {name}",
             command=(
                 *launcher(settings), "-m", "megatron_ettin", "pretrain", settings.size, member.objective, stage,
-                "--variant", settings.variant, "--run", str(run_folder(settings, name)), *flags_between(recipe, config),
+                "--variant", settings.variant, "--run-folder", str(run_folder(settings, name)),
+                *flags_between(recipe, config),
             ),
             product=run_folder(settings, name) / "checkpoints" / "LATEST",
             needs=(f"train {before}",) if before else (),

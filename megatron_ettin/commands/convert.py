@@ -1,0 +1,88 @@
+"""``ettin convert SOURCE TARGET``: a run's checkpoints to Hugging Face folders, or a folder to a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from megatron_ettin.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertFlags:
+    """Convert between runs and Hugging Face folders; the direction follows from SOURCE.
+
+    SOURCE is RUN or RUN@STEP (its newest checkpoint, or that of a step), or a Hugging Face ModernBERT or Ettin folder
+    (safetensors only; code in it is never run). A folder becomes a run that other runs can start from with --from.
+    Exports hold parity.json: the logits of transformers are those of the run, or nothing is written.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    """RUN, RUN@STEP, or a Hugging Face folder."""
+    target: Annotated[Path, tyro.conf.Positional]
+    """What to write: a Hugging Face folder, with --all a folder of them, or a run folder."""
+    all: bool = False
+    """Every checkpoint of the run, as TARGET/step1200, TARGET/ext50, TARGET/decay20, TARGET/cross60 by stage."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """How tensors are stored."""
+    tokenizer: Path | None = None
+    """A tokenizer.json; default: that of the run's data."""
+
+
+def main(arguments: list[str]) -> int:
+    """Convert in one direction; status 0 when everything asked for is there."""
+    flags = tyro.cli(ConvertFlags, args=arguments, prog="ettin convert")
+    if is_huggingface(Path(flags.source)):
+        return from_huggingface(flags)
+    return to_huggingface(flags)
+
+
+def is_huggingface(folder: Path) -> bool:
+    """Whether the source is a Hugging Face folder and no run."""
+    return (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir()
+
+
+def to_huggingface(flags: ConvertFlags) -> int:
+    """One checkpoint, or all."""
+    from megatron_ettin.checkpoint.folder import parse_source
+    from megatron_ettin.checkpoint.load import find
+    from megatron_ettin.export.runs import export_all, export_checkpoint
+
+    run, step = parse_source(flags.source)
+    if not run.is_dir():
+        raise CheckpointError(f"{run} does not exist; give a run folder or a Hugging Face folder")
+    if flags.all:
+        if step is not None:
+            raise ConfigError(f"--all takes every checkpoint; leave out @{step}")
+        for _ in export_all(run, flags.target, flags.dtype, flags.tokenizer, print):
+            pass
+        return 0
+    made = export_checkpoint(find(run, step), flags.target, flags.dtype, flags.tokenizer)
+    print(f"{flags.target}: {summary(flags.target)}{'' if made else ' (there already)'}")
+    return 0
+
+
+def summary(folder: Path) -> str:
+    """What parity.json says, in a line."""
+    import json
+
+    parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+    worst = max(parity["cases"], key=lambda case: case["largest_difference"])
+    return (
+        f"logits equal transformers {parity['transformers']} within {worst['largest_difference']:.1e} "
+        f"of {worst['largest_logit']:.1f}"
+    )
+
+
+def from_huggingface(flags: ConvertFlags) -> int:
+    """A folder as a run."""
+    from megatron_ettin.export.runs import import_folder
+
+    if flags.all or flags.tokenizer or flags.dtype != "float32":
+        raise ConfigError("--all, --dtype and --tokenizer belong to exports; SOURCE is a Hugging Face folder")
+    checkpoint = import_folder(Path(flags.source), flags.target)
+    print(f"{checkpoint.path}: start from it with --from {flags.target}")
+    return 0

@@ -1,0 +1,188 @@
+"""Checkpoints of a run as Hugging Face folders, and a Hugging Face folder as a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from megatron_ettin.checkpoint.folder import Checkpoint, list_checkpoints
+from megatron_ettin.checkpoint.load import find, read_numbers
+from megatron_ettin.checkpoint.manifest import read_manifest
+from megatron_ettin.config import codec
+from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.recipes import recipe
+from megatron_ettin.config.run import ComputeConfig, LayoutConfig, RunConfig, StageName
+from megatron_ettin.data.corpus import open_corpus
+from megatron_ettin.data.mixture import read_mixture
+from megatron_ettin.errors import CheckpointError, DataError
+from megatron_ettin.export.huggingface import Export, StoredType, read_folder, write_folder
+from megatron_ettin.export.ours import packed_logits
+from megatron_ettin.export.parity import PARITY_FILE, compare, write_parity
+from megatron_ettin.export.tokenizer_files import write_json
+from megatron_ettin.model.canonical import full_state, load_full_state
+from megatron_ettin.parallel.groups import initialize
+from megatron_ettin.publish import publish
+from megatron_ettin.train.folder import open_run_folder
+from megatron_ettin.train.parts import build_parts
+from megatron_ettin.train.state import TrainState
+from megatron_ettin.train.store import load_run, save_run, stored_config
+
+TRAINING_FILE = "training.json"
+"""In an exported folder: the run's configuration and which checkpoint it was."""
+
+REVISIONS: dict[StageName, str] = {"pretrain": "step", "extension": "ext", "decay": "decay", "cross": "cross"}
+"""Stage -> prefix of a revision's name; the step follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """The weights of one checkpoint and what is known about it."""
+
+    config: RunConfig
+    state: TrainState
+    tensors: dict[str, Tensor]
+    """Canonical name -> float32 tensor."""
+    checkpoint: Checkpoint
+    fingerprint: str
+    """Of the checkpoint's files."""
+
+    @property
+    def revision(self) -> str:
+        """``step1200``, ``ext50``, ``decay20`` or ``cross60``."""
+        return f"{REVISIONS[self.config.stage]}{self.state.step}"
+
+    def origin(self) -> dict[str, Any]:
+        """Content of training.json."""
+        return {
+            "run": codec.to_dict(self.config),
+            "revision": self.revision,
+            "state": self.state.to_dict(),
+            "checkpoint": self.fingerprint,
+        }
+
+
+def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
+    """Read a verified checkpoint of any layout in this process; the weights are the fp32 main ones.
+
+    Costs about five times the weights in memory: the optimizer that holds the main weights is read with them.
+    """
+    numbers = read_numbers(checkpoint)
+    config = stored_config(checkpoint, numbers)
+    parts = build_parts(on_one_rank(config), initialize(LayoutConfig()), sources=1)
+    state, _ = load_run(parts, checkpoint)
+    tensors = full_state(parts.chunks, parts.groups)
+    return Loaded(
+        config=config, state=state, tensors=tensors, checkpoint=checkpoint, fingerprint=fingerprint_of(checkpoint)
+    )
+
+
+def on_one_rank(config: RunConfig) -> RunConfig:
+    """The same model on one rank in float32."""
+    return replace(config, layout=LayoutConfig(), compute=ComputeConfig(precision="fp32"))
+
+
+def fingerprint_of(checkpoint: Checkpoint) -> str:
+    """One word that changes with any file of the checkpoint."""
+    return hashlib.sha256(repr(sorted(read_manifest(checkpoint.path).items())).encode()).hexdigest()
+
+
+def tokenizer_of(config: RunConfig) -> Path:
+    """The tokenizer.json of the run's first corpus, or of the folder that a run without data came from.
+
+    Raises DataError when it is not where it was.
+    """
+    try:
+        if not config.data.data:
+            return Path(config.start.huggingface) / "tokenizer.json"
+        return open_corpus(read_mixture(config.data.data).sources[0].prefix).tokenizer_json
+    except DataError as error:
+        raise DataError(f"the run's tokenizer is not found ({error}); give it with --tokenizer FILE") from error
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint, folder: Path, dtype: StoredType = "float32", tokenizer: Path | None = None
+) -> bool:
+    """Publish one verified checkpoint as ``folder`` with its parity; False when it is there already.
+
+    Raises CheckpointError when the folder holds something else or the logits differ; then nothing is published.
+    """
+    if folder.exists():
+        require_same(checkpoint, folder, dtype)
+        return False
+    loaded = load_checkpoint(checkpoint)
+    export = Export(
+        model=loaded.config.model,
+        objective=OBJECTIVES[loaded.config.objective],
+        tensors=loaded.tensors,
+        tokenizer_json=tokenizer or tokenizer_of(loaded.config),
+        dtype=dtype,
+        origin=facts(loaded),
+    )
+    with publish(folder) as staging:
+        write_folder(staging, export)
+        write_json(staging / TRAINING_FILE, loaded.origin())
+        stored = read_folder(staging).tensors
+        write_parity(staging, compare(staging, packed_logits(export.model, export.objective, stored)))
+    return True
+
+
+def facts(loaded: Loaded) -> dict[str, Any]:
+    """For the folder's card."""
+    return {
+        "stage": loaded.config.stage,
+        "revision": loaded.revision,
+        "steps of the stage": f"{loaded.state.step:,}",
+        "tokens of the stage": f"{loaded.state.tokens:,}",
+    }
+
+
+def require_same(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
+    """Raise CheckpointError unless ``folder`` is a finished export of this very checkpoint."""
+    try:
+        origin = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
+    except (OSError, ValueError, KeyError, TypeError):
+        origin, stored = None, None
+    if (origin, stored) != (fingerprint_of(checkpoint), dtype) or not (folder / PARITY_FILE).exists():
+        raise CheckpointError(
+            f"{folder} exists and is no {dtype} export of {checkpoint.path}; give another folder or remove it"
+        )
+
+
+def export_all(
+    run: Path, folder: Path, dtype: StoredType, tokenizer: Path | None, say: Callable[[str], None]
+) -> Iterator[Path]:
+    """Every checkpoint of a run as ``folder``/REVISION, oldest first; those that are there are left alone."""
+    checkpoints = list_checkpoints(run)
+    if not checkpoints:
+        raise CheckpointError(f"{run} has no checkpoints; is it the folder given to --run?")
+    for listed in checkpoints:
+        checkpoint = find(run, listed.step)
+        config = stored_config(checkpoint, read_numbers(checkpoint))
+        target = folder / f"{REVISIONS[config.stage]}{checkpoint.step}"
+        made = export_checkpoint(checkpoint, target, dtype, tokenizer)
+        say(f"{target}: {'written' if made else 'there already'}")
+        yield target
+
+
+def import_folder(folder: Path, run: Path) -> Checkpoint:
+    """A Hugging Face folder as the one checkpoint of a finished run of no steps: ``--from RUN`` starts from it.
+
+    Raises CheckpointError when ``run`` has checkpoints already.
+    """
+    if list_checkpoints(run):
+        raise CheckpointError(f"{run} has checkpoints already; give another folder")
+    read = read_folder(folder)
+    config = replace(recipe("tiny", read.config.objective, "pretrain"), model=read.config.model)
+    config = on_one_rank(replace(config, start=replace(config.start, huggingface=str(folder.resolve()))))
+    parts = build_parts(config, initialize(config.layout), sources=1)
+    load_full_state(parts.chunks, parts.groups, read.tensors)
+    parts.optimizer.reload_model_params()
+    open_run_folder(run, config)
+    return save_run(parts, run, TrainState(finished=True), "end", data_fingerprint="")

@@ -1,0 +1,181 @@
+"""Checkpoints become folders and folders become runs without a bit changing on the way."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_ettin.checkpoint.load import find
+from megatron_ettin.cli import main
+from megatron_ettin.config.recipes import recipe
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import CheckpointError, DataError
+from megatron_ettin.export import read_canonical, read_folder
+from megatron_ettin.export.runs import export_checkpoint, import_folder, load_checkpoint
+from megatron_ettin.train.run import train
+from tests.export.conftest import VOCABULARY
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = [f"text {i} of many, which goes on for a while: " + "ab" * (i % 40) for i in range(400)]
+    lines = [json.dumps({"text": text}) for text in texts]
+    (folder / "text.jsonl").write_text("\n".join(lines))
+    arguments = ["prepare", "--input", str(folder / "text.jsonl"), "--tokenizer-model", str(tokenizer_json)]
+    assert main([*arguments, "--output-prefix", str(folder / "corpus")]) == 0
+    return folder / "corpus"
+
+
+def config_of(corpus: Path, objective: str, stage: str = "pretrain", precision: str = "fp32") -> RunConfig:
+    config = recipe("tiny", objective, stage)
+    model = replace(config.model, layers=4, hidden=32, intermediate=48, heads=2, window=8, causal_window=7)
+    return replace(
+        config,
+        model=model,
+        data=replace(config.data, data=str(corpus), row_length=128, piece_length=128, held_out_share=0.1),
+        batch=replace(config.batch, rows=4, warmup_tokens=0),
+        schedule=replace(
+            config.schedule, tokens=4 * 110 * STEPS, warmup_tokens=0, decay_tokens=100 if stage == "cross" else 0
+        ),
+        compute=replace(config.compute, precision=precision),
+        checkpoint=replace(config.checkpoint, every_steps=2),
+        layout=replace(config.layout, micro_batch_rows=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    train(config_of(corpus, "mlm"), folder / "encoder", read_canonical)
+    train(config_of(corpus, "clm", precision="bf16"), folder / "decoder", read_canonical)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_a_checkpoint_is_exported_with_the_weights_of_the_run(name, runs, tmp_path):
+    checkpoint = find(runs / name)
+    assert export_checkpoint(checkpoint, tmp_path / "out")
+    parity = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert parity["met"] and len(parity["cases"]) == 2
+    loaded, read = load_checkpoint(checkpoint), read_folder(tmp_path / "out")
+    assert all(torch.equal(read.tensors[key], tensor) for key, tensor in loaded.tensors.items())
+    assert read.config.model.vocabulary == VOCABULARY
+    assert read.config.kind == name
+
+
+def test_a_bf16_run_is_exported_from_its_float32_main_weights(runs):
+    tensors = load_checkpoint(find(runs / "decoder")).tensors
+    changed = tensors["layers.1.mlp_in.weight"]
+    assert changed.dtype == torch.float32
+    assert not torch.equal(changed, changed.bfloat16().float()), "the main weights have bits that bf16 has not"
+
+
+def test_all_checkpoints_become_revisions_and_a_second_time_changes_nothing(runs, tmp_path, capsys):
+    assert main(["convert", "--all", str(runs / "encoder"), str(tmp_path / "all")]) == 0
+    names = sorted(path.name for path in (tmp_path / "all").iterdir())
+    assert names[0] == "step2" and len(names) == 2
+    before = (tmp_path / "all" / "step2" / "model.safetensors").stat().st_mtime_ns
+    assert main(["convert", "--all", str(runs / "encoder"), str(tmp_path / "all")]) == 0
+    assert "there already" in capsys.readouterr().out
+    assert (tmp_path / "all" / "step2" / "model.safetensors").stat().st_mtime_ns == before
+    assert main(["convert", f"{runs / 'encoder'}@2", str(tmp_path / "one")]) == 0
+    same = [(tmp_path / "all" / "step2" / name).read_bytes() for name in ("model.safetensors", "config.json")]
+    assert same == [(tmp_path / "one" / name).read_bytes() for name in ("model.safetensors", "config.json")]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(runs, tmp_path, capsys):
+    (tmp_path / "taken").mkdir()
+    assert main(["convert", str(runs / "encoder"), str(tmp_path / "taken")]) == 2
+    assert "exists and is no float32 export of" in capsys.readouterr().err
+    assert list((tmp_path / "taken").iterdir()) == []
+
+
+def test_an_imported_folder_starts_runs_and_exports_the_same_bytes(runs, tmp_path, corpus):
+    export_checkpoint(find(runs / "encoder"), tmp_path / "first")
+    import_folder(tmp_path / "first", tmp_path / "imported")
+    export_checkpoint(find(tmp_path / "imported"), tmp_path / "again")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    config = config_of(corpus, "mntp", stage="cross")
+    model = replace(config.model, vocabulary=VOCABULARY)
+    start = replace(config.start, from_run=str(tmp_path / "imported"))
+    outcome = train(replace(config, model=model, start=start), tmp_path / "cross", read_canonical)
+    assert outcome.state.finished
+    export_checkpoint(find(tmp_path / "cross"), tmp_path / "mntp")
+    assert json.loads((tmp_path / "mntp" / "config.json").read_text())["ettin_label_offset"] == -1
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_training_starts_from_a_hugging_face_folder_bit_for_bit(objective, runs, tmp_path, corpus):
+    """Either kind can start from either; with no rate nothing moves, so the export is the start."""
+    export_checkpoint(find(runs / "decoder"), tmp_path / "start")
+    config = config_of(corpus, objective)
+    config = replace(
+        config,
+        model=replace(config.model, vocabulary=VOCABULARY),
+        start=replace(config.start, huggingface=str(tmp_path / "start")),
+        schedule=replace(config.schedule, tokens=1, peak_rate=1e-30),
+        optimizer=replace(config.optimizer, weight_decay=0.0),
+    )
+    train(config, tmp_path / "run", read_canonical)
+    tensors = load_checkpoint(find(tmp_path / "run")).tensors
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in read_canonical(tmp_path / "start")[1].items())
+
+
+def test_a_run_with_checkpoints_is_not_overwritten_by_an_import(runs, tmp_path):
+    export_checkpoint(find(runs / "encoder"), tmp_path / "first")
+    with pytest.raises(CheckpointError, match="has checkpoints already"):
+        import_folder(tmp_path / "first", runs / "encoder")
+
+
+def test_a_missing_corpus_is_named_with_the_remedy(runs, tmp_path, corpus, tokenizer_json):
+    manifest = corpus.with_suffix(".json")
+    hidden = manifest.rename(manifest.with_suffix(".hidden"))
+    try:
+        with pytest.raises(DataError, match="give it with --tokenizer FILE"):
+            export_checkpoint(find(runs / "encoder"), tmp_path / "out")
+        export_checkpoint(find(runs / "encoder"), tmp_path / "out", tokenizer=tokenizer_json)
+    finally:
+        hidden.rename(manifest)
+    assert not list(tmp_path.glob(".*")), "nothing half-written stays"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere", "out"], "/nowhere does not exist"),
+        (["{runs}", "out"], "no whole checkpoint"),
+        (["{runs}/encoder@77", "out"], "has no checkpoint of step 77"),
+        (["--all", "{runs}/encoder@2", "out"], "leave out @2"),
+    ],
+)
+def test_wrong_arguments_of_convert_are_explained(arguments, message, runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", *[argument.replace("{runs}", str(runs)) for argument in arguments]]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_checkpoint_of_any_layout_gives_the_same_folder(corpus, tmp_path):
+    """The same run saved under two tensor ranks is read by one process."""
+    from tests.support.launch import torchrun
+
+    config = config_of(corpus, "mlm")
+    flags = ["--model.layers", 4, "--model.hidden", 32, "--model.intermediate", 48, "--model.heads", 2,
+             "--model.window", 8, "--data", corpus, "--data.row-length", 128, "--data.piece-length", 128,
+             "--data.held-out-share", 0.1, "--batch.rows", 4, "--batch.warmup-tokens", 0,
+             "--schedule.tokens", config.schedule.tokens, "--schedule.warmup-tokens", 0,
+             "--layout.micro-batch-rows", 2]  # fmt: skip
+    for name, ranks, layout in (("one", 1, []), ("two", 2, ["--tensor", 2])):
+        arguments = ["-m", "megatron_ettin", "pretrain", "tiny", "mlm", "pretrain", "--run-folder", tmp_path / name]
+        torchrun(ranks, *map(str, [*arguments, *flags, *layout]))
+        export_checkpoint(find(tmp_path / name), tmp_path / f"{name}-out")
+    one, two = (read_canonical(tmp_path / f"{name}-out")[1] for name in ("one", "two"))
+    for key, tensor in one.items():
+        assert (two[key] - tensor).abs().max() <= 3 * 3e-3 * 3, key
