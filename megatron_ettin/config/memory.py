@@ -8,7 +8,7 @@ from megatron_ettin.config.count import label_share, layer_parameters
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.placement import layer_placement, micro_batch_count
 from megatron_ettin.config.run import ModelConfig, RunConfig
-from megatron_ettin.config.shapes import padded_vocabulary
+from megatron_ettin.config.shapes import vocabulary_rows
 from megatron_ettin.config.simulator import in_flight, schedule
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 2}
@@ -62,7 +62,7 @@ def rank_parameters(config: RunConfig, device: int) -> tuple[int, int]:
 
 def end_parameters(model: ModelConfig, tensor: int, first: bool, last: bool) -> int:
     """Parameters outside the layers: the table (again on the last rank, where the output is tied), norms, head."""
-    rows = padded_vocabulary(model.vocabulary) // tensor
+    rows = vocabulary_rows(model.vocabulary, tensor)
     table = rows * model.hidden
     count = table + model.hidden if first else 0
     if last:
@@ -107,7 +107,7 @@ def logits(config: RunConfig, device: int) -> int:
         return 0
     share = label_share(OBJECTIVES[config.objective], config.data)
     labels = layout.micro_batch_rows * config.data.row_length * share / layout.context
-    whole = round(labels * padded_vocabulary(config.model.vocabulary) / layout.tensor * 4)
+    whole = round(labels * vocabulary_rows(config.model.vocabulary, layout.tensor) * 4)
     return 2 * min(whole, config.compute.loss_chunk_bytes or LOSS_CHUNK_BYTES)
 
 

@@ -170,23 +170,28 @@ def tensor(config: RunConfig) -> Iterator[str]:
         if value % size:
             yield f"layout.tensor={size} does not divide {name}={value}; use {listed(tensor_sizes(model))}"
             return
-    tokens = config.layout.micro_batch_rows * config.data.row_length // config.layout.context
     if config.layout.sequence_parallel and size == 1:
         yield "layout.sequence_parallel has no effect with layout.tensor=1; leave it off or raise layout.tensor"
-    elif config.layout.sequence_parallel and tokens % size:
-        yield f"layout.tensor={size} does not divide the {tokens} tokens of a micro-batch that sequence_parallel shares"
 
 
 def context(config: RunConfig) -> Iterator[str]:
-    """Context parallelism shares rows evenly, and a window reaches no further than the neighbour."""
-    size, length = config.layout.context, config.data.row_length
-    if length % size:
-        yield f"layout.context={size} does not divide data.row_length={length}; use {nearest_divisors(length, size)}"
-    elif size > 1 and length // size < max(config.model.window, config.model.causal_window):
-        widest = max(config.model.window, config.model.causal_window)
+    """Ranks share a micro-batch's tokens evenly, and a window reaches no further than the neighbour."""
+    layout = config.layout
+    tokens = layout.micro_batch_rows * config.data.row_length
+    if layout.tensor in tensor_sizes(config.model) and tokens % (layout.context * layout.tensor):
+        fitting = [size for size in divisors(tokens) if size % layout.tensor == 0]
         yield (
-            f"layout.context={size} leaves {length // size} tokens of a row to each rank, less than the window of "
-            f"{widest}; use at most {length // widest}"
+            f"layout.context={layout.context} x layout.tensor={layout.tensor} does not divide the {tokens} tokens of a "
+            f"micro-batch (layout.micro_batch_rows x data.row_length); use a product of {listed(fitting)}"
+            if fitting
+            else f"layout.tensor={layout.tensor} does not divide the {tokens} tokens of a micro-batch "
+            "(layout.micro_batch_rows x data.row_length); change one of them"
+        )
+    widest = max(config.model.window, config.model.causal_window)
+    if layout.context > 1 and tokens // layout.context < widest:
+        yield (
+            f"layout.context={layout.context} leaves {tokens // layout.context} tokens of a micro-batch to each rank, "
+            f"less than the window of {widest}; use at most {max(1, tokens // widest)}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from megatron_ettin.config.run import ModelConfig
 
 VOCABULARY_MULTIPLE = 64
-"""The output layer is padded to a multiple of this, whatever the layout, so that tensor parallelism can share it."""
+"""Tensor parallelism must divide the vocabulary rounded up to a multiple of this; smaller shards would be ragged."""
 
 SHAPES: dict[str, ModelConfig] = {
     shape.size: shape
@@ -39,8 +39,13 @@ def global_layers(model: ModelConfig) -> int:
 
 
 def padded_vocabulary(vocabulary: int) -> int:
-    """Rows of the embedding while training: the next multiple of 64. Exports drop the padding."""
+    """The next multiple of 64, which tensor parallelism must divide."""
     return -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+def vocabulary_rows(vocabulary: int, tensor: int) -> int:
+    """Rows of the embedding on one tensor rank, a few of them padding; exports drop the padding."""
+    return -(-vocabulary // tensor)
 
 
 def tensor_sizes(model: ModelConfig) -> list[int]:

@@ -34,8 +34,17 @@ BROKEN: list[tuple[tuple[str, str, str], dict[str, object], list[str]]] = [
         {"layout.pipeline": 2, "layout.virtual_pipeline": 2, "layout.data": 8},
         ["needs a multiple of layout.pipeline=2 micro-batches", "32 rows has 1"],
     ),
-    (("17m", "mlm", "pretrain"), {"layout.context": 3}, ["does not divide data.row_length=1024", "2 or 4"]),
-    (("17m", "mlm", "pretrain"), {"layout.context": 32}, ["32 tokens of a row", "window of 64", "at most 16"]),
+    (
+        ("17m", "mlm", "pretrain"),
+        {"layout.context": 3, "layout.micro_batch_rows": 1},
+        ["layout.context=3 x layout.tensor=1 does not divide the 1024 tokens", "a product of 1, 2, 4, 8"],
+    ),
+    (
+        ("17m", "mlm", "pretrain"),
+        {"layout.tensor": 2, "layout.micro_batch_rows": 1, "data.row_length": 1025},
+        ["layout.tensor=2 does not divide the 1025 tokens"],
+    ),
+    (("17m", "mlm", "pretrain"), {"layout.context": 128}, ["32 tokens of a micro-batch", "window of 64", "at most 64"]),
     (("17m", "mlm", "pretrain"), {"layout.sequence_parallel": True}, ["no effect with layout.tensor=1"]),
     (
         ("17m", "mlm", "pretrain"),
