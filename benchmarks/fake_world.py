@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +15,13 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_ettin.batch import Batch
+from megatron_ettin.config.codec import with_fields
+from megatron_ettin.config.communication import Place, messages
 from megatron_ettin.config.derived import with_world_size
+from megatron_ettin.config.memory import rank_parameters
 from megatron_ettin.config.placement import micro_batch_count
+from megatron_ettin.config.recipes import recipe
+from megatron_ettin.config.rules import check
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.parallel.device import prepare
 from megatron_ettin.parallel.groups import finish, initialize
@@ -31,7 +38,7 @@ OPERATIONS = {
 
 
 class MessageCounter(TorchDispatchMode):
-    """Counts collectives and sends, and the bytes of the largest tensor of each."""
+    """Counts collectives and sends, and the bytes of the larger side of each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +50,7 @@ class MessageCounter(TorchDispatchMode):
             name = OPERATIONS.get(func.__name__.partition(".")[0])
             if name is not None:
                 self.counts[name] += 1
-                self.bytes[name] += max(tensor.nbytes for tensor in tensors_in(args))
+                self.bytes[name] += max(sum(tensor.nbytes for tensor in tensors_in(item)) for item in args)
         return func(*args, **(kwargs or {}))
 
 
@@ -71,16 +78,23 @@ class Seen:
 
 def one_step(config: RunConfig, rank: int, world: int, micro_batches: int) -> Seen:
     """Build the parts of one rank and run its forward and backward passes and its update; values mean nothing."""
-    config = with_world_size(config, world)
-    rows = micro_batches * config.layout.micro_batch_rows * config.layout.data
-    config = replace(config, batch=replace(config.batch, rows=rows, warmup_tokens=0))
-    assert micro_batch_count(config) == micro_batches
+    config = with_micro_batches(config, world, micro_batches)
     prepare()
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
     try:
         return counted_step(config, micro_batches)
     finally:
         finish()
+
+
+def with_micro_batches(config: RunConfig, world: int, micro_batches: int) -> RunConfig:
+    """The run on a world of ranks with so many micro-batches a step, checked."""
+    config = with_world_size(config, world)
+    rows = micro_batches * config.layout.micro_batch_rows * config.layout.data
+    config = replace(config, batch=replace(config.batch, rows=rows, warmup_tokens=0))
+    check(config, world)
+    assert micro_batch_count(config) == micro_batches
+    return config
 
 
 def counted_step(config: RunConfig, micro_batches: int) -> Seen:
@@ -126,3 +140,41 @@ def random_batch(config: RunConfig) -> Batch:
         sources_B=np.zeros(rows, np.int32),
         tokens=tokens,
     )
+
+
+def compare(case: dict[str, Any]) -> dict[str, Any]:
+    """One rank's step beside the estimate: (seen, estimated) of parameters, and of counts and bytes by operation.
+
+    A case has ``size objective layout rank`` and may have ``world micro_batches fields`` (fields by dotted path).
+    """
+    short = {"data.row_length": 256, "data.piece_length": 256, "layout.micro_batch_rows": 1}
+    layout = {f"layout.{name}": value for name, value in case["layout"].items()}
+    config = with_fields(
+        recipe(case["size"], case["objective"], "pretrain"),
+        short | {"batch.warmup_tokens": 0, "compute.precision": "fp32"} | layout | case.get("fields", {}),
+    )
+    world, micro_batches = case.get("world", 1024), case.get("micro_batches", 4)
+    seen = one_step(config, case["rank"], world, micro_batches)
+    config = with_micro_batches(config, world, micro_batches)
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for message in messages(config, Place(seen.pipeline_rank, seen.context_rank, seen.labels)):
+        counts[message.operation] += message.count
+        sizes[message.operation] += round(message.count * message.bytes)
+    names = sorted(set(counts) | set(seen.counts))
+    return {
+        "case": case,
+        "parameters": (seen.parameters, rank_parameters(config, seen.pipeline_rank)[0]),
+        "counts": {name: (seen.counts[name], counts[name]) for name in names},
+        "bytes": {name: (seen.bytes[name], sizes[name]) for name in names},
+    }
+
+
+def main() -> None:
+    """``python -m benchmarks.fake_world CASES``: a JSON list of cases; prints one JSON object a line."""
+    for case in json.loads(sys.argv[1]):
+        print(json.dumps(compare(case)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
