@@ -1,0 +1,64 @@
+"""The vocabulary loss: chunks change nothing, and its gradients are those of plain cross-entropy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from megatron_ettin.model.loss import VocabularyShard, chunk_labels, vocabulary_loss
+from megatron_ettin.parallel.groups import Groups
+
+EXACT = 1e-12
+"""fp64 against fp64."""
+
+
+def inputs(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    shapes = ((37, 16), (50, 16), (50,))
+    hidden, weight, bias = (torch.randn(shape, dtype=torch.bfloat16).to(dtype) for shape in shapes)
+    return hidden.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), torch.randint(0, 50, (37,))
+
+
+def losses_and_gradients(groups: Groups, dtype: torch.dtype, chunk: int) -> list[torch.Tensor]:
+    hidden, weight, bias, labels = inputs(dtype)
+    loss = vocabulary_loss(hidden, weight, bias, labels, VocabularyShard(groups.tensor, 0), chunk)
+    (loss.sum() * 0.3).backward()
+    return [loss.detach(), hidden.grad, weight.grad, bias.grad]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 36, 37, 1000])
+def test_loss_and_gradients_equal_plain_cross_entropy(groups: Groups, chunk: int) -> None:
+    hidden, weight, bias, labels = inputs(torch.float64)
+    expected = torch.nn.functional.cross_entropy(hidden @ weight.t() + bias, labels, reduction="none")
+    (expected.sum() * 0.3).backward()
+    got = losses_and_gradients(groups, torch.float64, chunk)
+    for ours, theirs in zip(got, [expected, hidden.grad, weight.grad, bias.grad], strict=True):
+        assert float((ours - theirs).abs().max()) < EXACT
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_bf16_gradients_stay_within_bf16_rounding(groups: Groups, chunk: int) -> None:
+    exact = losses_and_gradients(groups, torch.float64, 100)
+    half = losses_and_gradients(groups, torch.bfloat16, chunk)
+    assert half[0].dtype == torch.float32
+    for ours, theirs in zip(half, exact, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < 2**-6
+
+
+def test_labels_that_are_scaled_differently_are_refused(groups: Groups) -> None:
+    hidden, weight, bias, labels = inputs(torch.float32)
+    loss = vocabulary_loss(hidden, weight, bias, labels, VocabularyShard(groups.tensor, 0), 8)
+    with pytest.raises(RuntimeError, match="scaled alike"):
+        (loss * torch.arange(37)).sum().backward()
+
+
+def test_no_label_gives_zero_gradients(groups: Groups) -> None:
+    hidden, weight, bias, labels = inputs(torch.float32)
+    loss = vocabulary_loss(hidden[:0], weight, bias, labels[:0], VocabularyShard(groups.tensor, 0), 8)
+    loss.sum().backward()
+    assert weight.grad is not None and not weight.grad.any()
+
+
+def test_a_chunk_is_as_large_as_its_bytes_allow() -> None:
+    assert chunk_labels(4 * 50 * 7, 50) == 7
+    assert chunk_labels(1, 50) == 1
