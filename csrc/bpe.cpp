@@ -1,64 +1,122 @@
 #include "bpe.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace ettin {
 namespace {
 
 constexpr size_t kShortWord = 48;  // up to here scanning all ranks is faster than a queue
 
+uint64_t pair_key(uint32_t left, uint32_t right) { return static_cast<uint64_t>(left) << 32 | right; }
+
+// Merges that count and can be reached, in order: of equal pairs the last one counts, and both tokens must be bytes or
+// made by a merge.
+std::vector<Merge> useful_merges(const TokenizerFile& file) {
+  std::vector<bool> reachable(file.token_bytes.size());
+  for (size_t id = 0; id < reachable.size(); ++id) reachable[id] = file.token_bytes[id].size() == 1;
+  for (const Merge& merge : file.merges) reachable[merge.merged] = true;
+  std::unordered_map<uint64_t, size_t> last;
+  for (size_t at = 0; at < file.merges.size(); ++at) last[pair_key(file.merges[at].left, file.merges[at].right)] = at;
+  std::vector<Merge> useful;
+  for (size_t at = 0; at < file.merges.size(); ++at) {
+    const Merge& merge = file.merges[at];
+    const bool counts = last[pair_key(merge.left, merge.right)] == at && !file.token_bytes[merge.merged].empty();
+    if (counts && reachable[merge.left] && reachable[merge.right]) useful.push_back(merge);
+  }
+  return useful;
+}
+
 }  // namespace
 
-MergeTable::MergeTable(const std::vector<Merge>& merges) {
+void MergeTable::build(const std::vector<Merge>& merges) {
   int bits = 4;
   while ((size_t{1} << bits) < merges.size() * 2) ++bits;
   shift_ = 64 - bits;
   mask_ = (size_t{1} << bits) - 1;
-  entries_.resize(mask_ + 1);
+  entries_.assign(mask_ + 1, kEmpty);
   for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const uint64_t key = static_cast<uint64_t>(merges[rank].left) << 32 | merges[rank].right;
+    if (merges[rank].left == kNoRank || merges[rank].right == kNoRank) continue;  // a token that nothing makes
+    const uint64_t key = static_cast<uint64_t>(merges[rank].left) << 21 | merges[rank].right;
     size_t at = slot(key);
-    while (entries_[at].key != kEmpty && entries_[at].key != key) at = (at + 1) & mask_;
-    entries_[at] = {key, static_cast<uint32_t>(rank), merges[rank].merged};  // of equal pairs the last one counts
+    while (entries_[at] != kEmpty) at = (at + 1) & mask_;
+    entries_[at] = key << 22 | rank;
   }
 }
 
-BytePairModel::BytePairModel(const TokenizerFile& file)
-    : merges_(file.merges), byte_tokens_{}, ignore_merges_(file.ignore_merges) {
+BytePairModel::BytePairModel(const TokenizerFile& file) : ignore_merges_(file.ignore_merges) {
+  number_tokens(file);
+  if (!ignore_merges_) return;
   for (uint32_t id = 0; id < file.token_bytes.size(); ++id) {
     const std::string& bytes = file.token_bytes[id];
-    if (bytes.size() == 1) byte_tokens_[static_cast<uint8_t>(bytes[0])] = id;
-    if (!ignore_merges_ || bytes.empty()) continue;
+    if (bytes.empty()) continue;
     whole_words_.emplace(bytes, id);
-    longest_token_ = std::max(longest_token_, bytes.size());
+    longest_whole_word_ = std::max(longest_whole_word_, bytes.size());
+  }
+}
+
+void BytePairModel::number_tokens(const TokenizerFile& file) {
+  std::vector<Merge> merges = useful_merges(file);
+  std::vector<uint32_t> token_of(file.token_bytes.size(), kNoRank);
+  ids_.assign(256 + merges.size(), 0);
+  for (uint32_t id = 0; id < token_of.size(); ++id) {
+    const std::string& bytes = file.token_bytes[id];
+    if (bytes.size() != 1) continue;
+    token_of[id] = static_cast<uint8_t>(bytes[0]);
+    ids_[token_of[id]] = id;
+  }
+  for (uint32_t rank = 0; rank < merges.size(); ++rank) {
+    uint32_t& token = token_of[merges[rank].merged];
+    if (token != kNoRank) one_merge_each_ = false;
+    if (token == kNoRank) token = 256 + rank;
+    ids_[token] = merges[rank].merged;
+    merged_.push_back(token);
+  }
+  note_joints(file, merges);
+  for (Merge& merge : merges) merge.left = token_of[merge.left], merge.right = token_of[merge.right];
+  merges_.build(merges);
+  byte_pair_ranks_.resize(65536);
+  for (uint32_t pair = 0; pair < 65536; ++pair) byte_pair_ranks_[pair] = merges_.rank(pair >> 8, pair & 255);
+}
+
+void BytePairModel::note_joints(const TokenizerFile& file, const std::vector<Merge>& merges) {
+  narrow_joints_.assign(65536 / 64, 0);
+  wide_joints_.assign((size_t{1} << kJointBits) / 64, 0);
+  for (const Merge& merge : merges) {
+    const std::string &left = file.token_bytes[merge.left], &right = file.token_bytes[merge.right];
+    const auto a = static_cast<uint8_t>(left.back()), b = static_cast<uint8_t>(right[0]);
+    const bool narrow = left.size() == 1 || right.size() == 1;
+    const uint32_t slot = narrow ? a << 8 | b
+                                 : joint_slot(static_cast<uint8_t>(left[left.size() - 2]), a, b, static_cast<uint8_t>(right[1]));
+    (narrow ? narrow_joints_ : wide_joints_)[slot >> 6] |= uint64_t{1} << (slot & 63);
   }
 }
 
 void BytePairModel::encode(std::string_view word, std::vector<uint32_t>& ids, Scratch& scratch) const {
-  if (word.size() <= longest_token_) {
-    const auto found = whole_words_.find(std::string(word));
-    if (found != whole_words_.end()) return ids.push_back(found->second);
-  }
-  scratch.tokens.clear();
-  for (const char byte : word) scratch.tokens.push_back(byte_tokens_[static_cast<uint8_t>(byte)]);
+  const uint32_t whole = whole_word(word);
+  if (whole != kNoRank) return ids.push_back(whole);
+  scratch.tokens.assign(word.size(), 0);
+  for (size_t at = 0; at < word.size(); ++at) scratch.tokens[at] = static_cast<uint8_t>(word[at]);
   word.size() <= kShortWord ? merge_short(ids, scratch) : merge_long(ids, scratch);
 }
 
 void BytePairModel::merge_short(std::vector<uint32_t>& ids, Scratch& scratch) const {
-  std::vector<uint32_t>&tokens = scratch.tokens, &ranks = scratch.ranks;
-  auto rank_at = [&](size_t at) { return at + 1 < tokens.size() ? merges_.find(tokens[at], tokens[at + 1]).rank : kNoRank; };
-  ranks.clear();
-  for (size_t at = 0; at < tokens.size(); ++at) ranks.push_back(rank_at(at));
+  uint32_t ranks[kShortWord];
+  uint32_t* tokens = scratch.tokens.data();
+  size_t size = scratch.tokens.size();
+  for (size_t at = 0; at + 1 < size; ++at) ranks[at] = byte_pair_ranks_[tokens[at] << 8 | tokens[at + 1]];
+  ranks[size - 1] = kNoRank;
   for (;;) {
-    const size_t best = std::min_element(ranks.begin(), ranks.end()) - ranks.begin();
+    const size_t best = std::min_element(ranks, ranks + size) - ranks;
     if (ranks[best] == kNoRank) break;
-    tokens[best] = merges_.find(tokens[best], tokens[best + 1]).merged;
-    tokens.erase(tokens.begin() + best + 1);
-    ranks.erase(ranks.begin() + best + 1);
-    ranks[best] = rank_at(best);
-    if (best) ranks[best - 1] = rank_at(best - 1);
+    tokens[best] = merged(ranks[best]);
+    --size;
+    std::copy(tokens + best + 2, tokens + size + 1, tokens + best + 1);
+    std::copy(ranks + best + 2, ranks + size + 1, ranks + best + 1);
+    ranks[best] = best + 1 < size ? rank(tokens[best], tokens[best + 1]) : kNoRank;
+    if (best) ranks[best - 1] = rank(tokens[best - 1], tokens[best]);
   }
-  ids.insert(ids.end(), tokens.begin(), tokens.end());
+  for (size_t at = 0; at < size; ++at) ids.push_back(ids_[tokens[at]]);
 }
 
 // A linked list of symbols and a queue of (rank, position); entries that no longer hold are skipped when they come up.
@@ -73,7 +131,7 @@ void BytePairModel::merge_long(std::vector<uint32_t>& ids, Scratch& scratch) con
   ranks.resize(size);
   queue.clear();
   auto update = [&](uint32_t at) {
-    ranks[at] = next[at] == kEnd ? kNoRank : merges_.find(tokens[at], tokens[next[at]]).rank;
+    ranks[at] = next[at] == kEnd ? kNoRank : rank(tokens[at], tokens[next[at]]);
     if (ranks[at] == kNoRank) return;
     queue.emplace_back(ranks[at], at);
     std::push_heap(queue.begin(), queue.end(), later);
@@ -84,19 +142,19 @@ void BytePairModel::merge_long(std::vector<uint32_t>& ids, Scratch& scratch) con
   }
   for (uint32_t at = 0; at < size; ++at) update(at);
   while (!queue.empty()) {
-    const auto [rank, at] = queue.front();
+    const auto [lowest, at] = queue.front();
     std::pop_heap(queue.begin(), queue.end(), later);
     queue.pop_back();
-    if (ranks[at] != rank) continue;
+    if (ranks[at] != lowest) continue;
     const uint32_t gone = next[at];
-    tokens[at] = merges_.find(tokens[at], tokens[gone]).merged;
+    tokens[at] = merged(lowest);
     next[at] = next[gone];
     if (next[at] != kEnd) previous[next[at]] = at;
     ranks[gone] = kNoRank;
     update(at);
     if (at) update(previous[at]);
   }
-  for (uint32_t at = 0; at != kEnd; at = next[at]) ids.push_back(tokens[at]);
+  for (uint32_t at = 0; at != kEnd; at = next[at]) ids.push_back(ids_[tokens[at]]);
 }
 
 }  // namespace ettin

@@ -1,10 +1,14 @@
 // Byte-pair encoding of one word: repeatedly merges the pair of lowest rank, leftmost first.
+//
+// Inside, tokens have numbers of their own: 0 to 255 are the bytes, 256 + r is what the merge of rank r makes (the lowest
+// such rank where several merges make the same token). Ranks count only merges that some text can reach.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "tokenizer_file.h"
@@ -13,36 +17,30 @@ namespace ettin {
 
 constexpr uint32_t kNoRank = ~0u;
 
-// Rank and result of every merge, by its two tokens; open addressing. Immutable after construction.
+// Rank of every merge by its two tokens; open addressing, eight bytes an entry. Immutable after construction.
 class MergeTable {
  public:
-  struct Found {
-    uint32_t rank, merged;
-  };
+  void build(const std::vector<Merge>& merges);
 
-  explicit MergeTable(const std::vector<Merge>& merges);
-
-  Found find(uint32_t left, uint32_t right) const {
-    const uint64_t key = static_cast<uint64_t>(left) << 32 | right;
+  uint32_t rank(uint32_t left, uint32_t right) const {
+    const uint64_t key = static_cast<uint64_t>(left) << 21 | right;
     for (size_t at = slot(key);; at = (at + 1) & mask_) {
-      const Entry& entry = entries_[at];
-      if (entry.key == key) return {entry.rank, entry.merged};
-      if (entry.key == kEmpty) return {kNoRank, 0};
+      const uint64_t entry = entries_[at];
+      if (entry >> 22 == key) return entry & ((1u << 22) - 1);
+      if (entry == kEmpty) return kNoRank;
     }
+  }
+  void prefetch(uint32_t left, uint32_t right) const {
+    __builtin_prefetch(&entries_[slot(static_cast<uint64_t>(left) << 21 | right)]);
   }
 
  private:
   static constexpr uint64_t kEmpty = ~0ull;
-  struct Entry {
-    uint64_t key = kEmpty;
-    uint32_t rank = kNoRank, merged = 0;
-  };
-
   size_t slot(uint64_t key) const { return (key * 0x9E3779B97F4A7C15ull) >> shift_; }
 
-  std::vector<Entry> entries_;
-  size_t mask_;
-  int shift_;
+  std::vector<uint64_t> entries_;
+  size_t mask_ = 0;
+  int shift_ = 0;
 };
 
 // The model: tokens of single bytes, merges, and the vocabulary for `ignore_merges`. Immutable, shared by threads.
@@ -57,14 +55,47 @@ class BytePairModel {
   };
   void encode(std::string_view word, std::vector<uint32_t>& ids, Scratch& scratch) const;
 
+  // The parts of the algorithm, for encoders that do it their own way.
+  uint32_t byte_pair_rank(uint8_t left, uint8_t right) const { return byte_pair_ranks_[left << 8 | right]; }
+  uint32_t rank(uint32_t left, uint32_t right) const { return merges_.rank(left, right); }
+  uint32_t merged(uint32_t rank) const { return one_merge_each_ ? rank + 256 : merged_[rank]; }
+  uint32_t id(uint32_t token) const { return ids_[token]; }
+
+  // The id of a word that is a token as a whole and bypasses merging, or kNoRank.
+  uint32_t whole_word(std::string_view word) const {
+    if (word.size() > longest_whole_word_) return kNoRank;
+    const auto found = whole_words_.find(std::string(word));
+    return found == whole_words_.end() ? kNoRank : found->second;
+  }
+  bool has_whole_words() const { return longest_whole_word_ > 0; }
+
+  // Whether some token can span the place between text[-1] and text[0]; two bytes on either side are read.
+  bool may_join(const char* text) const {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(text);
+    const uint32_t narrow = bytes[-1] << 8 | bytes[0];
+    if (narrow_joints_[narrow >> 6] >> (narrow & 63) & 1) return true;
+    const uint32_t wide = joint_slot(bytes[-2], bytes[-1], bytes[0], bytes[1]);
+    return wide_joints_[wide >> 6] >> (wide & 63) & 1;
+  }
+
  private:
+  static constexpr int kJointBits = 18;
+  static uint32_t joint_slot(uint8_t a, uint8_t b, uint8_t c, uint8_t d) {
+    return ((static_cast<uint32_t>(a) << 24 | b << 16 | c << 8 | d) * 0x9E3779B1u) >> (32 - kJointBits);
+  }
+
+  void number_tokens(const TokenizerFile& file);
+  void note_joints(const TokenizerFile& file, const std::vector<Merge>& merges);
   void merge_short(std::vector<uint32_t>& ids, Scratch& scratch) const;
   void merge_long(std::vector<uint32_t>& ids, Scratch& scratch) const;
 
   MergeTable merges_;
-  uint32_t byte_tokens_[256];
-  bool ignore_merges_;
-  size_t longest_token_ = 0;
+  std::vector<uint32_t> byte_pair_ranks_;
+  std::vector<uint32_t> merged_;  // token made by each rank
+  std::vector<uint32_t> ids_;     // id in the file of each token
+  std::vector<uint64_t> narrow_joints_, wide_joints_;
+  bool one_merge_each_ = true, ignore_merges_;
+  size_t longest_whole_word_ = 0;
   std::unordered_map<std::string, uint32_t> whole_words_;  // for ignore_merges
 };
 

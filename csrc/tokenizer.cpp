@@ -1,6 +1,5 @@
 #include "tokenizer.h"
 
-#include "pretokenizer.h"
 #include "unicode.h"
 
 namespace ettin {
@@ -11,13 +10,42 @@ std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view json, std
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(file)));
 }
 
+namespace {
+
+constexpr size_t kShortestLimit = 16;  // a run that leaves a single space over must be longer than a cached word
+
+bool only_spaces(const std::string& content) { return content.find_first_not_of(' ') == std::string::npos; }
+
+// The runs of spaces among the added tokens, where nothing else about the tokenizer can interfere with them.
+SpaceRuns find_space_runs(const TokenizerFile& file) {
+  SpaceRuns runs;
+  if (file.prefix_space || file.split != Split::kGpt2) return {};
+  for (const AddedToken& token : file.added) {
+    if (!token.normalized) continue;
+    if (token.lstrip || token.rstrip) return {};
+    if (token.content.find(' ') == std::string::npos) continue;
+    const size_t size = token.content.size();
+    if (!only_spaces(token.content) || token.single_word || token.special || size < 2) return {};
+    if (runs.ids.size() <= size) runs.ids.resize(size + 1, kNoRank);
+    runs.ids[size] = token.id;
+  }
+  for (size_t size = 2; size < runs.ids.size(); ++size) {
+    if (runs.ids[size] == kNoRank) return {};
+  }
+  return runs.longest() >= kShortestLimit ? runs : SpaceRuns();
+}
+
+}  // namespace
+
 Tokenizer::Tokenizer(TokenizerFile file)
-    : file_(std::move(file)), raw_added_(file_, false), normalized_added_(file_, true), model_(file_) {}
+    : file_(std::move(file)),
+      runs_(find_space_runs(file_)),
+      raw_added_(file_, false, false),
+      normalized_added_(file_, true, !runs_.ids.empty()),
+      words_(file_, runs_) {}
 
-Encoder::Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy)
-    : tokenizer_(std::move(tokenizer)), policy_(policy) {}
-
-Encoder::~Encoder() = default;
+Encoder::Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, CpuPath path)
+    : tokenizer_(std::move(tokenizer)), policy_(policy), words_(make_word_encoder(tokenizer_->words_, path)) {}
 
 bool Encoder::encode(std::string_view text, std::vector<uint32_t>& ids, uint64_t& specials) {
   const size_t before = ids.size();
@@ -54,9 +82,7 @@ void Encoder::encode_words(std::string_view text, std::vector<uint32_t>& ids) {
     prefixed_.assign(1, ' ').append(text);
     text = prefixed_;
   }
-  split_words(text, tokenizer_->file_.split, [&](size_t begin, size_t end) {
-    tokenizer_->model_.encode(text.substr(begin, end - begin), ids, scratch_);
-  });
+  words_->encode(text, ids);
 }
 
 void Encoder::add_token(const AddedToken& token, std::vector<uint32_t>& ids) {

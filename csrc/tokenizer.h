@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "bpe.h"
 #include "tokenizer_added.h"
 #include "tokenizer_file.h"
+#include "word_encoder.h"
 
 namespace ettin {
 
@@ -35,17 +35,17 @@ class Tokenizer {
   explicit Tokenizer(TokenizerFile file);
 
   TokenizerFile file_;
+  SpaceRuns runs_;
   AddedTokenSplitter raw_added_, normalized_added_;
-  BytePairModel model_;
+  WordModel words_;
 };
 
 // Encodes texts, one after another, in one thread: holds caches and scratch.
 class Encoder {
  public:
-  Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy);
-  ~Encoder();
+  Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, CpuPath path = best_cpu_path());
 
-  // Appends the ids of `text`, which must be valid UTF-8, and adds the number of special tokens met to `specials`.
+  // Appends the ids of `text`, which must be valid UTF-8 below 2 GiB, and adds the number of special tokens met to `specials`.
   // False, with `ids` and `specials` as before, when the policy is kReject and the text holds a special token.
   bool encode(std::string_view text, std::vector<uint32_t>& ids, uint64_t& specials);
 
@@ -59,7 +59,7 @@ class Encoder {
   SpecialPolicy policy_;
   uint64_t specials_ = 0;
   std::string normalized_, prefixed_;
-  BytePairModel::Scratch scratch_;
+  std::unique_ptr<WordEncoder> words_;
 };
 
 }  // namespace ettin

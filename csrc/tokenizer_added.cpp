@@ -45,10 +45,11 @@ AddedTokenTrie::Match AddedTokenTrie::find(std::string_view text, size_t at) con
   return {kNone, kNone, kNoToken};
 }
 
-AddedTokenSplitter::AddedTokenSplitter(const TokenizerFile& file, bool normalized) {
+AddedTokenSplitter::AddedTokenSplitter(const TokenizerFile& file, bool normalized, bool without_spaces) {
   for (const bool special : {true, false}) {  // special tokens come first, so they win between equal contents
     for (const AddedToken& token : file.added) {
       if (token.normalized != normalized || token.special != special) continue;
+      if (without_spaces && token.content.find(' ') != std::string::npos) continue;
       std::string content = token.content;
       if (normalized && file.nfc) normalize_nfc(token.content, content);
       trie_.insert(content, static_cast<uint32_t>(tokens_.size()));

@@ -55,7 +55,8 @@ struct Part {
 class AddedTokenSplitter {
  public:
   // Takes the tokens of `file` whose `normalized` flag is `normalized`; with NFC their contents are normalized too.
-  AddedTokenSplitter(const TokenizerFile& file, bool normalized);
+  // `without_spaces` leaves out those that contain a space.
+  AddedTokenSplitter(const TokenizerFile& file, bool normalized, bool without_spaces);
 
   bool empty() const { return trie_.empty(); }
 

@@ -211,6 +211,7 @@ class Reader {
 
   bool merges(const JsonValue* value) {
     if (!value || !value->is_array()) return fail("the model has no merges");
+    if (value->items.size() > kLargestId) return fail("the model has more than 2^20 merges");
     for (const JsonValue& item : value->items) {
       std::string left, right;
       if (item.is_string()) {

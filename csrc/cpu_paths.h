@@ -1,0 +1,44 @@
+// The versions of the word encoder, one a file, and what they share.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "word_encoder.h"
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define ETTIN_X86 1
+#endif
+
+namespace ettin {
+
+enum AsciiBit : uint8_t { kLetterBit = 1, kNumberBit = 2, kOtherBit = 4, kSpaceBit = 8, kWhiteBit = 16, kApostropheBit = 32 };
+
+// Classes of the ASCII characters, as bits.
+struct AsciiClasses {
+  uint8_t bits[128];
+};
+
+constexpr AsciiClasses make_ascii_classes() {
+  AsciiClasses classes{};
+  for (int byte = 0; byte < 128; ++byte) {
+    const bool letter = (byte | 32) >= 'a' && (byte | 32) <= 'z', number = byte >= '0' && byte <= '9';
+    const bool white = byte >= '\t' && byte <= '\r';
+    classes.bits[byte] = letter         ? kLetterBit
+                         : number       ? kNumberBit
+                         : byte == ' '  ? kSpaceBit
+                         : white        ? kWhiteBit
+                         : byte == '\'' ? kOtherBit | kApostropheBit
+                                        : kOtherBit;
+  }
+  return classes;
+}
+constexpr AsciiClasses kAsciiClasses = make_ascii_classes();
+
+std::unique_ptr<WordEncoder> make_portable_encoder(const WordModel& model);
+#if defined(ETTIN_X86)
+std::unique_ptr<WordEncoder> make_avx2_encoder(const WordModel& model);
+std::unique_ptr<WordEncoder> make_avx512_encoder(const WordModel& model);
+#endif
+
+}  // namespace ettin

@@ -1,0 +1,152 @@
+// Words seen before and their ids, per thread: one table for words of up to 15 bytes, one for longer ones.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <string_view>
+#include <vector>
+
+namespace ettin {
+
+// A word of up to 15 bytes, padded with zeros; the last byte is its length.
+struct alignas(16) WordKey {
+  uint64_t low, high;
+  size_t size() const { return high >> 56; }
+};
+constexpr size_t kKeyBytes = 15;
+
+inline WordKey make_key(const char* text, size_t size) {
+  WordKey key{0, 0};
+  std::memcpy(&key, text, size);
+  key.high |= static_cast<uint64_t>(size) << 56;
+  return key;
+}
+
+// Ids of a word, in 16 bytes. `count` above kCapacity: they lie in an overflow list.
+template <class Id>
+struct alignas(16) WordIds {
+  static constexpr size_t kCapacity = 16 / sizeof(Id) - 1;
+  Id ids[kCapacity];
+  Id count;
+};
+
+// Zeroed memory in huge pages where the system gives them.
+template <class T>
+class HugeArray {
+ public:
+  explicit HugeArray(size_t size) : bytes_(size * sizeof(T)) {
+    void* memory = mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    mapped_ = static_cast<char*>(memory);
+    data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(mapped_) + kHugePage - 1) & ~(kHugePage - 1));
+#ifdef MADV_HUGEPAGE
+    madvise(data_, bytes_, MADV_HUGEPAGE);
+#endif
+  }
+  ~HugeArray() { munmap(mapped_, bytes_ + kHugePage); }
+  HugeArray(const HugeArray&) = delete;
+  HugeArray& operator=(const HugeArray&) = delete;
+  void zero() { std::memset(static_cast<void*>(data_), 0, bytes_); }
+  T& operator[](size_t at) const { return data_[at]; }
+
+ private:
+  static constexpr uintptr_t kHugePage = 2 << 20;
+  size_t bytes_;
+  char* mapped_;
+  T* data_;
+};
+
+// Two entries a cache line; a new word takes an empty entry or the second one, so early (frequent) words stay.
+template <class Id>
+class ShortWordCache {
+ public:
+  struct Entry {
+    WordKey key;
+    WordIds<Id> ids;
+  };
+  struct alignas(64) Bucket {
+    Entry entries[2];
+  };
+  static constexpr int kBits = 18;
+  static constexpr uint32_t kMask = (1u << kBits) - 1;
+
+  ShortWordCache() : buckets_(size_t{1} << kBits) {}
+
+  Bucket& bucket(uint32_t hash) const { return buckets_[hash & kMask]; }
+
+  void clear() { buckets_.zero(); }
+
+  void insert(const WordKey& key, uint32_t hash, const WordIds<Id>& ids) {
+    Bucket& place = bucket(hash);
+    Entry& entry = place.entries[place.entries[0].key.high ? 1 : 0];
+    entry = {key, ids};
+  }
+
+ private:
+  HugeArray<Bucket> buckets_;
+};
+
+// Words above 15 bytes: contents and ids lie in two lists that are emptied when full.
+class LongWordCache {
+ public:
+  static constexpr size_t kLongest = 96;
+
+  LongWordCache() : slots_(size_t{1} << kBits) {}
+
+  static uint64_t hash(std::string_view word) {
+    uint64_t state = word.size() * kMultiplier, part;
+    const char* at = word.data();
+    for (size_t left = word.size(); left > 8; left -= 8, at += 8) {
+      std::memcpy(&part, at, 8);
+      state = (state ^ part) * kMultiplier;
+      state ^= state >> 32;
+    }
+    std::memcpy(&part, word.data() + word.size() - 8, 8);
+    state = (state ^ part) * kMultiplier;
+    return state ^ state >> 29;
+  }
+
+  // The ids of a word, or null with `count` 0.
+  const uint32_t* find(std::string_view word, uint64_t hash, size_t& count) const {
+    const Slot& slot = slots_[hash >> (64 - kBits)];
+    if (slot.hash != hash || slot.bytes != word.size() ||
+        std::memcmp(text_.data() + slot.text, word.data(), word.size())) {
+      return nullptr;
+    }
+    count = slot.count;
+    return ids_.data() + slot.ids;
+  }
+
+  void insert(std::string_view word, uint64_t hash, const uint32_t* ids, size_t count) {
+    if (text_.size() + word.size() > kTextLimit || ids_.size() + count > kTextLimit) clear();
+    slots_[hash >> (64 - kBits)] = {hash, static_cast<uint32_t>(text_.size()), static_cast<uint32_t>(ids_.size()),
+                                    static_cast<uint16_t>(word.size()), static_cast<uint16_t>(count)};
+    text_.insert(text_.end(), word.begin(), word.end());
+    ids_.insert(ids_.end(), ids, ids + count);
+  }
+
+ private:
+  static constexpr int kBits = 16;
+  static constexpr size_t kTextLimit = 6 << 20;
+  static constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15ull;
+  struct Slot {
+    uint64_t hash = 0;
+    uint32_t text = 0, ids = 0;
+    uint16_t bytes = 0, count = 0;
+  };
+
+  void clear() {
+    slots_.assign(slots_.size(), Slot());
+    text_.clear();
+    ids_.clear();
+  }
+
+  std::vector<Slot> slots_;
+  std::vector<char> text_;
+  std::vector<uint32_t> ids_;
+};
+
+}  // namespace ettin

@@ -1,0 +1,39 @@
+// The word encoder for machines with AVX512; only the code between the pragmas may use it.
+#include "cpu_paths.h"
+
+#if defined(ETTIN_X86)
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "pretokenizer.h"
+#include "word_cache.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt")
+#endif
+
+#define ETTIN_AVX512 1
+namespace ettin {
+namespace avx512 {
+#include "word_encoder_path.h"
+}
+}  // namespace ettin
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace ettin {
+
+std::unique_ptr<WordEncoder> make_avx512_encoder(const WordModel& model) { return avx512::make(model); }
+
+}  // namespace ettin
+
+#endif
