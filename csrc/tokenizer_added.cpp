@@ -26,12 +26,12 @@ void AddedTokenTrie::insert(std::string_view content, uint32_t token) {
     at = next;
   }
   if (nodes_[at].token == kNoToken) nodes_[at].token = token;
-  first_[static_cast<uint8_t>(content[0])] = true;
+  filter_.add(content);
 }
 
 AddedTokenTrie::Match AddedTokenTrie::find(std::string_view text, size_t at) const {
-  for (; at < text.size(); ++at) {
-    if (!first_[static_cast<uint8_t>(text[at])]) continue;
+  if (empty()) return {kNone, kNone, kNoToken};
+  for (; (at = text_scan().find_prefix(text, at, filter_)) < text.size(); ++at) {
     Match longest{kNone, kNone, kNoToken};
     const Node* node = &nodes_[0];
     for (size_t next = at; next < text.size(); ++next) {

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <string_view>
 #include <vector>
 
+#include "text_scan.h"
 #include "tokenizer_file.h"
 
 namespace ettin {
@@ -41,7 +41,7 @@ class AddedTokenTrie {
   const Edge* edge(const Node& node, uint8_t byte) const;
 
   std::vector<Node> nodes_{1};
-  std::array<bool, 256> first_{};  // bytes that start a token
+  PrefixFilter filter_;
 };
 
 // One part of a text: an added token (index into the file's list) or, with kText, text between them.

@@ -1,6 +1,7 @@
 // Unicode as the `tokenizers` library knows it: character classes, NFC data, UTF-8 coding of valid text.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -12,6 +13,7 @@ enum CharacterClass : uint8_t { kOther = 0, kLetter = 1, kNumber = 2, kSpace = 3
 constexpr uint8_t kClassMask = 3;
 constexpr uint8_t kWordFlag = 4;        // \w: stops an added token with single_word from matching
 constexpr uint8_t kNormalizesFlag = 8;  // NFC may change, reorder or compose this character
+constexpr uint8_t kRebuildsFlag = 16;   // ... by more than reordering
 
 extern const uint16_t property_index[8704];
 extern const uint8_t property_blocks[28800];
@@ -68,6 +70,9 @@ inline void utf8_append(std::string& out, uint32_t code) {
 
 // Whether `text` is valid UTF-8 (no surrogates, no overlong forms).
 bool utf8_valid(std::string_view text);
+
+// Whether some character whose UTF-8 starts with `lead` has kNormalizesFlag.
+extern const std::array<bool, 256> lead_normalizes;
 
 // Normalizes valid UTF-8 to NFC. False when `text` is NFC already (then `out` is untouched), else `out` holds the result.
 // Costs about one read of the text where nothing changes; only the changed stretches are rebuilt.

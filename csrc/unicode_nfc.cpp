@@ -1,7 +1,9 @@
 // NFC, stretch by stretch: a stretch starts at a character that normalization cannot touch and ends before the next one.
 #include <algorithm>
+#include <array>
 #include <vector>
 
+#include "text_scan.h"
 #include "unicode.h"
 
 namespace ettin {
@@ -78,10 +80,11 @@ class Normalizer {
   bool run(std::string_view text, std::string& out) {
     size_t kept = 0;  // text before this is in `out` already
     bool changed = false;
-    for (size_t at = 0; (at = find_touchy(text, at)) < text.size();) {
+    for (size_t at = 0; (at = text_scan().find_normalizing(text, at)) < text.size();) {
       const size_t begin = at ? utf8_previous(text.data(), at) : 0;
-      const size_t end = load_stretch(text, begin);
-      if (rebuild()) {
+      bool stays;
+      const size_t end = load_stretch(text, begin, stays);
+      if (!stays && rebuild()) {
         if (!changed) out.clear();
         changed = true;
         out.append(text, kept, begin - kept);
@@ -95,29 +98,21 @@ class Normalizer {
   }
 
  private:
-  // Position of the next character that normalization may touch.
-  static size_t find_touchy(std::string_view text, size_t at) {
-    while (at < text.size()) {
-      const auto lead = static_cast<uint8_t>(text[at]);
-      if (lead < 0xCC) {  // below U+0300 nothing is touched
-        at += lead < 0x80 ? 1 : 2;
-        continue;
-      }
-      size_t length;
-      if (property(utf8_decode(text.data() + at, length)) & kNormalizesFlag) return at;
-      at += length;
-    }
-    return at;
-  }
-
-  // Reads the character at `begin` and all touchy ones after it into `original_`; returns where the stretch ends.
-  size_t load_stretch(std::string_view text, size_t begin) {
+  // Reads the character at `begin` and all that normalization may touch after it into `original_`; returns where the
+  // stretch ends. `stays`: nothing in it composes or decomposes, and marks are in order, so it is normalized.
+  size_t load_stretch(std::string_view text, size_t begin, bool& stays) {
     original_.clear();
+    stays = true;
     size_t at = begin;
+    uint8_t previous = 0;
     do {
       size_t length;
       const uint32_t code = utf8_decode(text.data() + at, length);
-      if (at > begin && !(property(code) & kNormalizesFlag)) break;
+      const uint8_t flags = property(code);
+      if (at > begin && !(flags & kNormalizesFlag)) break;
+      const uint8_t own = flags & kNormalizesFlag ? combining_class(code) : 0;
+      stays &= !(flags & kRebuildsFlag) && (!own || previous <= own);
+      previous = own;
       original_.push_back(code);
       at += length;
     } while (at < text.size());
@@ -137,6 +132,15 @@ class Normalizer {
 };
 
 }  // namespace
+
+const std::array<bool, 256> lead_normalizes = [] {
+  std::array<bool, 256> leads{};
+  for (uint32_t code = 0x80; code < 0x110000; ++code) {
+    const uint32_t lead = code < 0x800 ? 0xC0 | code >> 6 : code < 0x10000 ? 0xE0 | code >> 12 : 0xF0 | code >> 18;
+    if (property(code) & kNormalizesFlag) leads[lead] = true;
+  }
+  return leads;
+}();
 
 bool normalize_nfc(std::string_view text, std::string& out) {
   thread_local Normalizer normalizer;

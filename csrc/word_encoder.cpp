@@ -1,8 +1,10 @@
 #include "word_encoder.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "cpu_paths.h"
+#include "text_scan.h"
 
 namespace ettin {
 namespace {
@@ -63,6 +65,17 @@ CpuPath best_cpu_path() {
     return std::min(best, limit);
   }();
   return path;
+}
+
+const TextScan& text_scan() {
+#if defined(ETTIN_X86)
+  switch (best_cpu_path()) {
+    case CpuPath::kAvx512: return avx512_scan;
+    case CpuPath::kAvx2: return avx2_scan;
+    default: break;
+  }
+#endif
+  return portable_scan;
 }
 
 std::unique_ptr<WordEncoder> make_word_encoder(const WordModel& model, CpuPath path) {

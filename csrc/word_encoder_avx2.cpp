@@ -1,4 +1,4 @@
-// The word encoder for machines with AVX2; only the code between the pragmas may use it.
+// The word encoder and text scanning for machines with AVX2; only the code between the pragmas may use it.
 #include "cpu_paths.h"
 
 #if defined(ETTIN_X86)
@@ -8,6 +8,8 @@
 #include <cstring>
 
 #include "pretokenizer.h"
+#include "text_scan.h"
+#include "unicode.h"
 #include "word_cache.h"
 
 #if defined(__clang__)
@@ -20,6 +22,7 @@
 #define ETTIN_AVX2 1
 namespace ettin {
 namespace avx2 {
+#include "text_scan_path.h"
 #include "word_encoder_path.h"
 }
 }  // namespace ettin
@@ -32,6 +35,7 @@ namespace avx2 {
 
 namespace ettin {
 
+const TextScan avx2_scan = {avx2::find_prefix, avx2::find_normalizing};
 std::unique_ptr<WordEncoder> make_avx2_encoder(const WordModel& model) { return avx2::make(model); }
 
 }  // namespace ettin

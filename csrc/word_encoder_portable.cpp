@@ -1,15 +1,19 @@
-// The word encoder for any machine.
+// The word encoder and text scanning for any machine.
 #include <cstring>
 
 #include "cpu_paths.h"
 #include "pretokenizer.h"
+#include "text_scan.h"
+#include "unicode.h"
 #include "word_cache.h"
 
 namespace ettin {
 namespace portable {
+#include "text_scan_path.h"
 #include "word_encoder_path.h"
 }
 
+const TextScan portable_scan = {portable::find_prefix, portable::find_normalizing};
 std::unique_ptr<WordEncoder> make_portable_encoder(const WordModel& model) { return portable::make(model); }
 
 }  // namespace ettin

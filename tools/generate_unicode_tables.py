@@ -21,7 +21,7 @@ CODE_POINTS = [code for code in range(0x110000) if code not in SURROGATES]
 HANGUL = range(0xAC00, 0xAC00 + 11172)
 BLOCK = 128
 OTHER, LETTER, NUMBER, SPACE = range(4)
-WORD, NORMALIZES = 4, 8
+WORD, NORMALIZES, REBUILDS = 4, 8, 16
 
 NFC, NFD = normalizers.NFC(), normalizers.NFD()
 
@@ -122,8 +122,8 @@ def main(target: str) -> None:
 
     def properties(code: int) -> int:
         kind = LETTER if code in letters else NUMBER if code in numbers else SPACE if code in spaces else OTHER
-        normalizes = code in classes or code in changed or code in seconds
-        return kind + WORD * (code in words) + NORMALIZES * normalizes
+        rebuilds = code in changed or code in seconds
+        return kind + WORD * (code in words) + NORMALIZES * (rebuilds or code in classes) + REBUILDS * rebuilds
 
     property_index, property_blocks = two_stages([properties(code) for code in range(0x110000)])
     class_index, class_blocks = two_stages([classes.get(code, 0) for code in range(0x110000)])
