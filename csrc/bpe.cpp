@@ -31,17 +31,28 @@ std::vector<Merge> useful_merges(const TokenizerFile& file) {
 
 void MergeTable::build(const std::vector<Merge>& merges) {
   int bits = 4;
-  while ((size_t{1} << bits) < merges.size() * 2) ++bits;
-  shift_ = 64 - bits;
-  mask_ = (size_t{1} << bits) - 1;
-  entries_.assign(mask_ + 1, kEmpty);
+  while ((size_t{4} << bits) < merges.size() * 3) ++bits;  // at most four of eight entries in use
+  for (int tries = 0;; ++tries) {
+    shift_ = 64 - bits;
+    if (fill(merges)) return;
+    multiplier_ = multiplier_ * 0xD1342543DE82EF95ull | 1;
+    if (tries % 16 == 15) ++bits;
+  }
+}
+
+// False when a bucket overflows.
+bool MergeTable::fill(const std::vector<Merge>& merges) {
+  buckets_ = std::make_unique<HugeArray<Bucket>>(size_t{1} << (64 - shift_));
+  buckets_->fill_bytes(0xFF);
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     if (merges[rank].left == kNoRank || merges[rank].right == kNoRank) continue;  // a token that nothing makes
-    const uint64_t key = static_cast<uint64_t>(merges[rank].left) << 21 | merges[rank].right;
-    size_t at = slot(key);
-    while (entries_[at] != kEmpty) at = (at + 1) & mask_;
-    entries_[at] = key << 22 | rank;
+    const uint64_t wanted = key(merges[rank].left, merges[rank].right);
+    auto& entries = (*buckets_)[(wanted * multiplier_) >> shift_].entries;
+    uint64_t* place = std::find(std::begin(entries), std::end(entries), kEmpty);
+    if (place == std::end(entries)) return false;
+    *place = wanted << kRankBits | rank;
   }
+  return true;
 }
 
 BytePairModel::BytePairModel(const TokenizerFile& file) : ignore_merges_(file.ignore_merges) {

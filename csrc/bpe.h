@@ -5,41 +5,49 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "huge_array.h"
 #include "tokenizer_file.h"
 
 namespace ettin {
 
 constexpr uint32_t kNoRank = ~0u;
 
-// Rank of every merge by its two tokens; open addressing, eight bytes an entry. Immutable after construction.
+// Rank of every merge by its two tokens: buckets of eight entries, a cache line each, none of which overflows, so that
+// one line answers every question. Immutable after construction.
 class MergeTable {
  public:
+  struct alignas(64) Bucket {
+    uint64_t entries[8];  // left, right, rank: 21, 21 and 22 bits; the first empty one ends the bucket
+  };
+  static constexpr int kRankBits = 22;
+  static constexpr uint64_t kEmpty = ~0ull;
+
   void build(const std::vector<Merge>& merges);
 
+  static uint64_t key(uint32_t left, uint32_t right) { return static_cast<uint64_t>(left) << 21 | right; }
+  const Bucket& bucket(uint64_t key) const { return (*buckets_)[(key * multiplier_) >> shift_]; }
+
   uint32_t rank(uint32_t left, uint32_t right) const {
-    const uint64_t key = static_cast<uint64_t>(left) << 21 | right;
-    for (size_t at = slot(key);; at = (at + 1) & mask_) {
-      const uint64_t entry = entries_[at];
-      if (entry >> 22 == key) return entry & ((1u << 22) - 1);
-      if (entry == kEmpty) return kNoRank;
+    const uint64_t wanted = key(left, right);
+    for (const uint64_t entry : bucket(wanted).entries) {
+      if (entry >> kRankBits == wanted) return entry & ((1u << kRankBits) - 1);
+      if (entry == kEmpty) break;
     }
-  }
-  void prefetch(uint32_t left, uint32_t right) const {
-    __builtin_prefetch(&entries_[slot(static_cast<uint64_t>(left) << 21 | right)]);
+    return kNoRank;
   }
 
  private:
-  static constexpr uint64_t kEmpty = ~0ull;
-  size_t slot(uint64_t key) const { return (key * 0x9E3779B97F4A7C15ull) >> shift_; }
+  bool fill(const std::vector<Merge>& merges);
 
-  std::vector<uint64_t> entries_;
-  size_t mask_ = 0;
+  std::unique_ptr<HugeArray<Bucket>> buckets_;
+  uint64_t multiplier_ = 0x9E3779B97F4A7C15ull;
   int shift_ = 0;
 };
 
@@ -56,8 +64,9 @@ class BytePairModel {
   void encode(std::string_view word, std::vector<uint32_t>& ids, Scratch& scratch) const;
 
   // The parts of the algorithm, for encoders that do it their own way.
-  uint32_t byte_pair_rank(uint8_t left, uint8_t right) const { return byte_pair_ranks_[left << 8 | right]; }
+  const uint32_t* byte_pair_ranks() const { return byte_pair_ranks_.data(); }  // by left << 8 | right
   uint32_t rank(uint32_t left, uint32_t right) const { return merges_.rank(left, right); }
+  const MergeTable& table() const { return merges_; }
   uint32_t merged(uint32_t rank) const { return one_merge_each_ ? rank + 256 : merged_[rank]; }
   uint32_t id(uint32_t token) const { return ids_[token]; }
 

@@ -1,13 +1,12 @@
 // Words seen before and their ids, per thread: one table for words of up to 15 bytes, one for longer ones.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <cstdint>
 #include <cstring>
-#include <new>
 #include <string_view>
 #include <vector>
+
+#include "huge_array.h"
 
 namespace ettin {
 
@@ -33,32 +32,6 @@ struct alignas(16) WordIds {
   Id count;
 };
 
-// Zeroed memory in huge pages where the system gives them.
-template <class T>
-class HugeArray {
- public:
-  explicit HugeArray(size_t size) : bytes_(size * sizeof(T)) {
-    void* memory = mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    mapped_ = static_cast<char*>(memory);
-    data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(mapped_) + kHugePage - 1) & ~(kHugePage - 1));
-#ifdef MADV_HUGEPAGE
-    madvise(data_, bytes_, MADV_HUGEPAGE);
-#endif
-  }
-  ~HugeArray() { munmap(mapped_, bytes_ + kHugePage); }
-  HugeArray(const HugeArray&) = delete;
-  HugeArray& operator=(const HugeArray&) = delete;
-  void zero() { std::memset(static_cast<void*>(data_), 0, bytes_); }
-  T& operator[](size_t at) const { return data_[at]; }
-
- private:
-  static constexpr uintptr_t kHugePage = 2 << 20;
-  size_t bytes_;
-  char* mapped_;
-  T* data_;
-};
-
 // Two entries a cache line; a new word takes an empty entry or the second one, so early (frequent) words stay.
 template <class Id>
 class ShortWordCache {
@@ -77,7 +50,7 @@ class ShortWordCache {
 
   Bucket& bucket(uint32_t hash) const { return buckets_[hash & kMask]; }
 
-  void clear() { buckets_.zero(); }
+  void clear() { buckets_.fill_bytes(0); }
 
   void insert(const WordKey& key, uint32_t hash, const WordIds<Id>& ids) {
     Bucket& place = bucket(hash);

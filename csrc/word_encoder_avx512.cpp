@@ -15,6 +15,8 @@
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt"))), apply_to = function)
 #else
+#pragma GCC diagnostic ignored "-Wuninitialized"  // inside of GCC's own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt")
 #endif
@@ -22,6 +24,7 @@
 #define ETTIN_AVX512 1
 namespace ettin {
 namespace avx512 {
+#include "merge_lanes_path.h"
 #include "text_scan_path.h"
 #include "word_encoder_path.h"
 }

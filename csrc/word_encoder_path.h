@@ -237,9 +237,10 @@ class PathEncoder final : public WordEncoder {
   }
 
  private:
-  static constexpr size_t kBatch = 256;
+  static constexpr size_t kBatch = 1024, kGroup = 128;
+  static constexpr size_t kMost = kBatch + 72;  // a batch ends with the block of text that exceeds it
   static constexpr size_t kOverflowLimit = 4 << 20;
-  static constexpr WordIds<Id> kLongWord = {{}, static_cast<Id>(~Id{0})};
+  static constexpr Id kRare = static_cast<Id>(~Id{0}), kPending = kRare - 1;  // counts of words without ids yet
 
   // Starts the cache with the words known from the model alone.
   void fill_cache() {
@@ -284,61 +285,100 @@ class PathEncoder final : public WordEncoder {
 
   // Encodes `count` words, of which the last ends at starts_[count]. 0, or where splitting must start afresh.
   size_t encode_words(size_t count) {
-    for (size_t at = 0; at < count; ++at) {
-      const uint32_t begin = starts_[at], size = starts_[at + 1] - begin;
-      if (size > kKeyBytes) {
-        hashes_[at] = 0;
-        keys_[at] = {1, 0};  // a key that no word has
-        continue;
-      }
-      keys_[at] = load_key(text_ + begin, size, size_ - begin);
-      hashes_[at] = hash_key(keys_[at]);
-      __builtin_prefetch(&cache_.bucket(hashes_[at]));
+    misses_ = 0;
+    for (size_t begin = 0; begin < count; begin += kGroup) {
+      const size_t end = std::min(begin + kGroup, count);
+      load_group(begin, end);
+      find_group(begin, end);
     }
-    find_words(count);
+    encode_misses();
     const size_t restart = write_ids(count);
-    for (size_t at = 0; at < misses_; ++at) {
-      const uint32_t word = missed_[at];
-      cache_.insert(keys_[word], hashes_[word], missed_ids_[at]);
-    }
-    for (const auto& [key, ids] : later_) cache_.insert(key, hash_key(key), ids);
-    later_.clear();
     if (overflow_.size() > kOverflowLimit) fill_cache();
     return restart;
   }
 
-  void find_words(size_t count) {
-    misses_ = 0;
-    for (size_t at = 0; at < count; ++at) {
-      const WordKey key = keys_[at];
-      const auto& bucket = cache_.bucket(hashes_[at]);
-      const bool first = same_key(key, bucket.entries[0].key), second = same_key(key, bucket.entries[1].key);
-      found_[at] = first ? &bucket.entries[0].ids : &bucket.entries[1].ids;
-      if (first | second) continue;
-      if (!key.high) {
-        found_[at] = &kLongWord;
+  // Keys and hashes of some words; their places in the cache are on their way from memory afterwards.
+  void load_group(size_t begin, size_t end) {
+    for (size_t at = begin; at < end; ++at) {
+      const uint32_t place = starts_[at], size = starts_[at + 1] - place;
+      if (size > kKeyBytes) {
+        hashes_[at - begin] = 0;
+        keys_[at - begin] = {1, 0};  // a key that no word has
         continue;
       }
-      missed_[misses_] = static_cast<uint32_t>(at);
-      found_[at] = &missed_ids_[misses_++];
+      keys_[at - begin] = load_key(text_ + place, size, size_ - place);
+      hashes_[at - begin] = hash_key(keys_[at - begin]);
+      __builtin_prefetch(&cache_.bucket(hashes_[at - begin]));
     }
-    for (size_t at = 0; at < misses_; ++at) missed_ids_[at] = encode_short(keys_[missed_[at]]);
+  }
+
+  void find_group(size_t begin, size_t end) {
+    for (size_t at = begin; at < end; ++at) {
+      const WordKey key = keys_[at - begin];
+      const auto& bucket = cache_.bucket(hashes_[at - begin]);
+      const bool first = same_key(key, bucket.entries[0].key), second = same_key(key, bucket.entries[1].key);
+      words_[at] = (first ? bucket.entries[0] : bucket.entries[1]).ids;
+      if (__builtin_expect(first | second, 1)) continue;
+      words_[at].count = kRare;
+      if (key.high) note_miss(at, key, hashes_[at - begin]);
+    }
+  }
+
+  // Enters a word into the cache at once, as pending, so that it misses only once in a batch.
+  void note_miss(size_t at, const WordKey& key, uint32_t hash) {
+    missed_[misses_] = key;
+    missed_hashes_[misses_] = hash;
+    WordIds<Id> pending{};
+    pending.ids[0] = static_cast<Id>(misses_++);
+    pending.count = kPending;
+    words_[at] = pending;
+    cache_.insert(key, hash, pending);
+  }
+
+  void encode_misses() {
+#if defined(ETTIN_AVX512)
+    size_t plain = 0;  // misses that merging alone decides
+    for (size_t at = 0; at < misses_; ++at) {
+      const auto* word = reinterpret_cast<const char*>(&missed_[at]);
+      const bool special = model_.pairs.has_whole_words() || is_run(word, missed_[at].size());
+      if (special) finish_miss(at, encode_short(missed_[at]));
+      else plain_[plain++] = static_cast<uint32_t>(at);
+    }
+    merge_in_lanes(model_.pairs, missed_, plain_, plain, [&](uint32_t miss, const uint32_t* tokens, size_t count) {
+      uint32_t ids[16];
+      for (size_t at = 0; at < count; ++at) ids[at] = model_.pairs.id(tokens[at]);
+      finish_miss(miss, pack(ids, count));
+    });
+#else
+    for (size_t at = 0; at < misses_; ++at) finish_miss(at, encode_short(missed_[at]));
+#endif
+  }
+
+  void finish_miss(size_t miss, const WordIds<Id>& ids) {
+    missed_ids_[miss] = ids;
+    auto& bucket = cache_.bucket(missed_hashes_[miss]);
+    for (auto& entry : bucket.entries) {
+      if (same_key(entry.key, missed_[miss])) entry.ids = ids;
+    }
   }
 
   size_t write_ids(size_t count) {
     constexpr size_t kCapacity = WordIds<Id>::kCapacity;
     uint32_t* out = out_;
     for (size_t at = 0; at < count; ++at) {
-      const WordIds<Id>& ids = *found_[at];
-      if (__builtin_expect(ids.count > kCapacity, 0)) {
-        ids_->insert(ids_->end(), out_, out);
-        out = out_;
-        const size_t restart = write_rare(ids, at);
-        if (restart) return restart;
-        continue;
+      const WordIds<Id>* ids = &words_[at];
+      if (__builtin_expect(ids->count > kCapacity, 0)) {
+        if (ids->count == kPending) ids = &missed_ids_[ids->ids[0]];
+        if (ids->count > kCapacity) {
+          ids_->insert(ids_->end(), out_, out);
+          out = out_;
+          const size_t restart = write_rare(*ids, at);
+          if (restart) return restart;
+          continue;
+        }
       }
-      for (size_t id = 0; id < kCapacity; ++id) out[id] = ids.ids[id];
-      out += ids.count;
+      for (size_t id = 0; id < kCapacity; ++id) out[id] = ids->ids[id];
+      out += ids->count;
     }
     ids_->insert(ids_->end(), out_, out);
     return 0;
@@ -424,7 +464,7 @@ class PathEncoder final : public WordEncoder {
       ids = bucket.entries[1].ids;
     } else {
       ids = encode_short(key);
-      later_.push_back({key, ids});
+      cache_.insert(key, hash, ids);
     }
     if (ids.count > WordIds<Id>::kCapacity) {
       const uint32_t* from = overflow_.data() + overflow_place(ids);
@@ -449,13 +489,11 @@ class PathEncoder final : public WordEncoder {
   std::vector<uint32_t>* ids_ = nullptr;
   const char* text_ = nullptr;
   size_t size_ = 0, misses_ = 0;
-  uint32_t starts_[kBatch + 72], hashes_[kBatch + 72], missed_[kBatch + 72];
-  WordKey keys_[kBatch + 72];
-  const WordIds<Id>* found_[kBatch + 72];
-  WordIds<Id> missed_ids_[kBatch + 72];
-  uint32_t out_[(kBatch + 72) * 8];
+  uint32_t starts_[kMost], hashes_[kGroup], missed_hashes_[kMost], plain_[kMost];
+  WordKey keys_[kGroup], missed_[kMost];
+  WordIds<Id> words_[kMost], missed_ids_[kMost];
+  uint32_t out_[kMost * 8];
   std::vector<uint32_t> overflow_, fresh_;
-  std::vector<std::pair<WordKey, WordIds<Id>>> later_;
   BytePairModel::Scratch scratch_;
 };
 
