@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from rich.table import Table
 
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE
 from megatron_ettin.publish import write_atomically
+
+PLAIN_WIDTH = 120
 
 COLUMNS = (MASKED, NEXT_SAMPLE, NEXT)
 
@@ -51,11 +54,16 @@ def _cell(loss: dict[str, Any] | None) -> str:
 
 def print_results(results: Results, console: Console | None = None) -> None:
     """The table, then what each model wrote."""
-    console = console or Console()
+    console = console or wide_console()
     console.print(losses_table(results))
     for name, model in results["models"].items():
         for demo in model.get("demos", []):
             console.print(f"[bold]{name}[/bold] {demo_line(demo)}", highlight=False)
+
+
+def wide_console() -> Console:
+    """The terminal; where there is none, lines wide enough for the table."""
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
 
 
 def demo_line(demo: dict[str, Any]) -> str:

@@ -104,7 +104,7 @@ def load_transformers(folder: Path, config: FolderConfig, attention: str = "eage
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     loader: Any = AutoModelForMaskedLM if config.kind == "encoder" else AutoModelForCausalLM
     model, info = loader.from_pretrained(
         folder, attn_implementation=attention, dtype=torch.float32, output_loading_info=True, trust_remote_code=False

@@ -25,6 +25,8 @@ class Step:
     """Exists once the step is done."""
     needs: tuple[str, ...] = ()
     """Names of steps whose products it reads."""
+    shown: bool = True
+    """Its output is copied to the terminal; else it goes to the log alone, and is shown when the step fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ def export_step(settings: StudySettings, member: Member) -> Step:
         command=(sys.executable, "-m", "megatron_ettin", "convert", run, str(folder)),
         product=folder / "parity.json",
         needs=(f"train {name}",),
+        shown=False,
     )
 
 
@@ -100,6 +103,7 @@ def evaluation_step(settings: StudySettings) -> Step:
         ),
         product=settings.run / "evaluation" / "results.json",
         needs=tuple(f"export {member.name}" for member in MEMBERS),
+        shown=False,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from megatron_ettin.publish import write_atomically
 from megatron_ettin.study.plan import Step
 
 STATE_FILE = "study.json"
+TAIL = 40
+"""Lines of a failed step's log that are shown."""
 Say = Callable[[str], None]
 State = dict[str, dict[str, Any]]
 """Step name -> {"command", "status": done or failed, "seconds"}."""
@@ -69,30 +72,34 @@ def run_step(step: Step, folder: Path, say: Say) -> dict[str, Any]:
     log = folder / "logs" / f"{step.name.replace(' ', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    status = stream(step.command, log)
+    status = stream(step.command, log, step.shown)
     seconds = time.monotonic() - started
     well = status == 0 and step.product.exists()
     if well:
         say(f"  done in {format_seconds(seconds)}")
     else:
         why = f"exit status {status}" if status else f"{step.product} was not made"
+        if not step.shown:
+            say("".join(f"  {line}\n" for line in log.read_text(encoding="utf-8").splitlines()[-TAIL:]))
         say(f"  FAILED: {why}; its output is in {log}\n  {shlex.join(step.command)}")
     return {"command": list(step.command), "status": "done" if well else "failed", "seconds": round(seconds, 1)}
 
 
-def stream(command: Sequence[str], log: Path) -> int:
+def stream(command: Sequence[str], log: Path, shown: bool) -> int:
     """Run a command, copying its output line by line; its exit status. The child is waited for on Ctrl-C too."""
     with log.open("a", encoding="utf-8") as kept:
         kept.write(f"$ {shlex.join(command)}\n")
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
+            env=os.environ | {"PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore")},
+        )  # fmt: skip
         assert child.stdout is not None
         try:
             for line in child.stdout:
-                sys.stdout.write(f"  {line}")
-                sys.stdout.flush()
                 kept.write(line)
+                if shown:
+                    sys.stdout.write(f"  {line}")
+                    sys.stdout.flush()
         finally:
             status = child.wait()
     return status

@@ -1,0 +1,54 @@
+"""``ettin study --data PREFIX --run DIR``: the paired experiment from first step to report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from megatron_ettin.study.settings import StudySettings
+
+
+def main(arguments: list[str]) -> int:
+    """Run, or go on with, a study. Status 0 when every step is done, 1 when one failed."""
+    from megatron_ettin.study.plan import plan
+    from megatron_ettin.study.report import write_report
+    from megatron_ettin.study.runner import run_steps
+
+    settings = tyro.cli(StudySettings, args=arguments, prog="ettin study", description=DESCRIPTION)
+    steps = plan(settings)
+    failed = run_steps(steps, settings.run, say)
+    report = write_report(settings, failed)
+    tell(report, settings.run)
+    return 1 if failed else 0
+
+
+DESCRIPTION = """Train an encoder and a decoder of one size on the same rows through pretraining, extension and decay,
+turn each into the other (encoder-from-decoder by MNTP, decoder-from-encoder by CLM), export all four with a parity
+check, evaluate them on one held-out text, and write one report with plots. The same command resumes."""
+
+
+def say(text: str) -> None:
+    """A line that is seen at once, also in a pipe."""
+    print(text, flush=True)
+
+
+def tell(report: dict[str, object], folder: Path) -> None:
+    """The table and where the report is."""
+    from typing import Any, cast
+
+    from megatron_ettin.evaluate.report import print_results
+
+    content = cast(dict[str, Any], report)
+    if content["evaluation"]:
+        print_results(content["evaluation"])
+    for name, parity in content["parity"].items():
+        if parity:
+            say(f"{name}: logits equal transformers within {parity['largest_difference']:.1e} "
+                f"of {parity['largest_logit']:.1f}")  # fmt: skip
+    for run in content["training"]:
+        speed = f"{run['tokens_per_second']:,.0f} tokens/s" if run["tokens_per_second"] else "-"
+        say(f"{run['run']}: {run['steps']} steps, {run['tokens']:,} tokens, {speed}")
+    for step in content["failed"]:
+        say(f"NOT DONE: {step}")
+    say(f"{folder / 'report.md'}, {folder / 'report.json'}, {folder / 'curves.png'}")

@@ -1,0 +1,137 @@
+"""One report of a study: the four models, how they were trained, and that their exports are exact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE
+from megatron_ettin.observe.records import read_records
+from megatron_ettin.publish import write_atomically
+from megatron_ettin.study.curves import plot_curves
+from megatron_ettin.study.plan import MEMBERS, export_folder, run_folder
+from megatron_ettin.study.settings import StudySettings
+
+Report = dict[str, Any]
+
+
+def write_report(settings: StudySettings, failed: list[str]) -> Report:
+    """Write report.json, report.md and curves.png of what is there, and return the content."""
+    report = collect(settings, failed)
+    plot_curves({name: [run["records"] for run in runs] for name, runs in histories(settings).items()},
+                settings.run / "curves.png")  # fmt: skip
+    write_atomically(settings.run / "report.json", json.dumps(report, indent=2) + "\n")
+    write_atomically(settings.run / "report.md", markdown(report))
+    return report
+
+
+def collect(settings: StudySettings, failed: list[str]) -> Report:
+    """Everything that the finished steps have made."""
+    results = settings.run / "evaluation" / "results.json"
+    return {
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
+        "failed": failed,
+        "training": [summary(run) for runs in histories(settings).values() for run in runs],
+        "parity": {member.name: parity_of(export_folder(settings, member.name)) for member in MEMBERS},
+        "evaluation": json.loads(results.read_text(encoding="utf-8")) if results.exists() else None,
+    }
+
+
+def histories(settings: StudySettings) -> dict[str, list[dict[str, Any]]]:
+    """Member -> its runs so far, each with its name and the records of its steps and evaluations."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for member in MEMBERS:
+        names = [f"{member.name}-{stage}" for stage in member.stages]
+        folders = [(name, run_folder(settings, name)) for name in names]
+        found[member.name] = [
+            {"name": name, "records": read_records(folder)}
+            for name, folder in folders
+            if (folder / "metrics.jsonl").exists()
+        ]
+    return found
+
+
+def summary(run: dict[str, Any]) -> dict[str, Any]:
+    """A run in a few figures; speed is the median over its steps."""
+    steps = [record for record in run["records"] if record.get("kind") == "step"]
+    evaluations = [record for record in run["records"] if record.get("kind") == "evaluation"]
+    speeds = sorted(record["tokens_per_second"] for record in steps if record.get("tokens_per_second"))
+    return {
+        "run": run["name"],
+        "steps": len(steps),
+        "tokens": steps[-1]["tokens"] if steps else 0,
+        "last_loss": steps[-1]["loss"] if steps else None,
+        "held_out_loss": evaluations[-1].get("loss") if evaluations else None,
+        "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
+    }
+
+
+def parity_of(folder: Path) -> dict[str, Any] | None:
+    """The folder's parity in a few figures; None without an export."""
+    path = folder / "parity.json"
+    if not path.exists():
+        return None
+    parity = json.loads(path.read_text(encoding="utf-8"))
+    worst = max(parity["cases"], key=lambda case: case["largest_difference"])
+    return {
+        "met": parity["met"],
+        "largest_difference": worst["largest_difference"],
+        "largest_logit": worst["largest_logit"],
+        "transformers": parity["transformers"],
+    }
+
+
+def markdown(report: Report) -> str:
+    """report.md."""
+    parts = ["# Encoder and decoder of a pair, and each made into the other", ""]
+    if report["failed"]:
+        parts += [f"**Not complete**: {', '.join(report['failed'])}", ""]
+    if report["evaluation"]:
+        parts += ["## Held-out loss, nats a token", "", *losses_rows(report["evaluation"]), ""]
+        parts += ["![losses](evaluation/losses.png)", ""]
+    parts += ["## Training", "", *training_rows(report["training"]), "", "![curves](curves.png)", ""]
+    parts += ["## Exports: logits of transformers against ours", "", *parity_rows(report["parity"]), ""]
+    return "\n".join(parts)
+
+
+def losses_rows(results: Report) -> list[str]:
+    """The four-way table."""
+    columns = (MASKED, NEXT_SAMPLE, NEXT)
+    rows = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, model in results["models"].items():
+        rows.append(f"| {name} | {' | '.join(cell(model['losses'].get(column)) for column in columns)} |")
+    entropy = f"{results['text']['unigram_nats_per_token']:.3f}"
+    return [*rows, f"| unigram entropy of that text | {' | '.join([entropy] * len(columns))} |"]
+
+
+def cell(loss: dict[str, Any] | None) -> str:
+    """One loss with its error and how it was read."""
+    return f"{loss['nats_per_token']:.3f} +- {loss['standard_error']:.3f}, {loss['reading']}" if loss else "-"
+
+
+def training_rows(runs: list[dict[str, Any]]) -> list[str]:
+    """A row a run."""
+    rows = ["| run | steps | tokens | last loss | held-out loss | tokens/s |", "|---|---|---|---|---|---|"]
+    for run in runs:
+        figures = [number(run[key], form) for key, form in
+                   (("last_loss", ".3f"), ("held_out_loss", ".3f"), ("tokens_per_second", ",.0f"))]  # fmt: skip
+        rows.append(f"| {run['run']} | {run['steps']:,} | {run['tokens']:,} | {' | '.join(figures)} |")
+    return rows
+
+
+def number(value: float | None, form: str) -> str:
+    """A figure, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def parity_rows(parities: dict[str, dict[str, Any] | None]) -> list[str]:
+    """A row an export."""
+    rows = ["| model | largest difference | of logits up to | transformers |", "|---|---|---|---|"]
+    for name, found in parities.items():
+        figures = "- | - | -"
+        if found:
+            figures = f"{found['largest_difference']:.1e} | {found['largest_logit']:.1f} | {found['transformers']}"
+        rows.append(f"| {name} | {figures} |")
+    return rows
