@@ -1,0 +1,111 @@
+"""The plan of a study is what the recipe says, and every command of it is accepted before any has run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megatron_ettin.commands.arguments import parse_run
+from megatron_ettin.config import rules
+from megatron_ettin.config.codec import flatten
+from megatron_ettin.config.recipes import recipe
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.study.plan import MEMBERS, plan
+from megatron_ettin.study.settings import FEWEST_STEPS, StudySettings, fitted, flags_between, scaled, stage_run
+
+
+def settings(**changes: object) -> StudySettings:
+    return StudySettings(**({"data": "corpus", "run": Path("study")} | changes))
+
+
+def pretrain_arguments(command: tuple[str, ...]) -> list[str]:
+    return list(command[command.index("pretrain") + 1 :])
+
+
+@pytest.mark.parametrize("size", ["tiny", "17m", "1b"])
+@pytest.mark.parametrize("tokens", [0, 2_000_000])
+def test_every_training_command_parses_to_the_run_that_was_meant(size, tokens):
+    chosen = settings(size=size, tokens=tokens)
+    trainings = [step for step in plan(chosen) if step.name.startswith("train ")]
+    stages = [(member, stage) for member in MEMBERS for stage in member.stages]
+    assert len(trainings) == len(stages) == 8
+    for step, (member, stage) in zip(trainings, stages, strict=True):
+        config, folder = parse_run(pretrain_arguments(step.command))
+        meant = stage_run(chosen, member.objective, stage)
+        assert replace(config, start=meant.start) == meant
+        assert folder == step.product.parent.parent
+
+
+def test_members_of_a_pair_differ_in_the_objective_alone():
+    for stage in ("pretrain", "extension", "decay"):
+        encoder, decoder = (flatten(stage_run(settings(tokens=300_000), name, stage)) for name in ("mlm", "clm"))
+        assert {key for key in encoder if encoder[key] != decoder[key]} == {"objective"}
+
+
+def test_each_model_starts_from_the_one_it_is_made_of():
+    starts = {}
+    for step in plan(settings()):
+        if step.name.startswith("train "):
+            starts[step.name] = parse_run(pretrain_arguments(step.command))[0].start.from_run
+    assert starts["train encoder-pretrain"] == ""
+    assert starts["train encoder-extension"] == "study/runs/encoder-pretrain"
+    assert starts["train encoder-from-decoder-cross"] == "study/runs/decoder-decay"
+    assert starts["train decoder-from-encoder-cross"] == "study/runs/encoder-decay"
+
+
+def test_steps_need_only_steps_before_them_and_the_last_needs_all_exports():
+    seen: set[str] = set()
+    for step in plan(settings()):
+        assert set(step.needs) <= seen
+        seen.add(step.name)
+    assert step.name == "evaluate" and len(step.needs) == 4
+
+
+@pytest.mark.parametrize("size", ["tiny", "17m", "150m"])
+@pytest.mark.parametrize("tokens", [400_000, 3_000_000, 10**9])
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_a_small_study_still_has_steps_in_every_stage(size, tokens, ranks):
+    for stage in ("pretrain", "extension", "decay", "cross"):
+        try:
+            config = stage_run(settings(size=size, tokens=tokens, ranks=ranks), "mlm", stage)
+        except ConfigError as error:
+            assert "more --tokens or fewer --ranks" in str(error)
+            continue
+        assert config.schedule.tokens // (config.batch.rows * config.data.row_length) >= FEWEST_STEPS
+        rules.check(config, ranks)
+
+
+def test_the_recipe_is_not_touched_where_it_fits():
+    config = recipe("150m", "mlm", "decay")
+    assert fitted(config, 8) is config
+    assert scaled(config, 1.0) is config
+
+
+def test_scaling_keeps_the_shape_of_the_schedule():
+    config = scaled(recipe("17m", "clm", "cross"), 1e-3)
+    assert (config.schedule.tokens, config.schedule.warmup_tokens) == (50_000_000, 3_000_000)
+    assert config.schedule.decay_tokens == 10_000_000
+
+
+def test_flags_name_exactly_what_differs():
+    before = recipe("tiny", "mlm", "pretrain")
+    after = replace(
+        before,
+        layout=replace(before.layout, tensor=2, sequence_parallel=True, pipeline_layers=(3, 4)),
+        observe=replace(before.observe, tensorboard=False),
+    )
+    assert flags_between(before, after) == [
+        "--layout.tensor", "2", "--layout.sequence-parallel", "--layout.pipeline-layers", "3", "4",
+        "--observe.no-tensorboard",
+    ]  # fmt: skip
+    assert flags_between(before, before) == []
+
+
+def test_a_layout_that_cannot_be_is_refused_before_anything_starts():
+    with pytest.raises(ConfigError, match="layout.tensor=3"):
+        plan(settings(tensor=3, ranks=3))
+
+
+def test_a_launcher_replaces_torchrun():
+    command = plan(settings(launcher="srun --ntasks 8 python"))[0].command
+    assert command[:6] == ("srun", "--ntasks", "8", "python", "-m", "megatron_ettin")
