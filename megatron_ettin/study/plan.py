@@ -11,7 +11,8 @@ from pathlib import Path
 from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import StageName
 from megatron_ettin.config.shape_file import run_of
-from megatron_ettin.study.settings import StudySettings, flags_between, stage_run
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.study.settings import StudySettings, check_run, flags_between, stage_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,42 @@ MEMBERS: tuple[Member, ...] = (
 
 def plan(settings: StudySettings) -> list[Step]:
     """All steps in order. Raises ConfigError for a stage that cannot run, before anything has started."""
-    steps = [step for member in MEMBERS for step in training_steps(settings, member)]
+    steps = layout_steps(settings) if settings.check_layout else []
+    steps += [step for member in MEMBERS for step in training_steps(settings, member)]
     steps += [export_step(settings, member) for member in MEMBERS]
     return [*steps, evaluation_step(settings)]
+
+
+def layout_steps(settings: StudySettings) -> list[Step]:
+    """Three steps on one rank and on four, and the comparison."""
+    if settings.launcher:
+        raise ConfigError("--check-layout starts its own one and four ranks; leave it out with --launcher")
+    recipe = run_of(settings.size, "mlm", "pretrain", settings.variant)
+    steps = []
+    for name, tensor, pipeline in (("one-rank", 1, 1), ("four-ranks", 2, 2)):
+        folder = settings.run / "layout" / name
+        config = check_run(settings, tensor, pipeline)
+        command = pretrain_command(settings, torchrun(tensor * pipeline), "mlm", "pretrain", folder)
+        steps.append(
+            Step(
+                name=f"check {name}",
+                command=(*command, *flags_between(recipe, config)),
+                product=folder / "checkpoints" / "LATEST",
+            )
+        )
+    result = settings.run / "layout" / "result.json"
+    one, four = (str(settings.run / "layout" / name) for name in ("one-rank", "four-ranks"))
+    compare = (sys.executable, "-m", "megatron_ettin.study.layout_check", one, four, str(result))
+    needs = tuple(step.name for step in steps)
+    return [*steps, Step(name="check layout", command=compare, product=result, needs=needs)]
+
+
+def pretrain_command(
+    settings: StudySettings, launch: tuple[str, ...], objective: ObjectiveName, stage: StageName, folder: Path
+) -> tuple[str, ...]:
+    """A training, without the flags that depart from its recipe."""
+    names = ("pretrain", settings.size, objective, stage, "--variant", settings.variant)
+    return (*launch, "-m", "megatron_ettin", *names, "--run-folder", str(folder))
 
 
 def training_steps(settings: StudySettings, member: Member) -> Iterator[Step]:
@@ -65,16 +99,14 @@ def training_steps(settings: StudySettings, member: Member) -> Iterator[Step]:
             config, start=replace(config.start, from_run=str(run_folder(settings, before)) if before else "")
         )
         recipe = run_of(settings.size, member.objective, stage, settings.variant)
+        folder = run_folder(settings, name)
+        command = pretrain_command(settings, launcher(settings), member.objective, stage, folder)
         yield Step(
             name=f"train {name}",
-            command=(
-                *launcher(settings), "-m", "megatron_ettin", "pretrain", settings.size, member.objective, stage,
-                "--variant", settings.variant, "--run-folder", str(run_folder(settings, name)),
-                *flags_between(recipe, config),
-            ),
-            product=run_folder(settings, name) / "checkpoints" / "LATEST",
+            command=(*command, *flags_between(recipe, config)),
+            product=folder / "checkpoints" / "LATEST",
             needs=(f"train {before}",) if before else (),
-        )  # fmt: skip
+        )
         before = name
 
 
@@ -111,8 +143,12 @@ def launcher(settings: StudySettings) -> tuple[str, ...]:
     """The command that starts the ranks of a training."""
     if settings.launcher:
         return tuple(shlex.split(settings.launcher))
-    count = f"--nproc-per-node={settings.ranks}"
-    return (sys.executable, "-m", "torch.distributed.run", "--standalone", count)
+    return torchrun(settings.ranks)
+
+
+def torchrun(ranks: int) -> tuple[str, ...]:
+    """Processes on this machine."""
+    return (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}")
 
 
 def last_run(member: str) -> str:

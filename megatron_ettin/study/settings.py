@@ -9,12 +9,16 @@ from megatron_ettin.config import rules
 from megatron_ettin.config.codec import flatten
 from megatron_ettin.config.derived import model_ranks
 from megatron_ettin.config.objective import ObjectiveName
-from megatron_ettin.config.run import RunConfig, StageName
+from megatron_ettin.config.run import LayoutConfig, RunConfig, StageName
 from megatron_ettin.config.shape_file import run_of
 from megatron_ettin.errors import ConfigError
 
 FEWEST_STEPS = 30
 """A stage with fewer steps than this is no training; rows, then their length, are cut until it has them."""
+
+CHECK_ROWS = 4
+CHECK_TOKENS_IN_STEPS = 2.2
+"""The layout check: rows per step, and its length in full steps; as rows are never quite full, it takes three."""
 
 SHORTEST_ROW = 256
 """Rows are not cut below this."""
@@ -46,8 +50,27 @@ class StudySettings:
     """Held-out rows of the evaluation."""
     sample: int = 400
     """Next tokens that every kind is asked for; an encoder needs a pass for each."""
+    check_layout: bool = False
+    """First show that four ranks (tensor 2 x pipeline 2) take the same three steps as one."""
     launcher: str = ""
     """What starts a training, ahead of `-m megatron_ettin pretrain`; empty: torchrun with `ranks` on this machine."""
+
+
+def check_run(settings: StudySettings, tensor: int, pipeline: int) -> RunConfig:
+    """Three steps of the encoder's pretraining under one layout, without dropout, at full rate from the start."""
+    config = replace(stage_run(settings, "mlm", "pretrain"), layout=LayoutConfig(tensor=tensor, pipeline=pipeline))
+    rows = min(config.batch.rows, CHECK_ROWS)
+    config = replace(
+        config,
+        model=replace(config.model, output_dropout=0.0),
+        batch=replace(config.batch, rows=rows, warmup_tokens=0),
+        schedule=replace(config.schedule, tokens=round(CHECK_TOKENS_IN_STEPS * rows * config.data.row_length),
+                         warmup_tokens=0),
+        compute=replace(config.compute, precision="fp32"),
+        observe=replace(config.observe, log_every=1),
+    )  # fmt: skip
+    rules.check(config, tensor * pipeline)
+    return config
 
 
 def stage_run(settings: StudySettings, objective: ObjectiveName, stage: StageName) -> RunConfig:

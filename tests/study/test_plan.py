@@ -109,3 +109,14 @@ def test_a_layout_that_cannot_be_is_refused_before_anything_starts():
 def test_a_launcher_replaces_torchrun():
     command = plan(settings(launcher="srun --ntasks 8 python"))[0].command
     assert command[:6] == ("srun", "--ntasks", "8", "python", "-m", "megatron_ettin")
+
+
+def test_the_layout_check_comes_first_and_asks_for_one_and_four_ranks():
+    steps = plan(settings(check_layout=True, tokens=600_000))
+    assert [step.name for step in steps[:3]] == ["check one-rank", "check four-ranks", "check layout"]
+    one, four = (parse_run(pretrain_arguments(step.command))[0] for step in steps[:2])
+    assert [(c.layout.tensor, c.layout.pipeline) for c in (one, four)] == [(1, 1), (2, 2)]
+    assert replace(one, layout=four.layout) == four
+    assert "--nproc-per-node=4" in steps[1].command
+    with pytest.raises(ConfigError, match="leave it out with --launcher"):
+        plan(settings(check_layout=True, launcher="srun python"))
