@@ -8,7 +8,8 @@ from megatron_ettin import __version__
 from megatron_ettin.data.corpus import hash_path, member, remove_hashes
 from megatron_ettin.data.job import Job, megatron_prefix
 from megatron_ettin.data.manifest import FileRecord, Manifest, ShardRecord, SourceRecord, TokenizerRecord, read_manifest
-from megatron_ettin.data.staging import Record, Staging, empty_record, plan_hash
+from megatron_ettin.data.reorder import reorder
+from megatron_ettin.data.staging import OutputFiles, Record, Staging, empty_record, plan_hash
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
 
@@ -74,8 +75,22 @@ def _source_records(job: Job, finished: dict[int, Record], output: int) -> tuple
     return tuple(records)
 
 
-def _manifest(job: Job, output: int, sources: tuple[SourceRecord, ...], staging: Staging, last: Record) -> Manifest:
-    index, size, checksum = staging.build_index(last, output)
+def _ordered(job: Job, staging: Staging, last: Record, output: int) -> tuple[OutputFiles, int]:
+    """The staged files of one output in their final order, and the checksum of the ids."""
+    files, partitions = staging.outputs[output], job.options.partitions
+    if partitions == 1:
+        return files, last.outputs[output].checksum
+    return reorder(files, last, output, staging.itemsize, partitions)
+
+
+def _manifest(
+    job: Job,
+    output: int,
+    sources: tuple[SourceRecord, ...],
+    staging: Staging,
+    last: Record,
+    files: dict[str, FileRecord],
+) -> Manifest:
     state = last.outputs[output]
     shard = job.options.shard
     return Manifest(
@@ -94,10 +109,7 @@ def _manifest(job: Job, output: int, sources: tuple[SourceRecord, ...], staging:
         tokens=state.bytes // staging.itemsize,
         specials_in_text=sum(source.specials_in_text for source in sources),
         sources=sources,
-        files={
-            ".bin": FileRecord(bytes=state.bytes, checksum=checksum_text(state.checksum)),
-            ".idx": FileRecord(bytes=size, checksum=checksum_text(checksum)),
-        },
+        files=files,
         key=job.options.keys[output],
         level=job.options.level,
         shard=ShardRecord(index=shard[0], count=shard[1]) if shard else None,
@@ -112,14 +124,20 @@ def publish_job(job: Job, staging: Staging) -> None:
     moves: dict[Path, Path] = {}
     manifests: dict[Path, Path] = {}
     for output, target in enumerate(job.targets):
-        manifest = _manifest(job, output, _source_records(job, finished, output), staging, last)
+        staged, checksum = _ordered(job, staging, last, output)
+        index, index_size, index_checksum = staging.build_index(last, output, staged)
+        files = {
+            ".bin": FileRecord(bytes=last.outputs[output].bytes, checksum=checksum_text(checksum)),
+            ".idx": FileRecord(bytes=index_size, checksum=checksum_text(index_checksum)),
+        }
+        manifest = _manifest(job, output, _source_records(job, finished, output), staging, last, files)
         text, tokenizer = staging.folder / f"{output}.json", staging.folder / f"{output}.tokenizer.json"
         write_atomically(text, manifest.to_json())
         write_atomically(tokenizer, job.tokenizer.content)
-        moves[staging.outputs[output].tokens] = member(target, ".bin")
+        moves[staged.tokens] = member(target, ".bin")
         remove_hashes(target)
-        moves[staging.outputs[output].hashes] = hash_path(target, manifest.fingerprint)
-        moves[staging.folder / f"{output}.idx"] = member(target, ".idx")
+        moves[staged.hashes] = hash_path(target, manifest.fingerprint)
+        moves[index] = member(target, ".idx")
         moves[tokenizer] = member(target, ".tokenizer.json")
         manifests[text] = member(target, ".json")
     if last.rejects_bytes:

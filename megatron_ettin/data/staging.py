@@ -245,10 +245,9 @@ class Staging:
             for path, size in files.sizes(record, output).items():
                 os.truncate(path, size)
 
-    def build_index(self, record: Record, output: int) -> tuple[Path, int, int]:
-        """Write the .idx of one output; returns (path, bytes, crc32c)."""
+    def build_index(self, record: Record, output: int, files: OutputFiles) -> tuple[Path, int, int]:
+        """Write the .idx of one output from its staged ``files``; returns (path, bytes, crc32c)."""
         path = self.folder / f"{output}.idx"
-        files = self.outputs[output]
         header = IndexHeader(dtype=self.dtype, sequences=record.outputs[output].sequences, documents=record.documents)
         with open(path, "wb") as stream:
             checked = ChecksummedWriter(stream)

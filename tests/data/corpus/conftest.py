@@ -7,12 +7,7 @@ import pytest
 
 from megatron_ettin.data.train_tokenizer import train_tokenizer
 
-WORDS = [
-    *"the sea was dark and cold; she went, 12 ships in 1861. Der Fluß führt Wasser".split(),
-    "日本語",
-    "текст",
-    "🙂",
-]
+WORDS = "the sea was dark and cold; she went, 12 ships in 1861. Fluß führt Wasser 日本語 текст עברית 🙂".split()  # noqa: SIM905
 ODD_TEXTS = [
     "",
     " ",
