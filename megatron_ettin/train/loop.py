@@ -40,8 +40,11 @@ def train_loop(
     batches: Iterator[tuple[int, list[Batch]]],
     actions: Actions,
     stop: StopRequest,
-) -> TrainState:
-    """Take steps until the stage has seen its tokens or a signal asks to stop; returns the saved state."""
+) -> tuple[TrainState, int]:
+    """Take steps until the stage has seen its tokens or a signal asks to stop.
+
+    Returns the saved state and the signal, whichever rank received it; 0: none.
+    """
     clock = SaveClock(minutes=config.checkpoint.every_minutes)
     stopped = actions.stop_anywhere(stop.received)
     while not state.finished and not stopped:
@@ -58,4 +61,4 @@ def train_loop(
             clock.restart()
         stop_when_hopeless(state.refused_in_a_row, state.step)
         stopped = result.totals.stop
-    return state
+    return state, stopped

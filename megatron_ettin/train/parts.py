@@ -31,10 +31,10 @@ class Parts:
     """Sources of the data mixture."""
 
 
-def build_parts(config: RunConfig, groups: Groups, sources: int) -> Parts:
-    """Build model and optimizer with their initial weights. Every rank calls this."""
+def build_parts(config: RunConfig, groups: Groups, sources: int, bucket_size: int | None = None) -> Parts:
+    """Build model and optimizer with their initial weights. Every rank calls this; ``bucket_size`` as in ``wrap``."""
     models = build_model(config, groups)
-    chunks = wrap(models, config.layout, groups)
+    chunks = wrap(models, config.layout, groups, bucket_size=bucket_size)
     whole = shapes(config.model)
     sizes = [math.prod(whole[entry.name]) for entry in entries(models)]
     return Parts(

@@ -51,6 +51,7 @@ def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Ou
         world = int(os.environ.get("WORLD_SIZE", "1"))
         rules.check(config, world)
         config = with_world_size(config, world)
+        rules.check(config, world)
         groups = initialize(config.layout)
         on_first(lambda: open_stage(config).fingerprint)  # builds row indexes that are not there yet
         stage = open_stage(config)
@@ -60,14 +61,14 @@ def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Ou
         recorder = Recorder(config, groups, run, stage.sources)
         state = start(parts, run, stage.fingerprint, read_huggingface, recorder.say)
         recorder.open(state)
-        state = _steps(parts, run, stage, state, recorder, stop)
-        recorder.close(state, stop.received)
-        return Outcome(state=state, signal=0 if state.finished else stop.received)
+        state, stopped = _steps(parts, run, stage, state, recorder, stop)
+        recorder.close(state, stopped)
+        return Outcome(state=state, signal=0 if state.finished else stopped)
 
 
 def _steps(
     parts: Parts, run: Path, stage: StageData, state: TrainState, recorder: Recorder, stop: StopRequest
-) -> TrainState:
+) -> tuple[TrainState, int]:
     config, data = parts.config, parts.groups.data
     actions = Actions(
         step=partial(_step, parts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -10,12 +11,12 @@ from torch import Tensor
 from megatron_ettin.checkpoint.folder import Checkpoint, parse_source, set_aside
 from megatron_ettin.checkpoint.load import Found, find, find_newest, read_numbers
 from megatron_ettin.checkpoint.together import on_first
-from megatron_ettin.config.run import ModelConfig
-from megatron_ettin.errors import CheckpointError, ConfigError
+from megatron_ettin.config.run import ModelConfig, RunConfig
+from megatron_ettin.errors import CheckpointError
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.state import TrainState
-from megatron_ettin.train.store import load_run, refuse_other_shape
+from megatron_ettin.train.store import load_run, refuse_other_shape, stored_run
 
 Say = Callable[[str], None]
 ReadHuggingFace = Callable[[Path], tuple[ModelConfig, dict[str, Tensor]]]
@@ -53,15 +54,13 @@ def resume(parts: Parts, checkpoint: Checkpoint, data_fingerprint: str) -> Train
             f"{checkpoint.path} was trained on other data (fingerprint {stored}, now {data_fingerprint}); "
             "restore the corpora and the mixture file, or give another --run folder"
         )
-    state, _ = load_run(parts, checkpoint)
-    return state
+    state = load_run(parts, checkpoint)
+    return replace(state, finished=state.tokens >= parts.config.schedule.tokens)
 
 
 def begin(parts: Parts, read_huggingface: ReadHuggingFace, say: Say) -> TrainState:
     """The state of a fresh run, with weights from where ``config.start`` says."""
     origin = parts.config.start
-    if origin.from_run and origin.huggingface:
-        raise ConfigError("start.from_run and start.huggingface exclude each other; give one of --from and --init-from")
     if origin.from_run:
         return begin_from_run(parts, origin.from_run, carry=origin.carry_optimizer, say=say)
     if origin.huggingface:
@@ -77,11 +76,22 @@ def begin_from_run(parts: Parts, source: str, *, carry: bool, say: Say) -> Train
     """A new stage with the weights, and with ``carry`` the optimizer's state, of another run."""
     folder, step = parse_source(source)
     checkpoint = find(folder, step)
-    before, _ = load_run(parts, checkpoint, moments=carry)
+    before, theirs = stored_run(checkpoint)
     if step is None and not before.finished:
         raise CheckpointError(
             f"{folder} is not finished: it stopped at step {before.step}; let it end, or name the checkpoint: "
             f"--from {folder}@{before.step}"
         )
+    refuse_other_objective(parts.config, theirs, checkpoint)
+    before = load_run(parts, checkpoint, moments=carry)
     say(f"starting from {checkpoint.path}: weights{' and optimizer' if carry else ''}")
     return TrainState(updates=before.updates)
+
+
+def refuse_other_objective(ours: RunConfig, theirs: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError when a stage other than cross would go on with another objective."""
+    if ours.stage != "cross" and ours.objective != theirs.objective:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on {theirs.objective}, this run is {ours.objective}: stage {ours.stage} "
+            f"goes on with the same objective; use {theirs.objective}, or stage cross to change it"
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -48,14 +47,13 @@ def save_run(parts: Parts, run: Path, state: TrainState, reason: Reason, data_fi
     return checkpoint
 
 
-def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> tuple[TrainState, dict[str, Any]]:
+def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> TrainState:
     """Load weights, and with ``moments`` the optimizer's state, from a verified checkpoint under any layout.
 
-    Returns the state and the other numbers stored with it. Raises CheckpointError when it belongs to another model.
+    Raises CheckpointError when it belongs to another model.
     """
-    numbers = read_numbers(checkpoint)
-    state = TrainState.from_dict(numbers.get("state", {}))
-    refuse_other_shape(parts.config.model, stored_config(checkpoint, numbers).model, str(checkpoint.path))
+    state, stored = stored_run(checkpoint)
+    refuse_other_shape(parts.config.model, stored.model, str(checkpoint.path))
     loaded = read_tensors(checkpoint, describe(parts, loading=True), parts.groups.data_context.group)
     take_over(parts.chunks, loaded["weights"])
     parts.optimizer.load_state_dict(loaded["optimizer"])
@@ -63,13 +61,16 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> t
         clear_moments(parts)
         state = replace(state, updates=0)
     parts.optimizer.updates = state.updates
-    return state, numbers
+    return state
 
 
-def stored_config(checkpoint: Checkpoint, numbers: dict[str, Any]) -> RunConfig:
-    """The configuration that the checkpoint was written under."""
+def stored_run(checkpoint: Checkpoint) -> tuple[TrainState, RunConfig]:
+    """The state and the configuration in a verified checkpoint. Raises CheckpointError when it holds none."""
+    numbers = read_numbers(checkpoint)
+    values = numbers.get("state")
     try:
-        return codec.run_from_dict(numbers.get("config"))
+        state = TrainState.from_dict(values if isinstance(values, dict) else {})
+        return state, codec.run_from_dict(numbers.get("config"))
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path}: state.json holds no run configuration: {error}") from error
 

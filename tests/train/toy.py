@@ -63,7 +63,8 @@ def toy_parts(layout: LayoutConfig, groups, *, precision="fp32", bucket=None):
         for name, parameter in model.named_parameters():
             parameter.copy_(local_part(name, whole_tensors(0)[name], groups))
     chunks = wrap([model], layout, groups, bucket_size=bucket)
-    return config, chunks, build_optimizer(chunks, [math.prod(SHAPES[name]) for name, _ in model.named_parameters()], config, groups)
+    sizes = [math.prod(SHAPES[name]) for name, _ in model.named_parameters()]
+    return config, chunks, build_optimizer(chunks, sizes, config, groups)
 
 
 def set_gradients(chunks, groups, step, scale=1.0):

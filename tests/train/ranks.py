@@ -1,0 +1,146 @@
+"""What needs several processes, in one launch: ``torchrun ... -m tests.train.ranks FOLDER CHECK...``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from megatron_ettin.checkpoint import save as save_module
+from megatron_ettin.checkpoint.folder import list_checkpoints
+from megatron_ettin.checkpoint.load import find_newest
+from megatron_ettin.errors import CheckpointError
+from megatron_ettin.observe import read_records
+from megatron_ettin.parallel.groups import finish, initialize
+from megatron_ettin.train.optimizer import ShardedOptimizer
+from megatron_ettin.train.record import Recorder
+from tests.checkpoint.layouts_round_trip import EVERY, round_trips
+from tests.train.optimizer_under_layouts import every_layout
+from tests.train.runs import config_of, go, losses, state_of, tensor_hashes, write_toy
+from tools.diff_runs import differences
+
+SHARED = {"layout__tensor": 2, "layout__pipeline": 1, "layout__sequence_parallel": True, "layout__overlap": True}
+
+
+def rank() -> int:
+    return torch.distributed.get_rank()
+
+
+def barrier() -> None:
+    torch.distributed.barrier()
+
+
+def corpus_in(folder: Path) -> Path:
+    """The toy corpus, written by the first rank."""
+    if rank() == 0:
+        write_toy(folder)
+    barrier()
+    return folder / "toy"
+
+
+def resume(folder: Path) -> None:
+    """Stopped at an odd step by a signal to the last rank alone, and continued: equal bit for bit."""
+    config = config_of(corpus_in(folder), "mlm", steps=6, **SHARED)
+    whole = go(config, folder / "whole").state
+    record = Recorder.step
+
+    def step_and_signal(self, state, *arguments):
+        record(self, state, *arguments)
+        if state.step == 2 and rank() == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Recorder.step = step_and_signal
+    outcome = go(config, folder / "parts")
+    Recorder.step = record
+    assert outcome.signal == signal.SIGTERM and outcome.state.step == 3, outcome
+    assert go(config, folder / "parts").state == whole
+    barrier()
+    assert tensor_hashes(folder / "whole", whole.step) == tensor_hashes(folder / "parts", whole.step)
+    assert differences(*(read_records(folder / name, "step") for name in ("whole", "parts"))) == []
+
+
+def elsewhere(folder: Path) -> None:
+    """A run continued under another layout goes on with the same losses."""
+    corpus = corpus_in(folder)
+    for name, layouts in (("one", [{}]), ("two", [SHARED, {"layout__pipeline": 2, "layout__data": 2}])):
+        for steps, layout in zip((3, 6)[-len(layouts) :], layouts, strict=True):
+            go(config_of(corpus, "clm", steps=steps, model__output_dropout=0.0, **layout), folder / name)
+    barrier()
+    for ours, theirs in zip(losses(folder / "two"), losses(folder / "one"), strict=True):
+        assert abs(ours / theirs - 1) < 1e-5, (ours, theirs)
+
+
+def bad_gradient(folder: Path) -> None:
+    """One bad number on one rank: no rank updates, all count."""
+    config = config_of(corpus_in(folder), "mlm", steps=3, checkpoint__every_steps=1, **SHARED)
+    gather, calls = ShardedOptimizer.gather_gradients, []
+
+    def gather_and_spoil(self):
+        gather(self)
+        calls.append(0)
+        if len(calls) == 2 and rank() == 2:
+            self.optimizer.tensors()[0].grad.view(-1)[0] = float("nan")
+
+    ShardedOptimizer.gather_gradients = gather_and_spoil
+    go(config, folder / "run")
+    ShardedOptimizer.gather_gradients = gather
+    barrier()
+    assert tensor_hashes(folder / "run", 1) == tensor_hashes(folder / "run", 2) != tensor_hashes(folder / "run", 3)
+    assert state_of(folder / "run", 3)["refused"] == 1
+
+
+def failing_save(folder: Path) -> None:
+    """One rank cannot write: every rank says so, nothing is published, the older checkpoint stays."""
+    config = config_of(corpus_in(folder), "mlm", steps=3, checkpoint__every_steps=1)
+    write = save_module.write_shards
+
+    def write_or_fail(target, shards, group):
+        if rank() == 2 and "00000002" in target.parent.name:
+            raise OSError(28, "No space left on device")
+        write(target, shards, group)
+
+    save_module.write_shards = write_or_fail
+    try:
+        go(config, folder / "run")
+    except CheckpointError as error:
+        assert "No space left" in str(error) and (rank() == 2 or "rank 2" in str(error)), error
+    else:
+        raise AssertionError("a failed save went unnoticed")
+    finally:
+        save_module.write_shards = write
+    assert [checkpoint.step for checkpoint in list_checkpoints(folder / "run")] == [1]
+    assert find_newest(folder / "run").checkpoint.step == 1
+
+
+CHECKS = {
+    "optimizer": lambda folder: every_layout(),
+    "round_trips": round_trips,
+    "every_round_trip": partial(round_trips, cases=EVERY),
+    "resume": resume,
+    "elsewhere": elsewhere,
+    "bad_gradient": bad_gradient,
+    "failing_save": failing_save,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the named checks, all in the folder given first; prints one line for each that held."""
+    warnings.simplefilter("ignore")
+    folder, *names = arguments
+    initialize(config_of(Path("none")).layout)
+    for name in names:
+        (Path(folder) / name).mkdir(parents=True, exist_ok=True)
+        CHECKS[name](Path(folder) / name)
+        barrier()
+        if rank() == 0:
+            print(f"held: {name}", flush=True)
+    finish()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,53 @@
+"""Optimizer, checkpoints and stopping in four processes; one launch for all checks, see ``ranks``."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.launch import torchrun
+
+CHECKS = ("optimizer", "round_trips", "resume", "elsewhere", "bad_gradient", "failing_save")
+
+
+def launch(folder, *checks):
+    result = torchrun(4, "-m", "tests.train.ranks", folder, *checks, status=None)
+    return {line.removeprefix("held: ") for line in result.stdout.splitlines() if line.startswith("held: ")}, result
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    return launch(tmp_path_factory.mktemp("ranks"), *CHECKS)
+
+
+def assert_held(held, check):
+    names, result = held
+    assert check in names, result.stdout[-4000:] + result.stderr[-8000:]
+
+
+def test_stable_adamw_follows_the_formula_under_every_sharding(held):
+    assert_held(held, "optimizer")
+
+
+def test_checkpoints_read_back_bit_for_bit_under_other_layouts(held):
+    assert_held(held, "round_trips")
+
+
+def test_resume_is_bitwise_equal_on_four_ranks_after_a_signal_to_one(held):
+    assert_held(held, "resume")
+
+
+def test_a_run_goes_on_under_another_layout(held):
+    assert_held(held, "elsewhere")
+
+
+def test_a_bad_gradient_on_one_rank_updates_none(held):
+    assert_held(held, "bad_gradient")
+
+
+def test_when_one_rank_cannot_save_all_say_so(held):
+    assert_held(held, "failing_save")
+
+
+@pytest.mark.slow
+def test_checkpoints_read_back_bit_for_bit_between_all_layouts(tmp_path):
+    assert_held(launch(tmp_path, "every_round_trip"), "every_round_trip")
