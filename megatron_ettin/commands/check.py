@@ -19,6 +19,8 @@ class CheckFlags(RunFlags):
 
     world: int = 0
     """Ranks of the run; 0: not known."""
+    deep: bool = False
+    """Read every byte of the corpora and compare with their checksums."""
     quiet: bool = False
     """Leave out the resolved settings."""
 
@@ -27,7 +29,7 @@ def main(arguments: list[str]) -> int:
     """Print what was found and the resolved run; status 2 when something is wrong."""
     config, flags = parse(arguments, CheckFlags, "check", checked=False)
     base, _ = recipe_named(arguments, "check")
-    request = Request(config=config, run=run_folder(config, flags), world=flags.world or None, verify=None)
+    request = Request(config=config, run=run_folder(config, flags), world=flags.world or None, deep=flags.deep)
     config, found = examine(request)
     for finding in found:
         print(finding)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,8 @@ class Request:
     run: Path
     world: int | None
     """Ranks, where they are known."""
-    verify: Callable[[Path], None] | None
-    """Reads a whole corpus and raises DataError where it is damaged; None: sizes and fingerprints only."""
+    deep: bool
+    """Read every byte of the corpora, beyond sizes and fingerprints."""
 
 
 def examine(request: Request) -> tuple[RunConfig, list[Finding]]:
@@ -48,7 +48,7 @@ def examine(request: Request) -> tuple[RunConfig, list[Finding]]:
         return config, found
     if request.world:
         config = with_world_size(config, request.world)
-    vocabulary, about_data = data_findings(config, request.verify)
+    vocabulary, about_data = data_findings(config, request.deep)
     found += about_data
     config = with_vocabulary(config, vocabulary)
     found += guarded("steps", step_findings(config))
@@ -68,14 +68,14 @@ def rule_findings(config: RunConfig, world: int | None, resolved: bool = False) 
         yield Finding("ok", "rules", "every rule is kept" + (f" on {world} ranks" if world else ""))
 
 
-def data_findings(config: RunConfig, verify: Callable[[Path], None] | None) -> tuple[int, list[Finding]]:
+def data_findings(config: RunConfig, deep: bool) -> tuple[int, list[Finding]]:
     """The vocabulary of the data (0: not known) and what was found about its corpora."""
     if not config.data.data:
         text = "no --data: a mixture file (.json) or the prefix of a corpus"
         return config.model.vocabulary, [Finding("open", "data", text)]
     from megatron_ettin.commands.preflight_data import examine_data  # numpy is imported only where there is data
 
-    return examine_data(config, verify)
+    return examine_data(config, deep)
 
 
 def step_findings(config: RunConfig) -> Iterator[Finding]:

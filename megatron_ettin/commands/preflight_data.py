@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_ettin.commands.findings import Finding, guarded
@@ -12,30 +12,38 @@ from megatron_ettin.data.mixture import Mixture, read_mixture
 from megatron_ettin.data.packing import open_pack, pack_spec
 from megatron_ettin.data.pool import build_pool
 from megatron_ettin.data.stage import common_vocabulary
+from megatron_ettin.data.verify import verify_corpus
 from megatron_ettin.errors import DataError
 
 
-def examine_data(config: RunConfig, verify: Callable[[Path], None] | None) -> tuple[int, list[Finding]]:
+def examine_data(config: RunConfig, deep: bool) -> tuple[int, list[Finding]]:
     """The vocabulary of the data (the model's where the data is wrong) and one finding for each thing looked at."""
     corpora: list[Corpus] = []
-    found = list(guarded("data", data_findings(config, verify, corpora)))
+    found = list(guarded("data", data_findings(config, deep, corpora)))
     return corpora[0].manifest.tokenizer.vocabulary if corpora else config.model.vocabulary, found
 
 
-def data_findings(config: RunConfig, verify: Callable[[Path], None] | None, corpora: list[Corpus]) -> Iterator[Finding]:
+def data_findings(config: RunConfig, deep: bool, corpora: list[Corpus]) -> Iterator[Finding]:
     """Each corpus of the mixture: files, sizes, fingerprint, tokenizer; fills ``corpora``."""
     mixture = read_mixture(config.data.data)
     for source in mixture.sources:
         corpus = open_corpus(source.prefix)
         if corpus.tokens == 0:
             raise DataError(f"source {source.name!r} ({source.prefix}) has only empty documents; take it out")
-        if verify is not None:
-            verify(source.prefix)
+        if deep:
+            refuse_damage(source.prefix)
         corpora.append(corpus)
-        yield Finding("ok", "data", corpus_line(source.name, corpus, verify is not None))
+        yield Finding("ok", "data", corpus_line(source.name, corpus, deep))
     vocabulary = common_vocabulary(mixture, corpora, config)
     yield Finding("ok", "tokenizer", f"{vocabulary.size:,} ids, sha256 {vocabulary.fingerprint[:12]}")
     yield from pool_findings(config, mixture, corpora)
+
+
+def refuse_damage(prefix: Path) -> None:
+    """Read a whole corpus and raise DataError where a byte is not what the manifest says."""
+    found = verify_corpus(prefix)
+    if not found.whole:
+        raise DataError(f"{prefix} is damaged: {'; '.join(found.problems)}; rebuild it or restore its files")
 
 
 def corpus_line(name: str, corpus: Corpus, deep: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from megatron_ettin.config.run import ModelConfig
 
 VOCABULARY_MULTIPLE = 64
-"""Tensor parallelism must divide the vocabulary rounded up to a multiple of this; smaller shards would be ragged."""
+"""The embedding is padded to a multiple of this, whatever the layout, so that tensor ranks can share it."""
 
 SHAPES: dict[str, ModelConfig] = {
     shape.size: shape
@@ -39,13 +39,13 @@ def global_layers(model: ModelConfig) -> int:
 
 
 def padded_vocabulary(vocabulary: int) -> int:
-    """The next multiple of 64, which tensor parallelism must divide."""
+    """Rows of the embedding while training: the next multiple of 64. Exports drop the padding."""
     return -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def vocabulary_rows(vocabulary: int, tensor: int) -> int:
-    """Rows of the embedding on one tensor rank, a few of them padding; exports drop the padding."""
-    return -(-vocabulary // tensor)
+    """Rows of the embedding on one tensor rank."""
+    return padded_vocabulary(vocabulary) // tensor
 
 
 def tensor_sizes(model: ModelConfig) -> list[int]:

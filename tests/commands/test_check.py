@@ -11,6 +11,8 @@ from megatron_ettin.commands.check import main
 from megatron_ettin.config.codec import to_json, with_fields
 from megatron_ettin.config.recipes import STAGES, recipe
 from megatron_ettin.config.shapes import SHAPES
+from megatron_ettin.data.build import build_corpus
+from megatron_ettin.data.train_tokenizer import train_tokenizer
 from tests.twins.corpus_writer import VOCABULARY, write_corpus
 
 DOCUMENTS = [[1 + (number + place) % 200 for place in range(30 + number % 50)] for number in range(200)]
@@ -125,3 +127,21 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "config.json").write_text(to_json(other))
     status, lines = checked(capsys, *arguments)
     assert status == 2 and "this folder holds a run with other settings" in lines["error"][0]
+
+
+def test_only_a_deep_check_finds_a_flipped_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [f"document {number} about the sea, the wind and {number * 7} ships" for number in range(300)]
+    tokenizer = tmp_path / "tokenizer.json"
+    train_tokenizer(iter(texts), 400).save(str(tokenizer))
+    source = tmp_path / "text.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    build_corpus(source, tmp_path / "corpus", tokenizer)
+    arguments = ("tiny", "mlm", "pretrain", "--data", tmp_path / "corpus", "--deep")
+    status, lines = checked(capsys, *arguments)
+    assert status == 0 and any("every byte read" in line for line in lines["ok"])
+    content = bytearray((tmp_path / "corpus.bin").read_bytes())
+    content[100] ^= 1
+    (tmp_path / "corpus.bin").write_bytes(content)
+    assert checked(capsys, *arguments[:-1])[0] == 0, "sizes and fingerprint still fit"
+    status, lines = checked(capsys, *arguments)
+    assert status == 2 and "corpus is damaged: .bin checksum" in lines["error"][0]
