@@ -1,0 +1,91 @@
+// Fuzz target for tokenizer.json and for the encoder. The first byte of an input says what the rest is: a whole
+// tokenizer.json, its added tokens, its merges, or a text that every instruction set must encode alike.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "pretokenizer.h"
+#include "tokenizer.h"
+#include "unicode.h"
+
+namespace {
+
+using namespace ettin;
+
+// A character of the byte-level alphabet, as a JSON string.
+std::string letter(int byte) {
+  static int next = 256;
+  const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+  std::string text;
+  utf8_append(text, printable ? byte : next++);
+  return text == "\"" || text == "\\" ? "\\" + text : text;
+}
+
+// A small tokenizer: bytes, some merges, and the given parts.
+std::string skeleton(const std::string& added, const std::string& merges, bool runs) {
+  static const std::string bytes = [] {
+    std::string result;
+    for (int byte = 0; byte < 256; ++byte) result += "\"" + letter(byte) + "\":" + std::to_string(byte) + ",";
+    return result;
+  }();
+  std::string tokens = added;
+  for (int size = 2; runs && size <= 24; ++size) {
+    tokens += (tokens.empty() ? "" : ",") + std::string("{\"id\":") + std::to_string(264 + size) + ",\"content\":\"" +
+              std::string(size, ' ') + "\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":true,\"special\":false}";
+  }
+  return "{\"added_tokens\":[" + tokens + "],\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
+         "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":\"BPE\",\"vocab\":{" + bytes +
+         "\"ab\":256,\"abc\":257,\"bc\":258,\"aa\":259,\"aaa\":260,\"\xC3\x83\xC2\xA9\":261,\"\xC4\xA0" "a\":262,\"aaaa\":263,\"th\":264,\"the\":265},"
+         "\"merges\":[" + merges + "]}}";
+}
+
+const char kMerges[] = "[\"b\",\"c\"],[\"a\",\"b\"],[\"a\",\"bc\"],[\"aa\",\"a\"],[\"a\",\"a\"],[\"aa\",\"aa\"],[\"t\",\"h\"],[\"th\",\"e\"]";
+
+void check_file(const std::string& json) {
+  std::string error;
+  const auto tokenizer = Tokenizer::from_json(json, error);
+  if (!tokenizer && error.empty()) std::abort();
+  if (!tokenizer || json.size() % 16) return;  // an encoder is large: not for every input
+  std::vector<uint32_t> ids;
+  uint64_t specials = 0;
+  Encoder encoder(tokenizer, SpecialPolicy::kSpecial);
+  encoder.encode("abc the  \n  don't  e\xCC\x81 123 [MASK] <|endoftext|>", ids, specials);
+  encoder.encode(json.substr(0, 0), ids, specials);
+  for (const uint32_t id : ids) {
+    if (id >= tokenizer->vocabulary_size()) std::abort();
+  }
+}
+
+void check_text(std::string_view text) {
+  static std::string error;
+  static const auto tokenizer = Tokenizer::from_json(skeleton("", kMerges, true), error);
+  if (!tokenizer) std::fputs(error.c_str(), stderr), std::abort();
+  static Encoder encoders[] = {Encoder(tokenizer, SpecialPolicy::kSpecial, CpuPath::kPortable),
+                               Encoder(tokenizer, SpecialPolicy::kSpecial, CpuPath::kAvx2),
+                               Encoder(tokenizer, SpecialPolicy::kSpecial, CpuPath::kAvx512)};
+  if (!utf8_valid(text)) return;
+  std::vector<uint32_t> expected, ids;
+  uint64_t specials = 0;
+  encoders[0].encode(text, expected, specials);
+  for (Encoder& encoder : encoders) {
+    ids.clear();
+    encoder.encode(text, ids, specials);
+    if (ids != expected) std::abort();
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (!size) return 0;
+  const std::string rest(reinterpret_cast<const char*>(data) + 1, size - 1);
+  switch (data[0] % 4) {
+    case 0: check_file(rest); break;
+    case 1: check_file(skeleton(rest, kMerges, false)); break;
+    case 2: check_file(skeleton("", rest, false)); break;
+    default: check_text(rest);
+  }
+  return 0;
+}
