@@ -1,0 +1,187 @@
+"""Tokenizer engines on one core, against gigatoken and Hugging Face `tokenizers`.
+
+    python benchmarks/corpus.py [--quick] [--json FILE] [--rounds N] [--megabytes N]
+
+Every measurement is a fresh process with one thread; figures are CPU seconds, medians of interleaved rounds. Before
+anything is timed the ids of both sides are compared. `cold` is the first pass of a process, with empty caches and, on
+gigatoken's side, with a start of a third of a second that smaller texts make look large; `warm` is a second pass over
+the same text. The end-to-end rows, jsonl to .bin/.idx, are in corpus_build.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("ETTIN_SHARED", ROOT.parent / "shared"))
+ENGINES = str(ROOT / "benchmarks" / "corpus_engines.py")
+FILE_TARGETS = {"prose": 3.5, "code": 3.5, "mixed": 3.0, "multilingual": 2.5}
+MEMORY_TARGET = 80.0
+MIXTURE = {"prose": 0.50, "code": 0.32, "multilingual": 0.18}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A line of the result."""
+
+    claim: str
+    ours: float
+    peer: float
+    unit: str
+    ratio: float
+    target: float
+    met: bool
+    hardware: str
+
+
+@dataclass
+class Bench:
+    """The texts, the tokenizer and the results so far."""
+
+    folder: Path
+    tokenizer: Path
+    rounds: int
+    hardware: str
+    megabytes: dict[str, float] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+
+    def run(self, engine: str, corpus: str) -> dict[str, Any]:
+        """One engine over one text in a fresh process with one thread."""
+        environment = os.environ | {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, ENGINES, engine, str(self.tokenizer), str(self.folder / f"{corpus}.jsonl")]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    def compare(self, name: str, corpus: str, ours: str, peer: str, target: float, part: str = "cold") -> None:
+        """Interleaved rounds of two engines; prints a row and keeps the claim."""
+        pairs = [(self.run(ours, corpus), self.run(peer, corpus)) for _ in range(self.rounds)]
+        if any(mine["hash"] != theirs["hash"] for mine, theirs in pairs):
+            raise SystemExit(f"{name}: ids of {ours} and {peer} differ")
+        for part, goal in (("cold", target), ("warm", 0.0)):
+            mine, theirs = (statistics.median(pair[side][part] for pair in pairs) for side in (0, 1))
+            ratio = statistics.median(pair[1][part] / pair[0][part] for pair in pairs)
+            rate, peer_rate = self.megabytes[corpus] / mine, self.megabytes[corpus] / theirs
+            verdict = f"{goal:8.1f} {'met' if ratio >= goal else 'NOT MET'}" if goal else "       -"
+            print(f"{name + ', ' + part:<52}{rate:10.1f}{peer_rate:12.1f}{ratio:9.2f}{verdict}", flush=True)
+            claim = Claim(f"{name}, {part}", rate, peer_rate, "MB/cpu-s", ratio, goal, ratio >= goal, self.hardware)
+            self.claims.append(claim)
+
+
+def hardware() -> str:
+    """The processor and the number of cores this process may use."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = names[0].partition(":")[2].strip() if names else "unknown processor"
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def shared_texts(name: str) -> list[str]:
+    """Texts of a file beside the checkout; none where it is absent."""
+    path = SHARED / "text" / name
+    if not path.exists():
+        return []
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]
+
+
+def code_texts() -> Iterator[str]:
+    """Source files of the running Python and its packages."""
+    for folder in (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"]):
+        for path in sorted(Path(folder).rglob("*.py")):
+            yield path.read_text(encoding="utf-8", errors="replace")
+
+
+def cut(texts: list[str], megabytes: float) -> list[str]:
+    """The first texts, up to a size."""
+    kept, size = [], 0.0
+    for text in texts:
+        if size >= megabytes * 1e6:
+            break
+        kept.append(text)
+        size += len(text.encode())
+    return kept
+
+
+def size_of(texts: list[str]) -> float:
+    """Megabytes of UTF-8."""
+    return sum(len(text.encode()) for text in texts) / 1e6
+
+
+def write_texts(bench: Bench, megabytes: float) -> None:
+    """prose, code, multilingual and mixed as jsonl; nothing occurs twice in a file."""
+    texts = {
+        "prose": shared_texts("english_novels.jsonl.gz"),
+        "multilingual": shared_texts("multilingual.jsonl.gz"),
+        "code": cut(list(code_texts()), 4 * megabytes),
+    }
+    for one in texts.values():
+        random.Random(0).shuffle(one)
+    texts = {name: cut(one, megabytes) for name, one in texts.items() if one}
+    whole = min(size_of(one) / MIXTURE[name] for name, one in texts.items())
+    mixed = [text for name, one in texts.items() for text in cut(one, whole * MIXTURE[name])]
+    random.Random(1).shuffle(mixed)
+    for name, one in (texts | {"mixed": mixed}).items():
+        with open(bench.folder / f"{name}.jsonl", "w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in one)
+        bench.megabytes[name] = size_of(one)
+
+
+def find_tokenizer(folder: Path) -> Path:
+    """The Ettin tokenizer beside the checkout, else one trained on source code."""
+    path = SHARED / "tokenizers" / "ettin_encoder_tokenizer.json"
+    if path.exists():
+        return path
+    sys.path.insert(0, str(ROOT))
+    from megatron_ettin.data.train_tokenizer import train_tokenizer
+
+    path = folder / "tokenizer.json"
+    train_tokenizer(iter(cut(list(code_texts()), 5)), 8192).save(str(path))
+    return path
+
+
+def main() -> int:
+    """Print a table, then one JSON object a claim."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small texts, one round, within a minute on 2 cores")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--megabytes", type=float, help="of each kind of text, as far as there is that much")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="ettin-engines-"))
+    try:
+        bench = Bench(folder, find_tokenizer(folder), given.rounds or (1 if given.quick else 3), hardware())
+        write_texts(bench, given.megabytes or (3 if given.quick else 150))
+        sizes = ", ".join(f"{name} {size:.0f} MB" for name, size in bench.megabytes.items())
+        print(f"{bench.hardware}; {sizes}; tokenizer {bench.tokenizer.name}; one thread")
+        print(f"{'':<52}{'ours MB/s':>10}{'peer MB/s':>12}{'ratio':>9}{'target':>8}")
+        for corpus in bench.megabytes:
+            target = FILE_TARGETS[corpus]
+            bench.compare(f"jsonl files, {corpus}, gigatoken", corpus, "files-native", "files-gigatoken", target)
+        for corpus in bench.megabytes:
+            bench.compare(f"in memory, {corpus}, gigatoken", corpus, "memory-native", "memory-gigatoken", 0.0)
+        bench.compare("in memory, mixed, tokenizers", "mixed", "memory-native", "memory-huggingface", MEMORY_TARGET)
+    finally:
+        shutil.rmtree(folder)
+    lines = "".join(json.dumps(asdict(claim)) + "\n" for claim in bench.claims)
+    print(lines, end="")
+    if given.json:
+        given.json.write_text(lines)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
