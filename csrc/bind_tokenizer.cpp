@@ -2,11 +2,13 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 
 #include "bind.h"
 #include "tokenizer.h"
+#include "tokenizer_json.h"
 
 namespace py = pybind11;
 
@@ -28,6 +30,24 @@ std::shared_ptr<const Tokenizer> load(const std::string& json) {
   auto tokenizer = Tokenizer::from_json(json, error);
   if (!tokenizer) throw std::invalid_argument(error);
   return tokenizer;
+}
+
+// The id of a token by its content: an added token, or one of the model written in ASCII; -1 when there is none.
+int64_t find_token(const Tokenizer& tokenizer, const std::string& content) {
+  for (const AddedToken& token : tokenizer.file().added) {
+    if (token.content == content) return token.id;
+  }
+  const auto& tokens = tokenizer.file().token_bytes;
+  const auto found = std::find(tokens.begin(), tokens.end(), content);
+  return found == tokens.end() ? -1 : found - tokens.begin();
+}
+
+// The content of a JSON text in one form, whatever its layout; raises ValueError.
+py::bytes canonical(const std::string& json) {
+  JsonValue value;
+  std::string error;
+  if (!parse_json(json, value, error)) throw std::invalid_argument(error);
+  return canonical_json(value);
 }
 
 // The UTF-8 bytes of a list of str, without copies; the list must stay alive.
@@ -73,13 +93,8 @@ void bind_tokenizer(py::module_& module) {
   py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(module, "Tokenizer")
       .def(py::init([](const std::string& json) { return std::const_pointer_cast<Tokenizer>(load(json)); }), py::arg("json"))
       .def_property_readonly("vocabulary_size", &Tokenizer::vocabulary_size)
-      .def_property_readonly("added_tokens", [](const Tokenizer& tokenizer) {
-        py::list result;
-        for (const AddedToken& token : tokenizer.file().added) {
-          result.append(py::make_tuple(token.content, token.id, token.special));
-        }
-        return result;
-      });
+      .def("find_token", &find_token, py::arg("content"));
+  module.def("canonical_json", &canonical, py::arg("json"));
 
   py::enum_<SpecialPolicy>(module, "SpecialPolicy")
       .value("special", SpecialPolicy::kSpecial)

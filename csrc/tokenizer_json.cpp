@@ -28,7 +28,7 @@ class Parser {
   }
 
   void skip_space() {
-    while (at_ < text_.size() && std::strchr(" \t\r\n", text_[at_]) && text_[at_]) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t')) ++at_;
   }
 
   bool at_end() {
@@ -100,14 +100,14 @@ class Parser {
   bool string(std::string& out) {
     ++at_;
     while (at_ < text_.size()) {
+      size_t plain = at_;
+      while (plain < text_.size() && text_[plain] != '"' && text_[plain] != '\\' && static_cast<uint8_t>(text_[plain]) >= 0x20) ++plain;
+      out.append(text_, at_, plain - at_);
+      if ((at_ = plain) == text_.size()) break;
       const char byte = text_[at_++];
       if (byte == '"') return true;
-      if (static_cast<uint8_t>(byte) < 0x20) return fail("a control character in a string");
-      if (byte != '\\') {
-        out += byte;
-      } else if (!escape(out)) {
-        return false;
-      }
+      if (byte != '\\') return fail("a control character in a string");
+      if (!escape(out)) return false;
     }
     return fail("a string without end");
   }
@@ -176,7 +176,9 @@ class Parser {
       if (!digits()) return fail("a number without an exponent");
     }
     value.kind = real ? JsonValue::Kind::kReal : JsonValue::Kind::kInteger;
-    if (!real) {
+    if (real) {
+      value.string.assign(text_, begin - negative, at_ - begin + negative);
+    } else {
       for (const char digit : whole) value.integer = value.integer * 10 + (digit - '0');
     }
     return true;
@@ -187,7 +189,60 @@ class Parser {
   const char* reason_ = nullptr;
 };
 
+void write_string(const std::string& text, std::string& out) {
+  static const char kDigits[] = "0123456789abcdef";
+  out += '"';
+  for (const char byte : text) {
+    const auto code = static_cast<uint8_t>(byte);
+    if (byte == '"' || byte == '\\') out += '\\';
+    if (code < 0x20) {
+      out += {'\\', 'u', '0', '0', kDigits[code >> 4], kDigits[code & 15]};
+    } else {
+      out += byte;
+    }
+  }
+  out += '"';
+}
+
+void write_value(const JsonValue& value, std::string& out) {
+  switch (value.kind) {
+    case JsonValue::Kind::kNull: out += "null"; return;
+    case JsonValue::Kind::kBool: out += value.boolean ? "true" : "false"; return;
+    case JsonValue::Kind::kInteger: out += std::to_string(value.integer); return;
+    case JsonValue::Kind::kReal: out += value.string; return;
+    case JsonValue::Kind::kString: write_string(value.string, out); return;
+    case JsonValue::Kind::kArray: {
+      out += '[';
+      for (const JsonValue& item : value.items) {
+        if (&item != value.items.data()) out += ',';
+        write_value(item, out);
+      }
+      out += ']';
+      return;
+    }
+    case JsonValue::Kind::kObject: {
+      std::vector<const std::pair<std::string, JsonValue>*> members;
+      for (const auto& member : value.members) members.push_back(&member);
+      std::sort(members.begin(), members.end(), [](auto* a, auto* b) { return a->first < b->first; });
+      out += '{';
+      for (const auto* member : members) {
+        if (member != members[0]) out += ',';
+        write_string(member->first, out);
+        out += ':';
+        write_value(member->second, out);
+      }
+      out += '}';
+    }
+  }
+}
+
 }  // namespace
+
+std::string canonical_json(const JsonValue& value) {
+  std::string out;
+  write_value(value, out);
+  return out;
+}
 
 bool parse_json(std::string_view text, JsonValue& value, std::string& error) {
   return Parser(text).document(value, error);

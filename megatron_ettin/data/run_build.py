@@ -85,7 +85,7 @@ def _native_builder(job: Job, staging: Staging, record: Record | None, splitter:
             "reject_specials": options.specials_in_text == "reject",
             "maximum_record": options.maximum_document_bytes,
             "on_error_skip": options.on_error == "skip",
-            "tokenizer": _native.Tokenizer(job.tokenizer.content) if options.engine == "native" else None,
+            "tokenizer": job.tokenizer.native,
             "policy": getattr(_native.SpecialPolicy, options.specials_in_text),
             "encoder": _encoder(job),
             "splitter": splitter,

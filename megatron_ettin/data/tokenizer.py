@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,6 @@ Engine = Literal["native", "huggingface"]
 SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "<|endoftext|>")
 UINT16_VOCABULARY = 65_500
 """Ids are stored as uint16 when the vocabulary is smaller than this (Megatron's rule), else as int32."""
-
-
-class _Encoder(Protocol):
-    def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], int, int]:
-        """(ids, offsets, special tokens met, index of the first rejected text or -1)."""
 
 
 class Tokenizer:
@@ -49,22 +45,25 @@ class Tokenizer:
         self.specials_met = 0
         """Special tokens found in texts so far."""
         try:
-            parsed = json.loads(content)
-            self.fingerprint = hashlib.sha256(
-                json.dumps(parsed, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-            ).hexdigest()
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not a JSON file ({error})") from error
-        make = _native_encoder if engine == "native" else _huggingface_encoder
+            self.fingerprint = hashlib.sha256(_native().canonical_json(content)).hexdigest()
+        except ValueError as error:
+            raise DataError(f"{where}: not a JSON file: {error}") from error
         try:
-            self._encoder, self.vocabulary_size = make(content, special_tokens_in_text)
+            self.native = _native().Tokenizer(content) if engine == "native" else None
+            """The tokenizer of the extension, which threads may share; None with the other engine."""
+            self._encoder = self._new_encoder(special_tokens_in_text)
         except ValueError as error:
             raise DataError(
                 f"{where}: cannot be reproduced exactly: {error}; use a byte-level BPE tokenizer.json, or the engine"
                 " 'huggingface', which is exact and about a hundred times slower"
             ) from error
-        self.token_ids = _token_ids(parsed)
-        """Every token with its id, added tokens included."""
+        self.vocabulary_size: int = (self.native or self._encoder).vocabulary_size
+        """One more than the largest id; len(tokenizer) where ids have no hole."""
+
+    def _new_encoder(self, policy: SpecialTokensInText) -> Any:  # noqa: ANN401 - one of two engines
+        if self.native is None:
+            return HuggingFaceEncoder(self.content, policy)
+        return _native().Encoder(self.native, getattr(_native().SpecialPolicy, policy))
 
     @classmethod
     def from_file(
@@ -79,10 +78,19 @@ class Tokenizer:
             raise DataError(f"{file}: cannot be read as a tokenizer.json: {error}") from error
         return cls(content, special_tokens_in_text, engine, where=str(file))
 
-    @property
+    @cached_property
+    def token_ids(self) -> dict[str, int]:
+        """Every token with its id, added tokens included."""
+        parsed = json.loads(self.content)
+        vocabulary = parsed["model"].get("vocab")
+        ids = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+        return ids | {token["content"]: token["id"] for token in parsed.get("added_tokens") or []}
+
+    @cached_property
     def special_ids(self) -> dict[str, int]:
         """Ids of ``[UNK] [CLS] [SEP] [PAD] [MASK] <|endoftext|>``, as far as the tokenizer has them."""
-        return {name: self.token_ids[name] for name in SPECIAL_NAMES if name in self.token_ids}
+        find = self.native.find_token if self.native is not None else lambda name: self.token_ids.get(name, -1)
+        return {name: id for name in SPECIAL_NAMES if (id := find(name)) >= 0}
 
     @property
     def dtype(self) -> type[np.uint16] | type[np.int32]:
@@ -117,16 +125,11 @@ class Tokenizer:
         return text
 
 
-def _native_encoder(content: str, policy: SpecialTokensInText) -> tuple[_Encoder, int]:
-    import megatron_ettin._native as _native
+def _native() -> Any:  # noqa: ANN401 - the extension has no types
+    """The extension, imported when it is needed."""
+    import megatron_ettin._native as native
 
-    tokenizer = _native.Tokenizer(content)
-    return _native.Encoder(tokenizer, getattr(_native.SpecialPolicy, policy)), tokenizer.vocabulary_size
-
-
-def _huggingface_encoder(content: str, policy: SpecialTokensInText) -> tuple[_Encoder, int]:
-    encoder = HuggingFaceEncoder(content, policy)
-    return encoder, encoder.vocabulary_size
+    return native
 
 
 class HuggingFaceEncoder:
@@ -156,8 +159,3 @@ class HuggingFaceEncoder:
         offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         ids = np.concatenate([np.zeros(0, np.uint32), *(np.array(ids, np.uint32) for ids in lists)], dtype=np.uint32)
         return ids, offsets, sum(counts), rejected
-
-
-def _token_ids(parsed: dict[str, Any]) -> dict[str, int]:
-    ids = dict(parsed["model"]["vocab"]) if isinstance(parsed["model"].get("vocab"), dict) else {}
-    return ids | {token["content"]: token["id"] for token in parsed.get("added_tokens") or []}
