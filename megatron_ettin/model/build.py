@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import accumulate
 from typing import Any
+
+from megatron.core.transformer.spec_utils import ModuleSpec
 
 from megatron_ettin.config.placement import layer_placement
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.model.attention.choice import choices, installed, report
+from megatron_ettin.model.attention.core import attend_by
 from megatron_ettin.model.canonical import entries
 from megatron_ettin.model.ettin import EttinModel
 from megatron_ettin.model.initialize import initialize_weights
@@ -17,6 +22,8 @@ from megatron_ettin.model.loss import chunk_labels
 from megatron_ettin.model.pattern import layer_kinds
 from megatron_ettin.model.settings import transformer_config
 from megatron_ettin.parallel.groups import Groups
+
+logger = logging.getLogger(__name__)
 
 WHOLE_LOGITS_ON_CPU = 1 << 30
 """Below this many bytes a CPU computes all logits at once: the products are larger and nothing else competes."""
@@ -34,7 +41,7 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
     megatron = transformer_config(config, groups)
     layers = layer_placement(config)
     bounds = [0, *accumulate(layers)]
-    kinds = layer_kinds(config)
+    specs = _layer_specs(config, groups)
     models = []
     for chunk in range(config.layout.virtual_pipeline):
         stage = chunk * groups.pipeline.size + groups.pipeline.rank
@@ -43,7 +50,7 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
                 config=megatron,
                 model=config.model,
                 groups=groups,
-                layers=[layer_spec(kind, config.model, groups) for kind in kinds[bounds[stage] : bounds[stage + 1]]],
+                layers=specs[bounds[stage] : bounds[stage + 1]],
                 first=stage == 0,
                 last=stage == len(layers) - 1,
                 virtual_stage=chunk if config.layout.virtual_pipeline > 1 else None,
@@ -54,6 +61,18 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
     mark_parameters(models)
     initialize_weights(models, config, groups)
     return models
+
+
+def _layer_specs(config: RunConfig, groups: Groups) -> list[ModuleSpec]:
+    has, kinds = installed(groups.device), layer_kinds(config)
+    made = choices(config, has)
+    if groups.world.is_first:
+        for line in report(made, kinds):
+            logger.info(line)
+    return [
+        layer_spec(kind, config.model, groups, attend_by(choice.backend, kind, config, has))
+        for kind, choice in zip(kinds, made, strict=True)
+    ]
 
 
 def loss_chunk(config: RunConfig, groups: Groups) -> int:

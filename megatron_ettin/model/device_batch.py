@@ -49,7 +49,6 @@ class DeviceBatch:
             input_ids_T=_to(device, ids),
             packed=PackedRows(
                 cu_seqlens=tuple(batch.cu_seqlens_S.tolist()),
-                cu_seqlens_S=_to(device, batch.cu_seqlens_S, np.int32),
                 positions_T=_to(device, positions),
                 segments_G=_to(device, _segment_numbers(batch.cu_seqlens_S), np.int32),
                 start=start,

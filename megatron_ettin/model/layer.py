@@ -19,7 +19,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor
 
 from megatron_ettin.config.run import ModelConfig
-from megatron_ettin.model.attention.core import CoreAttention
+from megatron_ettin.model.attention.core import Attend, CoreAttention
 from megatron_ettin.model.dropout import add_dropped
 from megatron_ettin.model.norm import Norm
 from megatron_ettin.model.packed import PackedRows
@@ -74,7 +74,7 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
         return (packed.dropout_seed, self.layer_number - 1, packed.start, shard)
 
 
-def layer_spec(kind: LayerKind, model: ModelConfig, groups: Groups) -> ModuleSpec:
+def layer_spec(kind: LayerKind, model: ModelConfig, groups: Groups, attend: Attend) -> ModuleSpec:
     """Megatron-Core's description of one layer. Layer 0 has no attention norm: the embedding's norm has just run."""
     return ModuleSpec(
         module=EttinLayer,
@@ -85,7 +85,7 @@ def layer_spec(kind: LayerKind, model: ModelConfig, groups: Groups) -> ModuleSpe
                 params={"attn_mask_type": AttnMaskType.no_mask},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear,
-                    core_attention=partial(CoreAttention, kind=kind, groups=groups),
+                    core_attention=partial(CoreAttention, kind=kind, attend=attend, groups=groups),
                     linear_proj=RowParallelLinear,
                 ),
             ),

@@ -27,6 +27,26 @@ class Tile:
     """Query i of the tile sees keys 0 to i of the tile: both ranges then start at the same token."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """This rank's queries and the keys that they may see, cut into segments, as variable-length kernels take them."""
+
+    queries_S: Tensor
+    """Bounds of the segments among the queries, int32."""
+    keys_S: Tensor
+    """Bounds of the same segments among the keys, int32."""
+    most_queries: int
+    """Queries of the longest segment."""
+    most_keys: int
+    """Keys of the longest segment."""
+    first_key: int
+    """First token of the stream whose key is needed."""
+    last_key: int
+    """One behind the last."""
+    empty_queries: int
+    """Queries behind this rank's own that stand in for those of other ranks."""
+
+
 @dataclass(kw_only=True)
 class PackedRows:
     """The segments of a micro-batch as attention needs them on this rank.
@@ -37,8 +57,6 @@ class PackedRows:
 
     cu_seqlens: tuple[int, ...]
     """Bounds of the segments in the whole stream, on the host, S + 1 numbers."""
-    cu_seqlens_S: Tensor
-    """The same on the device, int32."""
     positions_T: Tensor
     """Position of each token of this rank in its segment, int64."""
     segments_G: Tensor
@@ -59,11 +77,6 @@ class PackedRows:
     def stream_length(self) -> int:
         """Tokens of the whole stream, G."""
         return self.cu_seqlens[-1]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest segment."""
-        return max(stop - start for start, stop in zip(self.cu_seqlens, self.cu_seqlens[1:], strict=False))
 
     def derived(self, key: Any, compute: Callable[[], Derived]) -> Derived:
         """The value for the key, computed on first use: layers of one kind share it."""
@@ -95,6 +108,38 @@ class PackedRows:
                 tiles.append(Tile(queries, (low, first), False))
             tiles.append(Tile(queries, (first, last), True))
         return tiles
+
+    def span(self, reach: Reach) -> Span:
+        """Queries and keys of this rank for a variable-length kernel that aligns both at a segment's end."""
+        return self.derived(("span", reach), lambda: self._span(reach))
+
+    def _span(self, reach: Reach) -> Span:
+        stop = self.start + self.length
+        pieces = [
+            (low, high)
+            for low, high in zip(self.cu_seqlens, self.cu_seqlens[1:], strict=False)
+            if low < stop and high > self.start
+        ]
+        left, right = reach.window
+        first = pieces[0][0] if left < 0 else max(pieces[0][0], self.start - left)
+        last = pieces[-1][1] if right < 0 else min(pieces[-1][1], stop + right)
+        # Without any bound there is nothing to align, and no query is needed beyond this rank's own.
+        end = stop if left < 0 and right < 0 else last
+        queries = [min(high, end) - max(low, self.start) for low, high in pieces]
+        keys = [min(high, last) - max(low, first) for low, high in pieces]
+        return Span(
+            queries_S=self._bounds(queries),
+            keys_S=self._bounds(keys),
+            most_queries=max(queries),
+            most_keys=max(keys),
+            first_key=first,
+            last_key=last,
+            empty_queries=end - stop,
+        )
+
+    def _bounds(self, lengths: list[int]) -> Tensor:
+        bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return bounds.to(self.positions_T.device, non_blocking=True)
 
     def block_mask(self, reach: Reach, block: int, dtype: torch.dtype) -> Tensor:
         """What each block of queries may see of its own keys and their neighbours: additive [C, 1, Q, K], 0 or -inf.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.parallel.packages import check_packages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,8 @@ _installed: CudaOnCpu | None = None
 
 def prepare() -> Device:
     """Find the device of this process and make Megatron-Core able to run on it. Call first; again costs nothing."""
+    check_packages(torch.cuda.is_available())
+    warnings.filterwarnings("ignore", message=".*(Transformer Engine|Apex).*", module="megatron")
     if torch.cuda.is_available():
         index = int(os.environ.get("LOCAL_RANK", "0"))
         if index >= torch.cuda.device_count():
@@ -108,13 +112,8 @@ def _set_rng_state(new_state: torch.Tensor, device: Any = None) -> None:
 
 def _replace_generators() -> None:
     """Megatron-Core reaches into CUDA's generators by two functions of its own."""
-    try:
-        from megatron.core.tensor_parallel import random as megatron_random
-    except RuntimeError as error:
-        raise ConfigError(
-            f"megatron.core cannot be imported on this machine without CUDA: {error}; "
-            "uninstall transformer-engine here, it works on GPU machines only"
-        ) from error
+    from megatron.core.tensor_parallel import random as megatron_random
+
     megatron_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: _get_rng_state()
     megatron_random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: _set_rng_state(new_state)
     logging.getLogger(megatron_random.__name__).addFilter(_SharedGeneratorFilter())

@@ -40,7 +40,6 @@ def packed_rows(pieces: tuple[int, ...]) -> PackedRows:
     lengths = torch.tensor(pieces)
     return PackedRows(
         cu_seqlens=tuple(bounds),
-        cu_seqlens_S=torch.tensor(bounds, dtype=torch.int32),
         positions_T=torch.cat([torch.arange(piece) for piece in pieces]),
         segments_G=torch.repeat_interleave(torch.arange(len(pieces)), lengths).int(),
         start=0,

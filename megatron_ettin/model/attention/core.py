@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.model.attention import kernels, sdpa
+from megatron_ettin.model.attention.choice import Installed
 from megatron_ettin.model.attention.exchange import Exchange
-from megatron_ettin.model.attention.sdpa import attend
 from megatron_ettin.model.packed import PackedRows
-from megatron_ettin.model.pattern import LayerKind
+from megatron_ettin.model.pattern import LayerKind, Reach
 from megatron_ettin.parallel.groups import Groups
+
+Attend = Callable[[Tensor, Reach, PackedRows, Exchange | None], Tensor]
+"""(rotated queries, keys and values [T, N, 3, D], reach, segments, exchange) -> output [T, N, D]."""
 
 
 class CoreAttention(torch.nn.Module):
     """Scaled dot-product attention of one layer on packed rows. Has no parameters."""
 
-    def __init__(self, *, kind: LayerKind, groups: Groups, **_: Any) -> None:
+    def __init__(self, *, kind: LayerKind, attend: Attend, groups: Groups, **_: Any) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.attend = kind, attend
         self.exchange = Exchange(groups.context) if groups.context.size > 1 else None
 
     def forward(self, qkv_TN3D: Tensor, packed: PackedRows) -> Tensor:
         """Output [T, N, D] of rotated queries and keys, each query within its own segment and the layer's reach."""
-        return attend(qkv_TN3D, self.kind.reach, packed, self.exchange)
+        return self.attend(qkv_TN3D, self.kind.reach, packed, self.exchange)
+
+
+def attend_by(backend: str, kind: LayerKind, config: RunConfig, has: Installed) -> Attend:
+    """The function that computes a layer's attention with the chosen back end."""
+    if backend == "sdpa":
+        return sdpa.attend_plain if has.cuda else sdpa.attend
+    if backend == "varlen":
+        kernel = kernels.varlen_kernel()
+    elif backend == "flash":
+        kernel = kernels.flash_kernel(has.hopper and has.flash_hopper, config.compute.deterministic)
+    else:
+        heads, size = config.model.heads // config.layout.tensor, config.model.hidden // config.model.heads
+        kernel = kernels.te_kernel(kind.index, heads, size, kind.reach)
+    return partial(kernels.attend, kernel)

@@ -29,6 +29,30 @@ def attend(qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchang
     return output_TND
 
 
+def attend_plain(qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None) -> Tensor:
+    """The same by torch's public function and its own gradient, on any device. Not for context parallelism."""
+    if exchange is not None:
+        raise ValueError("attention over several context ranks needs another back end")
+    if reach.is_local:
+        return _plain_local(qkv_TN3D, reach, packed)
+    parts = []
+    for tile in packed.tiles(reach):
+        query, key, value = (_heads_first(qkv_TN3D[slice(*tile.queries), :, part]) for part in range(3))
+        parts.append(functional.scaled_dot_product_attention(query, key, value, is_causal=tile.causal))
+    return _joined(parts)
+
+
+def _plain_local(qkv_TN3D: Tensor, reach: Reach, packed: PackedRows) -> Tensor:
+    left, right = reach.window
+    tokens = qkv_TN3D.shape[0]
+    padded = functional.pad(qkv_TN3D, (0, 0, 0, 0, 0, 0, left, _round_up(tokens) - tokens + right))
+    keys_CN2DK = padded[:, :, 1:].unfold(0, BLOCK + left + right, BLOCK)
+    key, value = (keys_CN2DK[:, :, part].transpose(-1, -2) for part in (0, 1))
+    mask = packed.block_mask(reach, BLOCK, qkv_TN3D.dtype)
+    query = _query_blocks(qkv_TN3D[:, :, 0])
+    return _from_blocks(functional.scaled_dot_product_attention(query, key, value, attn_mask=mask), tokens)
+
+
 class _GlobalAttention(torch.autograd.Function):
     """Every query sees its whole segment, or the part to its left. One fused call a tile, no mask anywhere."""
 

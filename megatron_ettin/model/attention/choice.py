@@ -1,0 +1,148 @@
+"""Which back end computes the attention of which layer, and why. Never one that would be approximate."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.model.pattern import LayerKind, layer_kinds
+from megatron_ettin.parallel.device import Device
+from megatron_ettin.parallel.packages import genuine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """What this machine offers to attention."""
+
+    cuda: bool
+    """A GPU computes."""
+    hopper: bool = False
+    """It is of the Hopper generation (compute capability 9)."""
+    varlen: bool = False
+    """torch's own variable-length kernel knows windows."""
+    flash: bool = False
+    """flash-attn 2 is installed."""
+    flash_hopper: bool = False
+    """flash-attn 3 is installed."""
+    te: bool = False
+    """NVIDIA's Transformer Engine is installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The back end of one layer."""
+
+    layer: int
+    backend: str
+    """sdpa, varlen, flash or te."""
+    reason: str
+    """Why, in a few words, for the report at the start."""
+
+
+def installed(device: Device) -> Installed:
+    """Look at the device and the importable packages; imports none of them."""
+    if device.kind != "cuda":
+        return Installed(cuda=False)
+    return Installed(
+        cuda=True,
+        hopper=torch.cuda.get_device_capability(device.torch_device)[0] == 9,
+        varlen=varlen_has_window(),
+        flash=importlib.util.find_spec("flash_attn") is not None,
+        flash_hopper=importlib.util.find_spec("flash_attn_interface") is not None,
+        te=genuine("transformer_engine"),
+    )
+
+
+def varlen_has_window() -> bool:
+    """Whether torch's variable-length attention takes a window."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "window_size" in inspect.signature(varlen_attn).parameters
+
+
+def choices(config: RunConfig, has: Installed) -> tuple[Choice, ...]:
+    """The back end of every layer. Raises ConfigError when the one that was asked for cannot be exact here."""
+    return tuple(choose(kind, config, has) for kind in layer_kinds(config))
+
+
+def choose(kind: LayerKind, config: RunConfig, has: Installed) -> Choice:
+    """The back end of one layer."""
+    asked = config.compute.attention
+    if asked != "auto":
+        if obstacle := obstacles(asked, config, has):
+            raise ConfigError(f"compute.attention={asked}: {obstacle}; use auto")
+        return Choice(layer=kind.index, backend=asked, reason="asked for")
+    for backend, reason in _preferences(has):
+        if not obstacles(backend, config, has):
+            return Choice(layer=kind.index, backend=backend, reason=reason)
+    found = "; ".join(f"{backend}: {obstacles(backend, config, has)}" for backend, _ in _preferences(has))
+    raise ConfigError(f"no attention back end is exact for this run ({found})")
+
+
+def obstacles(backend: str, config: RunConfig, has: Installed) -> str:
+    """Why a back end cannot compute this run exactly here; empty when it can."""
+    compute, context = config.compute, config.layout.context
+    if backend == "sdpa":
+        split = has.cuda and context > 1
+        return "on a GPU it cannot join the parts of a segment that lie on several context ranks" if split else ""
+    if not has.cuda:
+        return "needs a GPU"
+    if compute.precision == "fp32":
+        return "its kernels take 16-bit numbers only, and compute.precision is fp32"
+    return _KERNEL_OBSTACLES[backend](config, has)
+
+
+def _varlen(config: RunConfig, has: Installed) -> str:
+    if not has.varlen:
+        return "this torch has no variable-length attention with a window (2.13 has)"
+    return "its backward pass is not deterministic" if config.compute.deterministic else ""
+
+
+def _flash(config: RunConfig, has: Installed) -> str:
+    return "" if has.flash or (has.flash_hopper and has.hopper) else "flash-attn is not installed"
+
+
+def _te(config: RunConfig, has: Installed) -> str:
+    if not has.te:
+        return "NVIDIA's Transformer Engine is not installed"
+    if config.layout.context > 1:
+        return "its context parallelism cannot follow packed segments with a window"
+    return "its choice of kernel is not deterministic" if config.compute.deterministic else ""
+
+
+_KERNEL_OBSTACLES = {"varlen": _varlen, "flash": _flash, "te": _te}
+
+
+def _preferences(has: Installed) -> Sequence[tuple[str, str]]:
+    if not has.cuda:
+        return (("sdpa", "the exact kernel of a CPU"),)
+    flash = ("flash", "flash-attn is the fastest kernel here")
+    varlen = ("varlen", "torch's own variable-length FlashAttention")
+    sdpa = ("sdpa", "the only one that is exact for these settings")
+    return (flash, varlen, sdpa) if has.hopper and has.flash_hopper else (varlen, flash, sdpa)
+
+
+def report(made: Sequence[Choice], kinds: Sequence[LayerKind]) -> list[str]:
+    """Lines for the log: consecutive numbers of like layers together, each with its reach, back end and reason."""
+    pairs = zip(made, kinds, strict=True)
+    rows = sorted((_sees(kind), choice.backend, choice.reason, choice.layer) for choice, kind in pairs)
+    return [
+        f"attention of layers {', '.join(str(row[3]) for row in group)} ({sees}): {backend}, {reason}"
+        for (sees, backend, reason), group in groupby(rows, key=lambda row: row[:3])
+    ]
+
+
+def _sees(kind: LayerKind) -> str:
+    left, right = kind.reach.left, kind.reach.right
+    if left is None:
+        return "everything to the left" if kind.reach.is_causal else "the whole piece"
+    return f"{left} to the left" if kind.reach.is_causal else f"{left} to the left, {right} to the right"

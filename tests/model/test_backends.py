@@ -1,0 +1,202 @@
+"""Attention back ends that no CPU can run, against recording stand-ins, and the table of what is chosen."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.model.attention import sdpa
+from megatron_ettin.model.attention.choice import Installed, choices, report
+from megatron_ettin.model.attention.core import Attend, attend_by
+from megatron_ettin.model.packed import PackedRows
+from megatron_ettin.model.pattern import Reach, layer_kinds
+from megatron_ettin.parallel.groups import Groups
+from megatron_ettin.parallel.packages import check_packages
+from tests.model import stand_ins
+from tests.model.inputs import PIECES, run_of
+from tests.twins.attention import attention
+
+EXACT = 1e-12
+"""fp64 against fp64."""
+
+CPU = Installed(cuda=False)
+AMPERE = Installed(cuda=True, varlen=True, flash=True, te=True)
+HOPPER = Installed(cuda=True, hopper=True, varlen=True, flash=True, flash_hopper=True, te=True)
+BARE = Installed(cuda=True, hopper=True, varlen=True)
+OLD_TORCH = Installed(cuda=True)
+
+GOLDEN = {
+    ("auto", "bf16", CPU): "sdpa",
+    ("auto", "fp32", CPU): "sdpa",
+    ("auto", "fp32", HOPPER): "sdpa",
+    ("auto", "bf16", HOPPER): "flash",
+    ("auto", "bf16", AMPERE): "varlen",
+    ("auto", "bf16", BARE): "varlen",
+    ("auto", "bf16", OLD_TORCH): "sdpa",
+    ("te", "bf16", HOPPER): "te",
+    ("sdpa", "bf16", HOPPER): "sdpa",
+    ("varlen", "bf16", CPU): "needs a GPU",
+    ("flash", "bf16", BARE): "flash-attn is not installed",
+    ("te", "bf16", BARE): "Transformer Engine is not installed",
+    ("flash", "fp32", HOPPER): "16-bit numbers only",
+    ("varlen", "bf16", OLD_TORCH): "no variable-length attention with a window",
+}
+"""(asked for, precision, machine) -> the back end of every layer, or why it is refused."""
+
+
+def asked(config: RunConfig, attention: str, precision: str, deterministic: bool = False) -> RunConfig:
+    compute = replace(config.compute, attention=attention, precision=precision, deterministic=deterministic)
+    return replace(config, compute=compute)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm", "mntp"])
+@pytest.mark.parametrize("size", PUBLISHED_SIZES)
+def test_what_is_used_and_what_is_refused(size: str, objective: str) -> None:
+    for (name, precision, has), expected in GOLDEN.items():
+        config = asked(run_of(objective, SHAPES[size]), name, precision)
+        if expected in ("sdpa", "varlen", "flash", "te"):
+            assert [choice.backend for choice in choices(config, has)] == [expected] * config.model.layers
+        else:
+            with pytest.raises(ConfigError, match=expected):
+                choices(config, has)
+
+
+def test_deterministic_runs_avoid_kernels_that_are_not() -> None:
+    config = asked(run_of("mlm"), "auto", "bf16", deterministic=True)
+    assert {choice.backend for choice in choices(config, BARE)} == {"sdpa"}
+    assert {choice.backend for choice in choices(config, AMPERE)} == {"flash"}
+
+
+def test_context_parallel_runs_avoid_back_ends_that_cannot_follow() -> None:
+    config = run_of("clm", context=2)
+    assert {choice.backend for choice in choices(asked(config, "auto", "bf16"), BARE)} == {"varlen"}
+    for name in ("te", "sdpa"):
+        with pytest.raises(ConfigError, match=f"compute.attention={name}"):
+            choices(asked(config, name, "bf16"), HOPPER)
+
+
+def test_the_report_names_every_layer_once_with_reach_and_reason() -> None:
+    config = asked(run_of("mlm", SHAPES["17m"]), "auto", "bf16")
+    assert sorted(report(choices(config, CPU), layer_kinds(config))) == [
+        "attention of layers 0, 3, 6 (the whole piece): sdpa, the exact kernel of a CPU",
+        "attention of layers 1, 2, 4, 5 (64 to the left, 64 to the right): sdpa, the exact kernel of a CPU",
+    ]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> stand_ins.Calls:
+    """All stand-ins installed; what they were called with."""
+    made: stand_ins.Calls = []
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", stand_ins.varlen(made))
+    monkeypatch.setitem(sys.modules, "flash_attn", stand_ins.flash_attn(made))
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", stand_ins.flash_attn_interface(made))
+    for name, module in stand_ins.transformer_engine(made).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
+def functions(objective: str, backend: str, has: Installed) -> list[tuple[Reach, Attend]]:
+    config = asked(run_of(objective), "auto", "bf16")
+    return [(kind.reach, attend_by(backend, kind, config, has)) for kind in layer_kinds(config)[:2]]
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+@pytest.mark.parametrize(
+    ("backend", "has"), [("varlen", BARE), ("flash", AMPERE), ("flash", HOPPER), ("te", HOPPER), ("sdpa", OLD_TORCH)]
+)
+def test_every_back_end_is_given_window_direction_and_pieces(
+    calls: stand_ins.Calls, backend: str, has: Installed, objective: str
+) -> None:
+    packed = rows_of(PIECES, 0, sum(PIECES))
+    for reach, attend in functions(objective, backend, has):
+        qkv = torch.randn(sum(PIECES), 2, 3, 32, dtype=torch.float64)
+        output = attend(qkv, reach, packed, None)
+        expected = attention(qkv, list(packed.cu_seqlens), reach.left, reach.right)
+        assert float((output - expected).abs().max()) < EXACT
+    windows = [call["window_size"] for call in calls]
+    wanted = [(-1, 0), (63, 0)] if objective == "clm" else [(-1, -1), (64, 64)]
+    assert windows == ([] if backend == "sdpa" else wanted)
+    assert all(call.get("scale") is None and not call.get("deterministic") for call in calls)
+    if backend == "te":
+        assert [call["mask"] for call in calls] == ["padding_causal" if objective == "clm" else "padding"] * 2
+        assert [(call["heads"], call["channels"], call["layer_number"]) for call in calls] == [(2, 32, 1), (2, 32, 2)]
+        assert all(call["format"] == "thd" and call["dropout"] == 0.0 for call in calls)
+
+
+def test_flash_is_asked_for_deterministic_gradients(calls: stand_ins.Calls) -> None:
+    config = asked(run_of("mlm"), "flash", "bf16", deterministic=True)
+    attend = attend_by("flash", layer_kinds(config)[0], config, AMPERE)
+    attend(torch.randn(8, 2, 3, 32), Reach(left=None, right=None), rows_of((8,), 0, 8), None)
+    assert calls[0]["deterministic"]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+@pytest.mark.parametrize("backend", ["varlen", "flash", "cpu"])
+def test_context_ranks_together_give_what_one_gives(
+    groups: Groups, calls: stand_ins.Calls, backend: str, objective: str, ranks: int
+) -> None:
+    pieces = (200, 1, 61, 250)
+    tokens = sum(pieces)
+    name, has = ("sdpa", CPU) if backend == "cpu" else (backend, BARE)
+    for reach, attend in functions(objective, name, has):
+        qkv = torch.randn(tokens, 2, 3, 32, dtype=torch.float64)
+        expected = attention(qkv, [0, *torch.tensor(pieces).cumsum(0).tolist()], reach.left, reach.right)
+        for start in range(0, tokens, tokens // ranks):
+            own = slice(start, start + tokens // ranks)
+            exchange = stand_ins.WholeStream(groups.context, qkv[:, :, 1:], start)
+            output = attend(qkv[own], reach, rows_of(pieces, start, tokens // ranks), exchange)  # type: ignore[arg-type]
+            assert float((output - expected[own]).abs().max()) < EXACT
+
+
+def test_the_plain_function_has_the_gradient_of_the_definition() -> None:
+    packed = rows_of(PIECES, 0, sum(PIECES))
+    for reach in (Reach(left=None, right=0), Reach(left=64, right=64), Reach(left=63, right=0)):
+        qkv = torch.randn(sum(PIECES), 2, 3, 16, dtype=torch.float64)
+        ours, twin = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
+        upstream = torch.randn(sum(PIECES), 2, 16, dtype=torch.float64)
+        sdpa.attend_plain(ours, reach, packed, None).backward(upstream)
+        attention(twin, list(packed.cu_seqlens), reach.left, reach.right).backward(upstream)
+        assert ours.grad is not None and twin.grad is not None
+        assert float((ours.grad - twin.grad).abs().max()) < EXACT
+
+
+def rows_of(pieces: tuple[int, ...], start: int, length: int) -> PackedRows:
+    """One context rank's part of a stream of pieces."""
+    bounds = [0, *torch.tensor(pieces).cumsum(0).tolist()]
+    return PackedRows(
+        cu_seqlens=tuple(bounds),
+        positions_T=torch.cat([torch.arange(piece) for piece in pieces])[start : start + length],
+        segments_G=torch.repeat_interleave(torch.arange(len(pieces)), torch.tensor(pieces)).int(),
+        start=start,
+    )
+
+
+@pytest.mark.parametrize("name", ["apex", "transformer_engine"])
+def test_a_package_that_is_not_the_genuine_one_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=f"{name} is not NVIDIA's"):
+        check_packages(cuda=True)
+
+
+def test_transformer_engine_on_a_machine_without_cuda_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("pytorch", "common"):
+        (tmp_path / "transformer_engine" / part).mkdir(parents=True)
+    (tmp_path / "transformer_engine" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    check_packages(cuda=True)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        check_packages(cuda=False)
