@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.data.replay import SeenStep
 from megatron_ettin.data.stage import StageData
@@ -17,8 +20,8 @@ def row_lines(stage: StageData, seen: SeenStep, place: int) -> Iterator[str]:
     targets = _target_tokens(stage, seen, place)
     at = 0
     for document, start, length in row.pieces:
-        inside = [token for token in targets if at < token <= at + length + 1]
-        yield f"  document {document}, tokens {start} to {start + length}: {len(inside)} predicted"
+        predicted = np.searchsorted(targets, at + length + 2) - np.searchsorted(targets, at + 1)
+        yield f"  document {document}, tokens {start} to {start + length}: {predicted} predicted"
         at += length + 2
 
 
@@ -34,8 +37,9 @@ def text_lines(stage: StageData, seen: SeenStep, place: int) -> Iterator[str]:
         at += length + 2
 
 
-def _target_tokens(stage: StageData, seen: SeenStep, place: int) -> list[int]:
-    """Places in the row of the tokens that are predicted."""
-    length, offset = seen.batch.row_length, OBJECTIVES[stage.config.objective].label_offset
-    tokens = seen.batch.label_positions_L - offset - place * length
-    return [int(token) for token in tokens if 0 <= token < length]
+def _target_tokens(stage: StageData, seen: SeenStep, place: int) -> NDArray[np.int32]:
+    """Places in the row of the tokens that are predicted, ascending. Labels never leave their row."""
+    length, positions = seen.batch.row_length, seen.batch.label_positions_L
+    first, last = np.searchsorted(positions, (place * length, (place + 1) * length))
+    tokens: NDArray[np.int32] = positions[first:last] - place * length
+    return tokens - OBJECTIVES[stage.config.objective].label_offset

@@ -1,0 +1,1 @@
+"""Corpora, peers and probes for ``benchmarks/data.py``."""
