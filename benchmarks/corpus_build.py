@@ -1,0 +1,377 @@
+"""End-to-end rows of the corpus builder: jsonl on the disk to .bin/.idx on the disk, against what others use.
+
+    python benchmarks/corpus_build.py [--quick] [--json FILE] [--megabytes N] [--rounds N] [--only WORDS]
+
+Every side is a fresh process; CPU is user plus system time of the process and its children, start-up and imports
+included on both sides, medians over interleaved rounds. Text is read from the page cache. Before anything is timed
+the outputs are compared byte for byte. datatrove runs where ETTIN_DATATROVE_PYTHON names a Python that has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("ETTIN_SHARED", ROOT.parent / "shared"))
+sys.path.insert(0, str(ROOT))
+
+PEERS = str(ROOT / "benchmarks" / "corpus_peers.py")
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process, finished."""
+
+    wall: float
+    cpu: float
+    megabytes: float
+    """Largest resident set of the process and of each of its children."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A line of the result."""
+
+    claim: str
+    ours: float
+    peer: float
+    unit: str
+    ratio: float
+    target: float
+    met: bool
+    hardware: str
+
+
+def run(command: list[str], **environment: str) -> Run:
+    """Run a process to its end. Raises when it fails."""
+    start = time.perf_counter()
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **environment}, cwd=ROOT
+    )
+    assert child.stderr is not None
+    errors = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"{command}: status {child.returncode}\n{errors.decode()[-2000:]}")
+    return Run(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def median(runs: list[Run]) -> Run:
+    """Medians of each figure."""
+    return Run(*(statistics.median(getattr(one, name) for one in runs) for name in ("wall", "cpu", "megabytes")))
+
+
+def hardware() -> str:
+    """The processor and the number of cores this process may use."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = names[0].partition(":")[2].strip() if names else "unknown processor"
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def code_texts() -> Iterator[str]:
+    """Source files of the running Python and its packages."""
+    for folder in (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"]):
+        for path in sorted(Path(folder).rglob("*.py")):
+            if folder.endswith("site-packages") or "site-packages" not in path.parts:
+                yield path.read_text(encoding="utf-8", errors="replace")
+
+
+def shared_texts(name: str) -> Iterator[str]:
+    """Texts of a file beside the checkout; none where it is absent."""
+    path = SHARED / "text" / name
+    if path.exists():
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)["text"]
+
+
+def write_text(path: Path, megabytes: float) -> int:
+    """Mixed text as jsonl: novels, other languages and code, shuffled; code is what there is most of.
+
+    Nothing occurs twice unless the text on this machine is less than asked for. Returns the bytes of text.
+    """
+    texts = [*shared_texts("english_novels.jsonl.gz"), *shared_texts("multilingual.jsonl.gz")]
+    size = sum(len(text.encode()) for text in texts)
+    for text in code_texts():
+        if size > megabytes * MEGABYTE:
+            break
+        texts.append(text)
+        size += len(text.encode())
+    random.Random(0).shuffle(texts)
+    written = 0
+    with open(path, "w", encoding="utf-8") as stream:
+        while written < megabytes * MEGABYTE:
+            for text in texts:
+                stream.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+                written += len(text.encode())
+                if written >= megabytes * MEGABYTE:
+                    break
+    return written
+
+
+def find_tokenizer(folder: Path, text: Path) -> Path:
+    """The Ettin tokenizer beside the checkout, else one trained on the text."""
+    path = SHARED / "tokenizers" / "ettin_encoder_tokenizer.json"
+    if path.exists():
+        return path
+    from megatron_ettin.data.train_tokenizer import train_tokenizer
+
+    with open(text, encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for _, line in zip(range(2000), lines, strict=False)]
+    path = folder / "tokenizer.json"
+    train_tokenizer(iter(texts), 8192).save(str(path))
+    return path
+
+
+class Bench:
+    """Inputs, the systems, and the claims made so far."""
+
+    def __init__(self, folder: Path, *, megabytes: float, rounds: int, quick: bool) -> None:
+        self.folder, self.rounds, self.quick = folder, rounds, quick
+        self.text = folder / "text.jsonl"
+        self.bytes = write_text(self.text, megabytes)
+        self.small = folder / "small.jsonl"
+        write_text(self.small, min(megabytes, 8))
+        self.tokenizer = find_tokenizer(folder, self.small)
+        self.claims: list[Claim] = []
+        self.hardware = hardware()
+
+    def ours(self, source: Path, prefix: str, threads: int, *more: str) -> list[str]:
+        """Command of the builder."""
+        return [
+            sys.executable, "-m", "megatron_ettin", "prepare", "--input", str(source), "--output-prefix",
+            str(self.folder / prefix), "--tokenizer-model", str(self.tokenizer), "--append-eod", "--overwrite",
+            "--workers", str(threads), *more,
+        ]  # fmt: skip
+
+    def peer(self, name: str, source: Path, prefix: str, workers: int) -> list[str]:
+        """Command of a peer."""
+        python = os.environ["ETTIN_DATATROVE_PYTHON"] if name == "datatrove" else sys.executable
+        return [python, PEERS, name, str(source), str(self.folder / prefix), str(self.tokenizer), str(workers)]
+
+    def claim(
+        self, text: str, ours: float, peer: float, unit: str, target: float, *, more_is_better: bool = False
+    ) -> None:
+        """Record a claim: the ratio is how much better we are; ``target`` is the least ratio."""
+        ratio = ours / peer if more_is_better else peer / ours
+        made = Claim(
+            text, round(ours, 4), round(peer, 4), unit, round(ratio, 3), target, ratio >= target, self.hardware
+        )
+        self.claims.append(made)
+        mark = "met" if made.met else "not met"
+        print(
+            f"{text:<74} {ours:>10.3f} {peer:>10.3f} {unit:<6} {ratio:>8.2f}x (target {target:g}x, {mark})", flush=True
+        )
+
+    def interleave(self, *commands: list[str], rounds: int | None = None) -> list[Run]:
+        """Medians of several commands, run in turn."""
+        results: list[list[Run]] = [[] for _ in commands]
+        for _ in range(rounds or self.rounds):
+            for result, command in zip(results, commands, strict=True):
+                result.append(run(command))
+        return [median(result) for result in results]
+
+    def same(self, first: str, second: str) -> None:
+        """Stop the benchmark when two outputs differ."""
+        for suffix in (".bin", ".idx"):
+            one, other = (self.folder / f"{name}{suffix}" for name in (first, second))
+            if one.read_bytes() != other.read_bytes():
+                raise SystemExit(f"{one.name} and {other.name} differ: no timing of unequal work")
+
+
+def megatron_row(bench: Bench) -> None:
+    """Against Megatron-LM's script."""
+    source = bench.small if bench.quick else bench.text
+    run(bench.ours(bench.small, "a", 2))
+    run(bench.peer("megatron", bench.small, "b", 2))
+    bench.same("a", "b")
+    ours, peer = bench.interleave(bench.ours(source, "a", 2), bench.peer("megatron", source, "b", 2))
+    bench.same("a", "b")
+    bench.claim(
+        f"end to end, {source.stat().st_size / 1e6:.0f} MB: tokenizers + IndexedDatasetBuilder",
+        ours.cpu,
+        peer.cpu,
+        "CPU s",
+        130,
+    )
+
+
+def gigatoken_row(bench: Bench) -> None:
+    """Against Megatron-LM's newest script."""
+    run(bench.ours(bench.small, "a", 2))
+    run(bench.peer("gigatoken", bench.small, "b", 2))
+    bench.same("a", "b")
+    ours, peer = bench.interleave(bench.ours(bench.text, "a", 2), bench.peer("gigatoken", bench.text, "b", 2))
+    size = bench.text.stat().st_size / 1e6
+    bench.claim(f"end to end, {size:.0f} MB: gigatoken + IndexedDatasetBuilder", ours.cpu, peer.cpu, "CPU s", 8)
+    bench.claim(
+        f"peak memory, {size:.0f} MB, 2 threads: gigatoken + IndexedDatasetBuilder",
+        ours.megabytes,
+        peer.megabytes,
+        "MiB",
+        10,
+    )
+
+
+def datatrove_row(bench: Bench) -> None:
+    """Against datatrove."""
+    if "ETTIN_DATATROVE_PYTHON" not in os.environ:
+        print("datatrove: skipped, ETTIN_DATATROVE_PYTHON names no Python that has it")
+        return
+    ours, peer = bench.interleave(
+        bench.ours(bench.text, "a", 2), bench.peer("datatrove", bench.text, "d", 2), rounds=1 if bench.quick else None
+    )
+    size = bench.text.stat().st_size / 1e6
+    bench.claim(f"end to end, {size:.0f} MB: datatrove MegatronDocumentTokenizer", ours.cpu, peer.cpu, "CPU s", 100)
+
+
+def threads_row(bench: Bench) -> None:
+    """Two threads against one; wall time means nothing on a machine that others use."""
+    one, two = bench.interleave(bench.ours(bench.text, "a", 1), bench.ours(bench.text, "b", 2))
+    bench.same("a", "b")
+    start = bench.interleave(bench.ours(bench.small, "c", 1))[0]
+    bench.claim(
+        "wall, two threads against one, start-up taken off",
+        max(two.wall - start.wall, 1e-3),
+        one.wall - start.wall,
+        "s",
+        1.9,
+    )
+    bench.claim("CPU, two threads against one (1 is perfect)", two.cpu, one.cpu, "CPU s", 0.95)
+
+
+def memory_row(bench: Bench) -> None:
+    """Peak memory whatever the size of the input."""
+    for threads in (1, 2):
+        bound = 200 + 120 * threads
+        large = run(bench.ours(bench.text, "a", threads))
+        bench.claim(
+            f"peak memory, {threads} threads, against 200 MB + 120 MB a thread", large.megabytes, bound, "MiB", 1
+        )
+
+
+def compressed_rows(bench: Bench) -> None:
+    """gz and zst input against the slower of decompressing and building."""
+    import zstandard
+
+    data = bench.text.read_bytes()
+    step = len(data) // 8 + 1
+    packed = {
+        "gz": b"".join(gzip.compress(data[at : at + step], 6) for at in range(0, len(data), step)),
+        "zst": zstandard.compress(data, 3),
+    }
+    for suffix, content in packed.items():
+        path = bench.folder / f"text.jsonl.{suffix}"
+        path.write_bytes(content)
+        alone = [sys.executable, "-c", DECOMPRESS, str(path), suffix]
+        built, plain, inflate = bench.interleave(bench.ours(path, "a", 2), bench.ours(bench.text, "b", 2), alone)
+        bench.same("a", "b")
+        slower = max(plain.wall, inflate.wall)
+        bench.claim(
+            f"{suffix} input, wall, against the slower of decompression and plain input", built.wall, slower, "s", 0.8
+        )
+        path.unlink()
+
+
+DECOMPRESS = """
+import sys
+from pathlib import Path
+from megatron_ettin.data.decompress import PIECES, RawFile
+with RawFile(Path(sys.argv[1])) as raw:
+    for piece in PIECES[sys.argv[2]](raw):
+        pass
+"""
+READ = """
+import os, sys
+buffer = bytearray(1 << 20)
+for name in sys.argv[1:]:
+    descriptor = os.open(name, os.O_RDONLY)
+    while os.readv(descriptor, [buffer]):
+        pass
+"""
+
+
+def verify_row(bench: Bench) -> None:
+    """The full check against reading both files once; start-up of each side is taken off."""
+    run(bench.ours(bench.text, "a", 2))
+    from megatron_ettin.data.verify import verify_corpus
+
+    prefix = bench.folder / "a"
+    files = [bench.folder / "a.bin", bench.folder / "a.idx"]
+    buffer = bytearray(1 << 20)
+    checks, reads = [], []
+    for _ in range(2 * bench.rounds + 1):
+        start = time.process_time()
+        for path in files:
+            descriptor = os.open(path, os.O_RDONLY)
+            while os.readv(descriptor, [buffer]):
+                pass
+            os.close(descriptor)
+        reads.append(time.process_time() - start)
+        start = time.process_time()
+        if not verify_corpus(prefix, threads=1).whole:
+            raise SystemExit("the corpus does not verify")
+        checks.append(time.process_time() - start)
+    bench.claim(
+        "verify, CPU, against reading the files once",
+        statistics.median(checks),
+        statistics.median(reads),
+        "CPU s",
+        1 / 1.5,
+    )
+
+
+ROWS: dict[str, Callable[[Bench], None]] = {
+    "megatron": megatron_row,
+    "gigatoken": gigatoken_row,
+    "datatrove": datatrove_row,
+    "threads": threads_row,
+    "memory": memory_row,
+    "compressed": compressed_rows,
+    "verify": verify_row,
+}
+
+
+def main() -> int:
+    """Print a table, then one JSON object a claim."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small inputs, one round, within a minute on 2 cores")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--megabytes", type=float)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="ettin-corpus-"))
+    try:
+        megabytes = given.megabytes or (16 if given.quick else 200)
+        bench = Bench(folder, megabytes=megabytes, rounds=given.rounds or (1 if given.quick else 3), quick=given.quick)
+        print(f"{bench.hardware}; {bench.bytes / 1e6:.0f} MB of text, tokenizer {bench.tokenizer.name}")
+        for name in given.only:
+            ROWS[name](bench)
+    finally:
+        shutil.rmtree(folder)
+    lines = "".join(json.dumps(asdict(claim)) + "\n" for claim in bench.claims)
+    print(lines, end="")
+    if given.json:
+        given.json.write_text(lines)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
