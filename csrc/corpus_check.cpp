@@ -68,7 +68,8 @@ class RangeCheck {
     if (!read(index_, documents_at(shape_.documents), documents_at(shape_.documents + 1), entry)) return;
     result_.documents.add(entry.data(), entry.size());
     if (load<uint64_t>(entry, 0) != shape_.sequences) problem("the last document index is not the number of sequences");
-    if (shape_.documents == 0 && (shape_.token_bytes != 0 || shape_.sequences != 0)) problem("there are tokens but no documents");
+    const bool has_sequences = shape_.documents != 0 && shape_.sequences != 0;
+    if (!has_sequences && (shape_.token_bytes != 0 || shape_.sequences != 0)) problem("there are ids of no document");
   }
 
   // A batch of documents: their indices, then their sequences.

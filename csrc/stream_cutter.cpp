@@ -18,13 +18,14 @@ void StreamCutter::append(std::string_view data, const std::function<void(Block)
     const size_t take = data.size() < block_bytes_ ? data.size() : static_cast<size_t>(block_bytes_);
     buffer_.append(data.substr(0, take));
     data.remove_prefix(take);
-    cut(false, emit);
+    cut(emit);
   }
 }
 
 void StreamCutter::finish(bool drop_tail, const std::function<void(Block)>& emit) {
-  cut(true, emit);
+  cut(emit);
   if (skipping_) {
+    offset_ += buffer_.size();
     emit_too_long(emit);
   } else if (drop_tail) {
     emit_records(records_, emit);
@@ -35,7 +36,7 @@ void StreamCutter::finish(bool drop_tail, const std::function<void(Block)>& emit
 }
 
 // Moves over the records that are whole; emits a block when there is enough.
-void StreamCutter::cut(bool last, const std::function<void(Block)>& emit) {
+void StreamCutter::cut(const std::function<void(Block)>& emit) {
   for (;;) {
     if (skipping_) {
       const size_t at = buffer_.find(separator_, scanned_);
@@ -65,15 +66,11 @@ void StreamCutter::cut(bool last, const std::function<void(Block)>& emit) {
       scanned_ = std::max(records_, buffer_.size() > keep ? buffer_.size() - keep : 0);
     }
     if (records_ >= block_bytes_) emit_records(records_, emit);
-    if (buffer_.size() - records_ <= maximum_record_) return;
+    if (buffer_.size() - records_ <= maximum_record_ + separator_.size() - 1) return;
     emit_records(records_, emit);
     skipping_ = true;
     skip_start_ = offset_;
     scanned_ = 0;
-    if (last) {
-      offset_ += buffer_.size();
-      return;
-    }
   }
 }
 

@@ -21,7 +21,7 @@ class StreamCutter {
   void finish(bool drop_tail, const std::function<void(Block)>& emit);
 
  private:
-  void cut(bool last, const std::function<void(Block)>& emit);
+  void cut(const std::function<void(Block)>& emit);
   void emit_records(size_t size, const std::function<void(Block)>& emit);
   void emit_too_long(const std::function<void(Block)>& emit);
 

@@ -6,6 +6,9 @@ target=$1 seconds=$2
 shift 2
 case $target in
   tokenizer) sources="unicode_tables unicode_nfc tokenizer_json tokenizer_file tokenizer_added bpe tokenizer word_encoder word_encoder_portable word_encoder_avx2 word_encoder_avx512" ;;
+  json_lines) sources="json_record json_string utf8 stream_cutter" ;;
+  text_cutter) sources="stream_cutter" ;;
+  corpus_check) sources="corpus_check input_file crc32c" ;;
   *) echo "no fuzz target '$target'" >&2; exit 2 ;;
 esac
 folder=build/fuzz/$target
