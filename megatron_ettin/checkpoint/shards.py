@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,12 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     _replace_state_dict_keys_with_sharded_keys,
     mcore_to_pyt_state_dict,
 )
-from torch.distributed import checkpoint as torch_checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save as torch_save
 
 from megatron_ettin.checkpoint.allowed import check_index
+from megatron_ettin.errors import CheckpointError
 
 Shards = dict[str, Any]
 """Names of tensors, nested, with Megatron-Core's ShardedTensor for each."""
@@ -50,9 +55,9 @@ class _WriteHere(TorchDistSaveShardedStrategy):  # type: ignore[misc]
     def save(self, sharded_state_dict: Shards, checkpoint_dir: Path | str) -> None:
         """Write this rank's tensors and, on the first rank, their index."""
         shards, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, keep_only_main_replica=True)
-        torch_checkpoint.save(
+        torch_save(
             mcore_to_pyt_state_dict(shards, False),
-            storage_writer=torch_checkpoint.FileSystemWriter(checkpoint_dir, sync_files=False),
+            storage_writer=FileSystemWriter(checkpoint_dir, sync_files=False),
             planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
         )
 
@@ -60,7 +65,8 @@ class _WriteHere(TorchDistSaveShardedStrategy):  # type: ignore[misc]
 def write_shards(folder: Path, shards: Shards, data_group: torch.distributed.ProcessGroup) -> None:
     """Write the tensors into an empty ``folder``; every rank calls this and the data ranks share the writing."""
     strategy = FullyParallelSaveStrategyWrapper(_WriteHere("torch_dist", 1), data_group)
-    dist_checkpointing.save(shards, str(folder), strategy)
+    with _torch_errors(f"{folder} cannot be written"):
+        dist_checkpointing.save(shards, str(folder), strategy)
 
 
 @torch.no_grad()
@@ -71,5 +77,16 @@ def read_shards(folder: Path, shards: Shards, data_group: torch.distributed.Proc
     """
     check_index(folder / ".metadata")
     strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), data_group)
-    loaded: Shards = dist_checkpointing.load(shards, str(folder), strategy, strict="raise_all")
+    with _torch_errors(f"{folder} cannot be read"):
+        loaded: Shards = dist_checkpointing.load(shards, str(folder), strategy, strict="raise_all")
     return loaded
+
+
+@contextlib.contextmanager
+def _torch_errors(what: str) -> Iterator[None]:
+    """Torch collects the ranks' errors in an exception that is no Exception: say the first one."""
+    try:
+        yield
+    except CheckpointException as error:
+        rank, failure = next(iter(error.failures.items()))
+        raise CheckpointError(f"{what}: rank {rank}: {failure[0]}") from error

@@ -36,7 +36,7 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
     def square_norm(self) -> Tensor:
         """This rank's part of the squared norm of the gradient; parts of all ranks add up. Shape [], float64."""
         optimizer, sharding = self.optimizer, self._sharding()
-        gradients = [tensor.grad for tensor in optimizer.tensors()]
+        gradients = [tensor.grad for tensor in optimizer.tensors() if tensor.grad is not None]
         if not gradients:
             return torch.zeros((), dtype=torch.float64, device=sharding.counted.device)
         if gradients[0].device.type == "cpu":

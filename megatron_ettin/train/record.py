@@ -10,6 +10,7 @@ import torch
 from megatron_ettin.config.hardware import peak_flops
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.observe import Meter, Sinks, open_sinks, peak_bytes
+from megatron_ettin.observe.records import Record
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.step import StepResult
@@ -42,7 +43,7 @@ class Recorder:
         """A step has ended that took ``seconds``, waiting for data included; ``state`` is the one after it."""
         totals = result.totals
         reading = self._meter.add(seconds, totals.tokens, totals.flops, result.accepted)
-        record = {
+        record: Record = {
             "kind": "step",
             "step": state.step,
             "tokens": state.tokens,
@@ -82,7 +83,7 @@ class Recorder:
             name: loss for name, loss, count in zip(self._sources, losses, labels, strict=True) if count
         }
 
-    def _write(self, record: dict[str, object]) -> None:
+    def _write(self, record: Record) -> None:
         if self._sinks is not None:
             self._sinks.write(record)
 

@@ -1,0 +1,120 @@
+"""Kill a process at each point of a save: ``python -m tests.faults.save_points FOLDER`` prints one line a point.
+
+Torch is imported once; each save runs in a fork that makes its own world of one.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch  # noqa: F401 - imported before the forks
+
+from megatron_ettin.checkpoint import folder as folder_module
+from megatron_ettin.checkpoint import save as save_module
+from megatron_ettin.checkpoint import shards as shards_module
+from megatron_ettin.checkpoint.folder import list_checkpoints
+from megatron_ettin.checkpoint.load import find_newest
+from megatron_ettin.config.run import LayoutConfig
+from megatron_ettin.parallel.groups import initialize
+from megatron_ettin.train import store as store_module
+from megatron_ettin.train.state import TrainState
+from tests.checkpoint.layouts_round_trip import build
+
+KILLED = 9
+REFUSED = 3
+
+
+def die(*arguments, **options):
+    os._exit(KILLED)
+
+
+def replaced(module, name: str) -> Callable[[], None]:
+    """Die where ``module.name`` would be called."""
+    return lambda: setattr(module, name, die)
+
+
+def after(module, name: str) -> Callable[[], None]:
+    """Die when ``module.name`` has done its work."""
+    work = getattr(module, name)
+    return lambda: setattr(module, name, lambda *a, **o: (work(*a, **o), die()))
+
+
+# name -> (what to break, the step of the newest whole checkpoint afterwards)
+POINTS: dict[str, tuple[Callable[[], None], int]] = {
+    "staging folder made": (after(save_module, "_stage"), 1),
+    "before the shards": (replaced(save_module, "write_shards"), 1),
+    "shards without their index": (replaced(shards_module.FileSystemWriter, "finish"), 1),
+    "after the shards": (after(save_module, "write_shards"), 1),
+    "before the hashes": (replaced(save_module, "hash_share"), 1),
+    "before the manifest": (replaced(save_module, "write_manifest"), 1),
+    "after the manifest": (after(save_module, "write_manifest"), 1),
+    "flushed, not renamed": (after(save_module, "fsync_tree"), 1),
+    "renamed, LATEST old": (replaced(save_module, "point_latest"), 2),
+    "before the thinning out": (replaced(store_module, "thin_out"), 2),
+}
+
+
+def disk_full() -> None:
+    """No file may grow beyond 10 kB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def in_a_fork(work: Callable[[], None]) -> int:
+    """Exit status of a child that runs ``work``."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(REFUSED)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def save(run: Path, step: int, fault: Callable[[], None] = lambda: None) -> None:
+    """Save a model as of ``step``, with a fault."""
+    initialize(LayoutConfig())
+    parts = build(LayoutConfig(), "fp32")
+    folder_module.remove_leftovers(run)
+    fault()
+    store_module.save_run(parts, run, TrainState(step=step), "steps", "data")
+
+
+def load(run: Path, step: int) -> None:
+    """The newest whole checkpoint is that of ``step`` and can be read."""
+    initialize(LayoutConfig())
+    found = find_newest(run).checkpoint
+    assert found is not None and found.step == step, found
+    store_module.load_run(build(LayoutConfig(), "fp32"), found)
+
+
+def check(run: Path, fault: Callable[[], None], status: int, newest: int) -> None:
+    """After a fault in the save of step 2: the newest whole checkpoint is ``newest``, and saving goes on."""
+    assert in_a_fork(lambda: save(run, 1)) == 0
+    assert in_a_fork(lambda: save(run, 2, fault)) == status
+    assert in_a_fork(lambda: load(run, newest)) == 0
+    assert in_a_fork(lambda: save(run, newest + 1)) == 0
+    assert [checkpoint.step for checkpoint in list_checkpoints(run)] == list(range(1, newest + 2))
+    assert not any(path.name.startswith(".") for path in (run / "checkpoints").iterdir())
+
+
+def main(arguments: list[str]) -> None:
+    """Every point in turn."""
+    warnings.simplefilter("ignore")
+    for number, (name, (fault, newest)) in enumerate(POINTS.items()):
+        check(Path(arguments[0]) / str(number), fault, KILLED, newest)
+        print(f"held: {name}", flush=True)
+    check(Path(arguments[0]) / "full", disk_full, REFUSED, 1)
+    print("held: disk full", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
