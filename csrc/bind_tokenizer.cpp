@@ -3,10 +3,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 
 #include "bind.h"
+#include "huge_array.h"
 #include "tokenizer.h"
 #include "tokenizer_json.h"
 
@@ -24,6 +26,37 @@ py::array_t<T> as_array(std::vector<T>&& values) {
   py::capsule release(owner.release(), [](void* pointer) { delete static_cast<std::vector<T>*>(pointer); });
   return py::array_t<T>(size, data, release);
 }
+
+// Ids of many texts, growing without copies: pages that are not used cost nothing.
+class IdBuffer {
+ public:
+  explicit IdBuffer(size_t capacity) : array_(std::make_unique<HugeArray<uint32_t>>(capacity)), capacity_(capacity) {}
+
+  void append(const std::vector<uint32_t>& ids) {
+    if (size_ + ids.size() > capacity_) grow(size_ + ids.size());
+    std::memcpy(array_->data() + size_, ids.data(), ids.size() * sizeof(uint32_t));
+    size_ += ids.size();
+  }
+  size_t size() const { return size_; }
+
+  // The ids as an array that owns them.
+  py::array_t<uint32_t> release() && {
+    uint32_t* data = array_->data();
+    py::capsule owner(array_.release(), [](void* pointer) { delete static_cast<HugeArray<uint32_t>*>(pointer); });
+    return py::array_t<uint32_t>(size_, data, owner);
+  }
+
+ private:
+  void grow(size_t needed) {
+    capacity_ = std::max(needed, capacity_ * 2);
+    auto larger = std::make_unique<HugeArray<uint32_t>>(capacity_);
+    std::memcpy(larger->data(), array_->data(), size_ * sizeof(uint32_t));
+    array_ = std::move(larger);
+  }
+
+  std::unique_ptr<HugeArray<uint32_t>> array_;
+  size_t capacity_, size_ = 0;
+};
 
 std::shared_ptr<const Tokenizer> load(const std::string& json) {
   std::string error;
@@ -69,7 +102,10 @@ std::vector<std::string_view> views(const py::list& texts) {
 // (ids, offsets, special tokens met, index of the first rejected text or -1)
 py::tuple encode_batch(Encoder& encoder, const py::list& texts) {
   const auto inputs = views(texts);
-  std::vector<uint32_t> ids;
+  size_t bytes = 0;
+  for (const std::string_view text : inputs) bytes += text.size();
+  IdBuffer ids(bytes + 1);  // hardly ever more than an id a byte
+  std::vector<uint32_t> own;
   std::vector<int64_t> offsets{0};
   uint64_t specials = 0;
   int64_t rejected = -1;
@@ -77,14 +113,16 @@ py::tuple encode_batch(Encoder& encoder, const py::list& texts) {
     py::gil_scoped_release release;
     offsets.reserve(inputs.size() + 1);
     for (const std::string_view text : inputs) {
-      if (!encoder.encode(text, ids, specials)) {
+      own.clear();
+      if (!encoder.encode(text, own, specials)) {
         rejected = static_cast<int64_t>(offsets.size()) - 1;
         break;
       }
+      ids.append(own);
       offsets.push_back(static_cast<int64_t>(ids.size()));
     }
   }
-  return py::make_tuple(as_array(std::move(ids)), as_array(std::move(offsets)), specials, rejected);
+  return py::make_tuple(std::move(ids).release(), as_array(std::move(offsets)), specials, rejected);
 }
 
 }  // namespace

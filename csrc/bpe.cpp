@@ -17,8 +17,10 @@ std::vector<Merge> useful_merges(const TokenizerFile& file) {
   for (size_t id = 0; id < reachable.size(); ++id) reachable[id] = file.token_bytes[id].size() == 1;
   for (const Merge& merge : file.merges) reachable[merge.merged] = true;
   std::unordered_map<uint64_t, size_t> last;
+  last.reserve(file.merges.size());
   for (size_t at = 0; at < file.merges.size(); ++at) last[pair_key(file.merges[at].left, file.merges[at].right)] = at;
   std::vector<Merge> useful;
+  useful.reserve(file.merges.size());
   for (size_t at = 0; at < file.merges.size(); ++at) {
     const Merge& merge = file.merges[at];
     const bool counts = last[pair_key(merge.left, merge.right)] == at && !file.token_bytes[merge.merged].empty();

@@ -181,6 +181,7 @@ class Reader {
   bool vocabulary(const JsonValue* value) {
     if (!value || !value->is_object()) return fail("the model has no vocabulary");
     std::array<bool, 256> covered{};
+    ids_.reserve(value->members.size());
     for (const auto& [token, id] : value->members) {
       if (!id.is_integer() || id.integer > kLargestId) return fail("the id of \"" + token + "\" is not below 2^20");
       if (!claim(static_cast<uint32_t>(id.integer))) return fail("id " + std::to_string(id.integer) + " occurs twice");
@@ -212,6 +213,7 @@ class Reader {
   bool merges(const JsonValue* value) {
     if (!value || !value->is_array()) return fail("the model has no merges");
     if (value->items.size() > kLargestId) return fail("the model has more than 2^20 merges");
+    file_.merges.reserve(value->items.size());
     for (const JsonValue& item : value->items) {
       std::string left, right;
       if (item.is_string()) {

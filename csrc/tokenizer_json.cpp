@@ -81,20 +81,27 @@ class Parser {
     ++at_;
     skip_space();
     if (take('}')) return true;
-    std::unordered_set<std::string> keys;
     do {
       skip_space();
       if (at_ >= text_.size() || text_[at_] != '"') return fail("a key is missing");
       value.members.emplace_back();
       auto& member = value.members.back();
       if (!string(member.first)) return false;
-      if (!keys.insert(member.first).second) return fail("a key occurs twice");
       skip_space();
       if (!take(':')) return fail("':' is missing");
       if (!parse(member.second, depth + 1)) return false;
       skip_space();
     } while (take(','));
-    return take('}') || fail("',' or '}' is missing");
+    return take('}') ? distinct(value) : fail("',' or '}' is missing");
+  }
+
+  bool distinct(const JsonValue& object) {
+    std::unordered_set<std::string_view> keys;
+    keys.reserve(object.members.size());
+    for (const auto& member : object.members) {
+      if (!keys.insert(member.first).second) return fail("a key occurs twice");
+    }
+    return true;
   }
 
   bool string(std::string& out) {
