@@ -71,7 +71,7 @@ else
     inputs=("$data")
 fi
 if [ -z "$tokenizer" ]; then
-    tokenizer=$work/tokenizer.json
+    tokenizer=$work/tokenizer
     step tokenizer ettin tokenizer train --input "${inputs[@]}" --vocabulary "$vocabulary" --output "$tokenizer"
 fi
 entries=()
