@@ -4,7 +4,8 @@
 #   ettin_environment [extra]   leaves ETTIN_PYTHON pointing at a Python with the package and its pinned dependencies
 #
 # Uses the virtual environment that is active, else .venv in the checkout. A torch that is installed already is kept.
-# Without a GPU the CPU build of torch is taken.
+# Without a GPU the CPU build of torch is taken. ETTIN_ENVIRONMENT=ready skips all of it, for containers and tests that
+# bring a Python with everything in it.
 
 ettin_say() { printf '== %s\n' "$*"; }
 
@@ -32,6 +33,8 @@ ettin_fingerprint() { # of what the installation depends on
     cat setup.py pyproject.toml constraints.txt csrc/*.h csrc/*.cpp tools/environment.sh | cksum
     echo "$1"
 }
+
+ettin_installed() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; } # $1: stamp file, $2: fingerprint
 
 ettin_make_venv() {
     local base
@@ -71,6 +74,11 @@ ettin_install_package() { # $1: an extra or nothing
 
 ettin_environment() {
     local extra=${1:-} stamp wanted
+    if [ "${ETTIN_ENVIRONMENT:-}" = ready ]; then
+        ETTIN_PYTHON=$(command -v python)
+        export ETTIN_PYTHON
+        return
+    fi
     ettin_need_compiler || return 1
     if [ -n "${VIRTUAL_ENV:-}" ]; then
         ETTIN_PYTHON=$VIRTUAL_ENV/bin/python
@@ -81,11 +89,12 @@ ettin_environment() {
     export ETTIN_PYTHON
     PATH=$(dirname "$ETTIN_PYTHON"):$PATH
     export PATH
-    stamp=$(dirname "$ETTIN_PYTHON")/../.ettin-installed${extra:+-$extra}
+    stamp=$(dirname "$ETTIN_PYTHON")/../.ettin-installed
     wanted=$(ettin_fingerprint "$PWD")
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+    if ettin_installed "$stamp-$extra" "$wanted"; then return; fi
+    if [ -z "$extra" ] && ettin_installed "$stamp-dev" "$wanted"; then return; fi
     ettin_say "installing the package and its pinned dependencies (a few minutes the first time)"
     ettin_install_torch || return 1
     ettin_install_package "$extra" || return 1
-    printf '%s' "$wanted" >"$stamp"
+    printf '%s' "$wanted" >"$stamp-$extra"
 }

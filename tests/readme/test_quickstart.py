@@ -1,0 +1,81 @@
+"""The quickstart does the main job, from text to four converted models and a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.readme.test_readme import write_shims, write_text
+from tests.support.launch import environment
+
+SHORT = ["--tokens", "12000", "--vocabulary", "600"]
+"""Enough for a few steps of every stage; what the models learn is not looked at."""
+KINDS = ("encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder")
+SHORT_TIMEOUT = 900
+FULL_TIMEOUT = 1800
+
+
+def quickstart(root: Path, work: Path, *arguments: str, ready: bool = True, timeout: int = SHORT_TIMEOUT) -> str:
+    """Run the script and return what it printed; with ``ready`` the environment of this test is used."""
+    extra = {}
+    if ready:
+        write_shims(work.parent / f"{work.name}-bin")
+        path = f"{work.parent / f'{work.name}-bin'}{os.pathsep}{os.environ['PATH']}"
+        extra = {"ETTIN_ENVIRONMENT": "ready", "PATH": path}
+    result = subprocess.run(
+        ["bash", "examples/quickstart.sh", "--work", str(work), *arguments],
+        cwd=root, env=environment(extra), capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, f"{result.stdout[-6000:]}\n{result.stderr[-8000:]}"
+    return result.stdout
+
+
+def assert_whole_report(study: Path) -> None:
+    """Four kinds of model, each with both losses and a met parity, and plots."""
+    report = json.loads((study / "report.json").read_text())
+    assert set(report["models"]) == set(KINDS)
+    for kind in report["models"].values():
+        assert kind["parity"]["met"]
+        assert kind["losses"]["mlm"] > 0
+        assert kind["losses"]["clm"] > 0
+    assert list(study.glob("*.png"))
+
+
+@pytest.mark.xdist_group("quickstart")
+def test_quickstart_on_own_text_ends_with_a_whole_report_and_resumes(root: Path, tmp_path: Path) -> None:
+    text = tmp_path / "texts"
+    text.mkdir()
+    write_text(text / "a.jsonl")
+    write_text(text / "b.jsonl")
+    work = tmp_path / "work"
+    quickstart(root, work, "--data", str(text), *SHORT)
+    assert_whole_report(work / "study")
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("metrics.jsonl")}
+    quickstart_again(root, work, "--data", str(text), *SHORT)
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("metrics.jsonl")} == before
+
+
+def quickstart_again(root: Path, work: Path, *arguments: str) -> None:
+    """A second start with the shims of the first."""
+    path = f"{work.parent / f'{work.name}-bin'}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "examples/quickstart.sh", "--work", str(work), *arguments],
+        cwd=root, env=environment({"ETTIN_ENVIRONMENT": "ready", "PATH": path}), timeout=SHORT_TIMEOUT, check=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_quickstart_from_a_fresh_clone_learns(root: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(root), str(clone)], check=True)
+    quickstart(clone, clone / ".quickstart", ready=False, timeout=FULL_TIMEOUT)
+    study = clone / ".quickstart" / "study"
+    assert_whole_report(study)
+    report = json.loads((study / "report.json").read_text())
+    entropy = report["text"]["unigram_entropy"]
+    assert report["models"]["encoder"]["losses"]["mlm"] < entropy
+    assert report["models"]["decoder"]["losses"]["clm"] < entropy

@@ -1,0 +1,92 @@
+"""The README is true: every command in it runs, here or in the test that the table below names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.launch import environment
+
+PROVEN_ELSEWHERE = {
+    "bash examples/quickstart.sh": "tests/readme/test_quickstart.py",
+    "bash examples/quickstart.sh --data my_text.jsonl --work my_work": "tests/readme/test_quickstart.py",
+    "bash tests/run.sh": ".ci/run",
+    "sbatch examples/pretrain_ettin.sh 150m mlm pretrain runs/150m-encoder mixture.json": "tests/faults/test_slurm.py",
+}
+SHIMS = {
+    "ettin": '{python} -m megatron_ettin "$@"',
+    "torchrun": '{python} -m torch.distributed.run "$@"',
+    "python": '{python} "$@"',
+}
+DOCUMENTS = 120
+
+
+def readme_commands(root: Path) -> list[str]:
+    """Every line of the README's bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (root / "README.md").read_text(), flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def write_text(path: Path) -> None:
+    """A few real documents: the docstrings of modules that are imported anyway."""
+    documents = [text for module in list(sys.modules.values()) if len(text := str(getattr(module, "__doc__", ""))) > 300]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents[:DOCUMENTS]))
+
+
+def write_shims(folder: Path) -> None:
+    """The commands of an installed environment, for this Python and this checkout."""
+    folder.mkdir()
+    for name, body in SHIMS.items():
+        shim = folder / name
+        shim.write_text("#!/bin/sh\nexec " + body.format(python=sys.executable) + "\n")
+        shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture(scope="module")
+def workplace(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader of the README has it: the checkout's scripts and a text of their own."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("tools", "examples", "benchmarks"):
+        (folder / name).symlink_to(root / name)
+    write_text(folder / "my_text.jsonl")
+    write_shims(folder / "bin")
+    return folder
+
+
+def test_commands_proven_elsewhere_are_still_in_the_readme(root: Path) -> None:
+    assert set(PROVEN_ELSEWHERE) <= set(readme_commands(root))
+    assert [proof for proof in PROVEN_ELSEWHERE.values() if not (root / proof).exists()] == []
+
+
+@pytest.mark.xdist_group("readme")
+def test_every_command_of_the_readme_runs(root: Path, workplace: Path) -> None:
+    path = f"{workplace / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    for command in readme_commands(root):
+        if command in PROVEN_ELSEWHERE:
+            continue
+        result = subprocess.run(
+            command, shell=True, cwd=workplace, env=environment({"PATH": path}),
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, f"{command}\n{result.stdout[-3000:]}\n{result.stderr[-5000:]}"
+
+
+def test_every_verb_is_in_the_readme(root: Path) -> None:
+    from megatron_ettin.cli import VERBS
+
+    text = (root / "README.md").read_text()
+    assert [verb for verb in VERBS if f"`ettin {verb}" not in text] == []
+
+
+def test_files_that_the_readme_names_exist(root: Path) -> None:
+    text = (root / "README.md").read_text()
+    linked = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    named = re.findall(r"`((?:megatron_ettin|examples|tools|benchmarks|tests)/[\w./]+)`", text)
+    assert [name for name in [*linked, *named] if not (root / name).exists()] == []
