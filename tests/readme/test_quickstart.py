@@ -19,13 +19,14 @@ SHORT_TIMEOUT = 900
 FULL_TIMEOUT = 1800
 
 
-def quickstart(root: Path, work: Path, *arguments: str, ready: bool = True, timeout: int = SHORT_TIMEOUT) -> str:
-    """Run the script and return what it printed; with ``ready`` the environment of this test is used."""
-    extra = {}
-    if ready:
-        write_shims(work.parent / f"{work.name}-bin")
-        path = f"{work.parent / f'{work.name}-bin'}{os.pathsep}{os.environ['PATH']}"
-        extra = {"ETTIN_ENVIRONMENT": "ready", "PATH": path}
+def ready(folder: Path) -> dict[str, str]:
+    """Variables that make the script use the environment of this test instead of setting one up."""
+    write_shims(folder / "bin")
+    return {"ETTIN_ENVIRONMENT": "ready", "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+
+def quickstart(root: Path, work: Path, *arguments: str, extra: dict[str, str], timeout: int = SHORT_TIMEOUT) -> str:
+    """Run the script and return what it printed."""
     result = subprocess.run(
         ["bash", "examples/quickstart.sh", "--work", str(work), *arguments],
         cwd=root, env=environment(extra), capture_output=True, text=True, timeout=timeout, check=False,
@@ -49,30 +50,21 @@ def assert_whole_report(study: Path) -> None:
 def test_quickstart_on_own_text_ends_with_a_whole_report_and_resumes(root: Path, tmp_path: Path) -> None:
     text = tmp_path / "texts"
     text.mkdir()
-    write_text(text / "a.jsonl")
-    write_text(text / "b.jsonl")
-    work = tmp_path / "work"
-    quickstart(root, work, "--data", str(text), *SHORT)
+    write_text(root, text / "a.jsonl")
+    write_text(root, text / "b.jsonl")
+    work, extra = tmp_path / "work", ready(tmp_path)
+    quickstart(root, work, "--data", str(text), *SHORT, extra=extra)
     assert_whole_report(work / "study")
     before = {path: path.stat().st_mtime_ns for path in work.rglob("metrics.jsonl")}
-    quickstart_again(root, work, "--data", str(text), *SHORT)
+    quickstart(root, work, "--data", str(text), *SHORT, extra=extra)
     assert {path: path.stat().st_mtime_ns for path in work.rglob("metrics.jsonl")} == before
-
-
-def quickstart_again(root: Path, work: Path, *arguments: str) -> None:
-    """A second start with the shims of the first."""
-    path = f"{work.parent / f'{work.name}-bin'}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(
-        ["bash", "examples/quickstart.sh", "--work", str(work), *arguments],
-        cwd=root, env=environment({"ETTIN_ENVIRONMENT": "ready", "PATH": path}), timeout=SHORT_TIMEOUT, check=True,
-    )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_quickstart_from_a_fresh_clone_learns(root: Path, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(root), str(clone)], check=True)
-    quickstart(clone, clone / ".quickstart", ready=False, timeout=FULL_TIMEOUT)
+    quickstart(clone, clone / ".quickstart", extra={}, timeout=FULL_TIMEOUT)
     study = clone / ".quickstart" / "study"
     assert_whole_report(study)
     report = json.loads((study / "report.json").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -25,7 +24,7 @@ SHIMS = {
     "torchrun": '{python} -m torch.distributed.run "$@"',
     "python": '{python} "$@"',
 }
-DOCUMENTS = 120
+MEGABYTES = "0.5"
 
 
 def readme_commands(root: Path) -> list[str]:
@@ -34,10 +33,12 @@ def readme_commands(root: Path) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def write_text(path: Path) -> None:
-    """A few real documents: the docstrings of modules that are imported anyway."""
-    documents = [text for module in list(sys.modules.values()) if len(text := str(getattr(module, "__doc__", ""))) > 300]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents[:DOCUMENTS]))
+def write_text(root: Path, path: Path) -> None:
+    """Some real documents: documentation of Python itself."""
+    collected = path.parent / "collected"
+    command = [sys.executable, root / "tools" / "collect_local_text.py", collected, "--megabytes", MEGABYTES]
+    subprocess.run(command, check=True, capture_output=True)
+    (collected / "prose.jsonl").rename(path)
 
 
 def write_shims(folder: Path) -> None:
@@ -55,7 +56,7 @@ def workplace(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     for name in ("tools", "examples", "benchmarks"):
         (folder / name).symlink_to(root / name)
-    write_text(folder / "my_text.jsonl")
+    write_text(root, folder / "my_text.jsonl")
     write_shims(folder / "bin")
     return folder
 
