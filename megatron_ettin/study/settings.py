@@ -13,7 +13,7 @@ from megatron_ettin.config.run import LayoutConfig, RunConfig, StageName
 from megatron_ettin.config.shape_file import run_of
 from megatron_ettin.errors import ConfigError
 
-FEWEST_STEPS = 30
+FEWEST_STEPS = 10
 """A stage with fewer steps than this is no training; rows, then their length, are cut until it has them."""
 
 CHECK_ROWS = 4
