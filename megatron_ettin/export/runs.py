@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from megatron_ettin.checkpoint.folder import Checkpoint, list_checkpoints
-from megatron_ettin.checkpoint.load import find, read_numbers
+from megatron_ettin.checkpoint.load import find
 from megatron_ettin.checkpoint.manifest import read_manifest
 from megatron_ettin.config import codec
 from megatron_ettin.config.objective import OBJECTIVES
@@ -31,7 +31,7 @@ from megatron_ettin.publish import publish
 from megatron_ettin.train.folder import open_run_folder
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.state import TrainState
-from megatron_ettin.train.store import load_run, save_run, stored_config
+from megatron_ettin.train.store import load_run, save_run, stored_run
 
 TRAINING_FILE = "training.json"
 """In an exported folder: the run's configuration and which checkpoint it was."""
@@ -72,10 +72,9 @@ def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
 
     Costs about five times the weights in memory: the optimizer that holds the main weights is read with them.
     """
-    numbers = read_numbers(checkpoint)
-    config = stored_config(checkpoint, numbers)
+    _, config = stored_run(checkpoint)
     parts = build_parts(on_one_rank(config), initialize(LayoutConfig()), sources=1)
-    state, _ = load_run(parts, checkpoint)
+    state = load_run(parts, checkpoint)
     tensors = full_state(parts.chunks, parts.groups)
     return Loaded(
         config=config, state=state, tensors=tensors, checkpoint=checkpoint, fingerprint=fingerprint_of(checkpoint)
@@ -164,7 +163,7 @@ def export_all(
         raise CheckpointError(f"{run} has no checkpoints; is it the folder given to --run?")
     for listed in checkpoints:
         checkpoint = find(run, listed.step)
-        config = stored_config(checkpoint, read_numbers(checkpoint))
+        _, config = stored_run(checkpoint)
         target = folder / f"{REVISIONS[config.stage]}{checkpoint.step}"
         made = export_checkpoint(checkpoint, target, dtype, tokenizer)
         say(f"{target}: {'written' if made else 'there already'}")
