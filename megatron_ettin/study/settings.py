@@ -11,10 +11,9 @@ from megatron_ettin.config.derived import model_ranks
 from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import LayoutConfig, RunConfig, StageName
 from megatron_ettin.config.shape_file import run_of
-from megatron_ettin.errors import ConfigError
 
-FEWEST_STEPS = 10
-"""A stage with fewer steps than this is no training; rows, then their length, are cut until it has them."""
+FEWEST_STEPS: dict[StageName, int] = {"pretrain": 200, "extension": 60, "decay": 60, "cross": 60}
+"""A stage with fewer steps than this learns little more than word frequencies; rows, then their length, are cut."""
 
 CHECK_ROWS = 4
 CHECK_TOKENS_IN_STEPS = 2.2
@@ -106,24 +105,21 @@ def scaled(config: RunConfig, share: float) -> RunConfig:
 
 
 def fitted(config: RunConfig, ranks: int) -> RunConfig:
-    """The run with rows cut, where the stage is too short for the recipe's batch, to at least FEWEST_STEPS steps."""
+    """The run with rows cut, where the stage is too short for the recipe's batch, to FEWEST_STEPS steps or the most
+    that one row a rank allows."""
     length, rows, tokens = config.data.row_length, config.batch.rows, config.schedule.tokens
-    if tokens >= FEWEST_STEPS * rows * length:
+    steps = FEWEST_STEPS[config.stage]
+    if tokens >= steps * rows * length:
         return config
     data_ranks = max(1, ranks // model_ranks(config.layout))
-    while length // 2 >= SHORTEST_ROW and tokens < FEWEST_STEPS * data_ranks * length:
+    while length // 2 >= SHORTEST_ROW and tokens < steps * data_ranks * length:
         length //= 2
-    if tokens < FEWEST_STEPS * data_ranks * length:
-        raise ConfigError(
-            f"stage {config.stage} has {tokens} tokens, {FEWEST_STEPS} steps need "
-            f"{FEWEST_STEPS * data_ranks * length}; give the study more --tokens or fewer --ranks"
-        )
-    micro = min(config.layout.micro_batch_rows, tokens // (FEWEST_STEPS * length * data_ranks))
-    rows = min(rows, tokens // (FEWEST_STEPS * length)) // (data_ranks * micro) * data_ranks * micro
+    rows = max(data_ranks, min(rows, tokens // (steps * length)))
+    micro = min(config.layout.micro_batch_rows, rows // data_ranks)
     return replace(
         config,
         data=replace(config.data, row_length=length, piece_length=min(config.data.piece_length, length)),
-        batch=replace(config.batch, rows=rows, warmup_tokens=0),
+        batch=replace(config.batch, rows=rows // (data_ranks * micro) * data_ranks * micro, warmup_tokens=0),
         layout=replace(config.layout, micro_batch_rows=micro),
     )
 

@@ -12,7 +12,7 @@ import pytest
 from tests.readme.test_readme import write_shims, write_text
 from tests.support.launch import environment
 
-SHORT = ["--tokens", "42000", "--vocabulary", "600"]
+SHORT = ["--tokens", "12000", "--vocabulary", "600"]
 """Enough for a few steps of every stage; what the models learn is not looked at."""
 KINDS = ("encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder")
 SHORT_TIMEOUT = 900
