@@ -42,8 +42,8 @@ def tell(report: dict[str, object], folder: Path) -> None:
     content = cast(dict[str, Any], report)
     if content["evaluation"]:
         print_results(content["evaluation"])
-    for name, parity in content["parity"].items():
-        if parity:
+    for name, model in content["models"].items():
+        if parity := model["parity"]:
             say(f"{name}: logits equal transformers within {parity['largest_difference']:.1e} "
                 f"of {parity['largest_logit']:.1f}")  # fmt: skip
     for run in content["training"]:

@@ -30,12 +30,23 @@ def write_report(settings: StudySettings, failed: list[str]) -> Report:
 def collect(settings: StudySettings, failed: list[str]) -> Report:
     """Everything that the finished steps have made."""
     results = settings.run / "evaluation" / "results.json"
+    evaluation = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
     return {
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
         "failed": failed,
         "training": [summary(run) for runs in histories(settings).values() for run in runs],
-        "parity": {member.name: parity_of(export_folder(settings, member.name)) for member in MEMBERS},
-        "evaluation": json.loads(results.read_text(encoding="utf-8")) if results.exists() else None,
+        "models": {member.name: model_summary(settings, member.name, evaluation) for member in MEMBERS},
+        "evaluation": evaluation,
+    }
+
+
+def model_summary(settings: StudySettings, name: str, evaluation: Report | None) -> dict[str, Any]:
+    """One of the four in a few figures: nats a masked token and a next token (of the shared sample), and its parity."""
+    losses = evaluation["models"][name]["losses"] if evaluation else {}
+    asked = {"mlm": losses.get(MASKED), "clm": losses.get(NEXT_SAMPLE)}
+    return {
+        "losses": {short: loss["nats_per_token"] for short, loss in asked.items() if loss},
+        "parity": parity_of(export_folder(settings, name)),
     }
 
 
@@ -92,7 +103,7 @@ def markdown(report: Report) -> str:
         parts += ["## Held-out loss, nats a token", "", *losses_rows(report["evaluation"]), ""]
         parts += ["![losses](evaluation/losses.png)", ""]
     parts += ["## Training", "", *training_rows(report["training"]), "", "![curves](curves.png)", ""]
-    parts += ["## Exports: logits of transformers against ours", "", *parity_rows(report["parity"]), ""]
+    parts += ["## Exports: logits of transformers against ours", "", *parity_rows(report["models"]), ""]
     return "\n".join(parts)
 
 
@@ -126,10 +137,11 @@ def number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def parity_rows(parities: dict[str, dict[str, Any] | None]) -> list[str]:
+def parity_rows(models: dict[str, dict[str, Any]]) -> list[str]:
     """A row an export."""
     rows = ["| model | largest difference | of logits up to | transformers |", "|---|---|---|---|"]
-    for name, found in parities.items():
+    for name, model in models.items():
+        found = model["parity"]
         figures = "- | - | -"
         if found:
             figures = f"{found['largest_difference']:.1e} | {found['largest_logit']:.1f} | {found['transformers']}"

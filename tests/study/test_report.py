@@ -1,0 +1,60 @@
+"""The report holds what the steps made, also when some are missing."""
+
+import json
+from pathlib import Path
+
+from megatron_ettin.study.plan import MEMBERS, export_folder, run_folder
+from megatron_ettin.study.report import write_report
+from megatron_ettin.study.settings import StudySettings
+
+LOSS = {"nats_per_token": 5.0, "standard_error": 0.1, "nats_per_byte": 1.5, "reading": "from both sides"}
+
+
+def finished_study(folder: Path) -> StudySettings:
+    """The products of a study, written by hand."""
+    settings = StudySettings(data="corpus", run=folder)
+    for member in MEMBERS:
+        for stage in member.stages:
+            run = run_folder(settings, f"{member.name}-{stage}")
+            run.mkdir(parents=True)
+            lines = [{"kind": "step", "step": i, "tokens": 100 * i, "loss": 7.0 - i, "tokens_per_second": 1000.0 * i}
+                     for i in (1, 2, 3)]  # fmt: skip
+            lines.append({"kind": "evaluation", "step": 3, "tokens": 300, "loss": 4.5})
+            (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        export = export_folder(settings, member.name)
+        export.mkdir(parents=True)
+        case = {"largest_difference": 1e-6, "largest_logit": 5.0}
+        (export / "parity.json").write_text(json.dumps({"met": True, "transformers": "5.0", "cases": [case]}))
+    (folder / "evaluation").mkdir()
+    losses = {"masked tokens": LOSS, "next tokens, sample": LOSS}
+    results = {
+        "text": {"unigram_nats_per_token": 6.0, "unigram_nats_per_byte": 2.0, "tokens": 10},
+        "models": {member.name: {"losses": losses} for member in MEMBERS},
+    }
+    (folder / "evaluation" / "results.json").write_text(json.dumps(results))
+    return settings
+
+
+def test_a_finished_study_is_reported_whole(tmp_path):
+    settings = finished_study(tmp_path)
+    write_report(settings, [])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["models"]) == {member.name for member in MEMBERS}
+    for model in report["models"].values():
+        assert model["losses"] == {"mlm": 5.0, "clm": 5.0} and model["parity"]["met"]
+    assert [run["tokens_per_second"] for run in report["training"]] == [2000.0] * 8
+    assert report["training"][0] == {
+        "run": "encoder-pretrain", "steps": 3, "tokens": 300, "last_loss": 4.0, "held_out_loss": 4.5,
+        "tokens_per_second": 2000.0,
+    }  # fmt: skip
+    text = (tmp_path / "report.md").read_text()
+    assert "encoder-from-decoder" in text and "6.000" in text and "Not complete" not in text
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_study_that_failed_says_so_in_its_report(tmp_path):
+    settings = StudySettings(data="corpus", run=tmp_path)
+    write_report(settings, ["train encoder-pretrain"])
+    assert "**Not complete**: train encoder-pretrain" in (tmp_path / "report.md").read_text()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["evaluation"] is None and report["training"] == []
