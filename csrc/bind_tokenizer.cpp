@@ -75,14 +75,6 @@ int64_t find_token(const Tokenizer& tokenizer, const std::string& content) {
   return found == tokens.end() ? -1 : found - tokens.begin();
 }
 
-// The content of a JSON text in one form, whatever its layout; raises ValueError.
-py::bytes canonical(const std::string& json) {
-  JsonValue value;
-  std::string error;
-  if (!parse_json(json, value, error)) throw std::invalid_argument(error);
-  return canonical_json(value);
-}
-
 // The UTF-8 bytes of a list of str, without copies; the list must stay alive.
 std::vector<std::string_view> views(const py::list& texts) {
   std::vector<std::string_view> result;
@@ -132,7 +124,7 @@ void bind_tokenizer(py::module_& module) {
       .def(py::init([](const std::string& json) { return std::const_pointer_cast<Tokenizer>(load(json)); }), py::arg("json"))
       .def_property_readonly("vocabulary_size", &Tokenizer::vocabulary_size)
       .def("find_token", &find_token, py::arg("content"));
-  module.def("canonical_json", &canonical, py::arg("json"));
+  module.def("compact_json", [](std::string_view json) { return py::bytes(compact_json(json)); }, py::arg("json"));
 
   py::enum_<SpecialPolicy>(module, "SpecialPolicy")
       .value("special", SpecialPolicy::kSpecial)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "tokenizer_json.h"
 #include "unicode.h"
@@ -215,15 +216,16 @@ class Reader {
     if (value->items.size() > kLargestId) return fail("the model has more than 2^20 merges");
     file_.merges.reserve(value->items.size());
     for (const JsonValue& item : value->items) {
-      std::string left, right;
+      std::string_view left, right;
       if (item.is_string()) {
-        if (item.string.compare(0, 8, "#version") == 0) continue;
-        const size_t space = item.string.find(' ');
-        if (space == std::string::npos || item.string.find(' ', space + 1) != std::string::npos) {
+        const std::string_view line = item.string;
+        if (line.substr(0, 8) == "#version") continue;
+        const size_t space = line.find(' ');
+        if (space == std::string::npos || line.find(' ', space + 1) != std::string::npos) {
           return fail("a merge is not two tokens: \"" + item.string + "\"");
         }
-        left = item.string.substr(0, space);
-        right = item.string.substr(space + 1);
+        left = line.substr(0, space);
+        right = line.substr(space + 1);
       } else if (item.items.size() == 2 && item.items[0].is_string() && item.items[1].is_string()) {
         left = item.items[0].string;
         right = item.items[1].string;
@@ -235,18 +237,20 @@ class Reader {
     return true;
   }
 
-  bool merge(const std::string& left, const std::string& right) {
+  bool merge(std::string_view left, std::string_view right) {
     Merge result;
-    for (const auto& [token, id] : {std::pair(&left, &result.left), std::pair(&right, &result.right)}) {
-      const auto found = ids_.find(*token);
-      if (found == ids_.end()) return fail("a merge uses \"" + *token + "\", which is not in the vocabulary");
-      *id = found->second;
-    }
     if (left.empty() || right.empty()) return fail("a merge uses an empty token");
-    const auto found = ids_.find(left + right);
-    if (found == ids_.end()) return fail("a merge makes \"" + left + right + "\", which is not in the vocabulary");
-    result.merged = found->second;
-    file_.merges.push_back(result);
+    joined_.assign(left).append(right);
+    return find(left, result.left, "uses") && find(right, result.right, "uses") &&
+           find(joined_, result.merged, "makes") && (file_.merges.push_back(result), true);
+  }
+
+  bool find(std::string_view token, uint32_t& id, const char* role) {
+    const auto found = ids_.find(token);
+    if (found == ids_.end()) {
+      return fail(std::string("a merge ") + role + " \"" + std::string(token) + "\", which is not in the vocabulary");
+    }
+    id = found->second;
     return true;
   }
 
@@ -285,7 +289,7 @@ class Reader {
 
   // Gives the token the id that the `tokenizers` library gives it, which must be the one in the file.
   bool number(AddedToken& token, uint32_t stated) {
-    if (!seen_.emplace(token.content, stated).second) return fail("added token \"" + token.content + "\" occurs twice");
+    if (!seen_.insert(token.content).second) return fail("added token \"" + token.content + "\" occurs twice");
     const auto known = ids_.find(token.content);
     const bool above = any_added_ && largest_added_ >= model_size_;
     token.id = known != ids_.end() ? known->second : above ? largest_added_ + 1 : model_size_;
@@ -317,7 +321,9 @@ class Reader {
 
   TokenizerFile& file_;
   std::string& error_;
-  std::unordered_map<std::string, uint32_t> ids_, seen_;
+  std::unordered_map<std::string_view, uint32_t> ids_;  // of strings in the parsed file
+  std::unordered_set<std::string> seen_;
+  std::string joined_;
   std::vector<bool> used_;
   uint32_t model_size_ = 0, largest_added_ = 0;
   bool any_added_ = false;

@@ -183,9 +183,7 @@ class Parser {
       if (!digits()) return fail("a number without an exponent");
     }
     value.kind = real ? JsonValue::Kind::kReal : JsonValue::Kind::kInteger;
-    if (real) {
-      value.string.assign(text_, begin - negative, at_ - begin + negative);
-    } else {
+    if (!real) {
       for (const char digit : whole) value.integer = value.integer * 10 + (digit - '0');
     }
     return true;
@@ -196,58 +194,19 @@ class Parser {
   const char* reason_ = nullptr;
 };
 
-void write_string(const std::string& text, std::string& out) {
-  static const char kDigits[] = "0123456789abcdef";
-  out += '"';
-  for (const char byte : text) {
-    const auto code = static_cast<uint8_t>(byte);
-    if (byte == '"' || byte == '\\') out += '\\';
-    if (code < 0x20) {
-      out += {'\\', 'u', '0', '0', kDigits[code >> 4], kDigits[code & 15]};
-    } else {
-      out += byte;
-    }
-  }
-  out += '"';
-}
-
-void write_value(const JsonValue& value, std::string& out) {
-  switch (value.kind) {
-    case JsonValue::Kind::kNull: out += "null"; return;
-    case JsonValue::Kind::kBool: out += value.boolean ? "true" : "false"; return;
-    case JsonValue::Kind::kInteger: out += std::to_string(value.integer); return;
-    case JsonValue::Kind::kReal: out += value.string; return;
-    case JsonValue::Kind::kString: write_string(value.string, out); return;
-    case JsonValue::Kind::kArray: {
-      out += '[';
-      for (const JsonValue& item : value.items) {
-        if (&item != value.items.data()) out += ',';
-        write_value(item, out);
-      }
-      out += ']';
-      return;
-    }
-    case JsonValue::Kind::kObject: {
-      std::vector<const std::pair<std::string, JsonValue>*> members;
-      for (const auto& member : value.members) members.push_back(&member);
-      std::sort(members.begin(), members.end(), [](auto* a, auto* b) { return a->first < b->first; });
-      out += '{';
-      for (const auto* member : members) {
-        if (member != members[0]) out += ',';
-        write_string(member->first, out);
-        out += ':';
-        write_value(member->second, out);
-      }
-      out += '}';
-    }
-  }
-}
-
 }  // namespace
 
-std::string canonical_json(const JsonValue& value) {
+std::string compact_json(std::string_view text) {
   std::string out;
-  write_value(value, out);
+  out.reserve(text.size());
+  bool inside = false;
+  for (size_t at = 0; at < text.size(); ++at) {
+    const char byte = text[at];
+    if (!inside && (byte == ' ' || byte == '\n' || byte == '\r' || byte == '\t')) continue;
+    out += byte;
+    if (byte == '"') inside = !inside;
+    if (inside && byte == '\\' && at + 1 < text.size()) out += text[++at];
+  }
   return out;
 }
 

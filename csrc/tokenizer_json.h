@@ -15,7 +15,7 @@ struct JsonValue {
   Kind kind = Kind::kNull;
   bool boolean = false;
   uint64_t integer = 0;  // kInteger: a number without sign, fraction or exponent below 10^19
-  std::string string;    // of kReal: the number as written
+  std::string string;
   std::vector<JsonValue> items;
   std::vector<std::pair<std::string, JsonValue>> members;
 
@@ -35,8 +35,8 @@ struct JsonValue {
   }
 };
 
-// The value as JSON without white space, members in order of their names: equal for files that say the same.
-std::string canonical_json(const JsonValue& value);
+// The text without white space outside of strings: equal for files that differ in layout alone. Checks nothing.
+std::string compact_json(std::string_view text);
 
 // Parses one JSON text; false with what is wrong, and at which byte, in `error`. `text` may hold anything.
 bool parse_json(std::string_view text, JsonValue& value, std::string& error);

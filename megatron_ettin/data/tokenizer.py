@@ -44,10 +44,8 @@ class Tokenizer:
         self.content = content
         self.specials_met = 0
         """Special tokens found in texts so far."""
-        try:
-            self.fingerprint = hashlib.sha256(_native().canonical_json(content)).hexdigest()
-        except ValueError as error:
-            raise DataError(f"{where}: not a JSON file: {error}") from error
+        self.fingerprint = hashlib.sha256(_native().compact_json(content)).hexdigest()
+        """Of the file's content without the white space of its layout."""
         try:
             self.native = _native().Tokenizer(content) if engine == "native" else None
             """The tokenizer of the extension, which threads may share; None with the other engine."""
