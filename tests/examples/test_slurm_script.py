@@ -70,7 +70,7 @@ def test_a_signal_ahead_of_the_limit_saves_and_the_next_slot_finishes(slurm, tmp
     run, corpus = tmp_path / "run", write_toy(tmp_path)
     options = (
         f"tiny mlm pretrain --run={run} --data {corpus} --data.row-length 128 --data.piece-length 128"
-        " --model.layers 2 --tokens 40000 --schedule.warmup-tokens 0 --batch.rows 4 --batch.warmup-tokens 0"
+        " --model.layers 2 --tokens 15000 --schedule.warmup-tokens 0 --batch.rows 4 --batch.warmup-tokens 0"
         " --micro-batch 1 --precision fp32 --data.held-out-share 0.05 --observe.no-tensorboard"
     ).split()
     first = start(slurm, *options)
@@ -87,6 +87,7 @@ def test_a_signal_ahead_of_the_limit_saves_and_the_next_slot_finishes(slurm, tmp
     assert (tmp_path / "requeued").read_text().split() == [slurm["SLURM_JOB_ID"]]
 
 
+@pytest.mark.slow
 def test_a_broken_run_asks_for_no_other_slot(slurm, tmp_path):
     process = start(slurm, "tiny", "mlm", "pretrain", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "none"))
     output, _ = process.communicate(timeout=PATIENCE)
