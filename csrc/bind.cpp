@@ -5,6 +5,7 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "Native parts of megatron_ettin: tokenizer, corpus builder, packing, order and masks.";
   ettin::bind_rows(module);
   ettin::bind_stable_adamw(module);
+  ettin::bind_cross_entropy(module);
   ettin::bind_builder(module);
   ettin::bind_tokenizer(module);
 }

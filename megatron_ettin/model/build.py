@@ -70,7 +70,7 @@ def _layer_specs(config: RunConfig, groups: Groups) -> list[ModuleSpec]:
         for line in report(made, kinds):
             logger.info(line)
     return [
-        layer_spec(kind, config.model, groups, attend_by(choice.backend, kind, config, has))
+        layer_spec(kind, config, groups, attend_by(choice.backend, kind, config, has))
         for kind, choice in zip(kinds, made, strict=True)
     ]
 

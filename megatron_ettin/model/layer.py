@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 import torch.nn.functional as functional
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
@@ -18,7 +20,8 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
-from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.model.attention.core import Attend, CoreAttention
 from megatron_ettin.model.dropout import add_dropped
 from megatron_ettin.model.norm import Norm
@@ -26,6 +29,7 @@ from megatron_ettin.model.packed import PackedRows
 from megatron_ettin.model.pattern import LayerKind
 from megatron_ettin.model.rope import rotate, split
 from megatron_ettin.parallel.groups import Groups
+from megatron_ettin.parallel.packages import genuine
 
 
 class EttinAttention(SelfAttention):  # type: ignore[misc]
@@ -45,11 +49,14 @@ class EttinAttention(SelfAttention):  # type: ignore[misc]
 class EttinMLP(MLP):  # type: ignore[misc]
     """Gated MLP with the exact (erf) GELU; the first half of the projection is activated."""
 
+    def __init__(self, *arguments: Any, activation: Callable[[Tensor], Tensor], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.gated_activation = activation
+
     def forward(self, hidden_TH: Tensor, **_: Any) -> Tensor:
         """MLP output [T, 1, H]."""
         gated, _ = self.linear_fc1(hidden_TH)
-        activated, linear = gated.chunk(2, dim=-1)
-        output, _ = self.linear_fc2(functional.gelu(activated) * linear)
+        output, _ = self.linear_fc2(self.gated_activation(gated))
         result: Tensor = output
         return result
 
@@ -74,8 +81,31 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
         return (packed.dropout_seed, self.layer_number - 1, packed.start, shard)
 
 
-def layer_spec(kind: LayerKind, model: ModelConfig, groups: Groups, attend: Attend) -> ModuleSpec:
+def gated_gelu(gated: Tensor) -> Tensor:
+    """gelu(first half) * second half of the last axis."""
+    activated, linear = gated.chunk(2, dim=-1)
+    return functional.gelu(activated) * linear
+
+
+def linear_classes(config: RunConfig, cuda: bool) -> tuple[type, type]:
+    """Classes of the linear layers that are split by columns and by rows: Transformer Engine's for fp8.
+
+    Raises ConfigError when fp8 is asked for where there is no GPU or no Transformer Engine.
+    """
+    if config.compute.precision != "fp8":
+        return ColumnParallelLinear, RowParallelLinear
+    if not cuda or not genuine("transformer_engine"):
+        missing = "Transformer Engine is not installed" if cuda else "this machine has no CUDA device"
+        raise ConfigError(f"compute.precision=fp8 needs NVIDIA's Transformer Engine on a GPU, but {missing}; use bf16")
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
+
+    return TEColumnParallelLinear, TERowParallelLinear
+
+
+def layer_spec(kind: LayerKind, config: RunConfig, groups: Groups, attend: Attend) -> ModuleSpec:
     """Megatron-Core's description of one layer. Layer 0 has no attention norm: the embedding's norm has just run."""
+    columns, rows = linear_classes(config, groups.device.kind == "cuda")
+    activation = torch.compile(gated_gelu) if config.compute.compile else gated_gelu
     return ModuleSpec(
         module=EttinLayer,
         submodules=TransformerLayerSubmodules(
@@ -84,17 +114,21 @@ def layer_spec(kind: LayerKind, model: ModelConfig, groups: Groups, attend: Atte
                 module=EttinAttention,
                 params={"attn_mask_type": AttnMaskType.no_mask},
                 submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
+                    linear_qkv=columns,
                     core_attention=partial(CoreAttention, kind=kind, attend=attend, groups=groups),
-                    linear_proj=RowParallelLinear,
+                    linear_proj=rows,
                 ),
             ),
             pre_mlp_layernorm=Norm,
             # A namespace: Megatron-Core warns about any ModuleSpec of an MLP class that it does not know by name.
             mlp=SimpleNamespace(
                 module=EttinMLP,
-                params={"tp_group": groups.tensor.group, "ffn_hidden_size": model.intermediate},
-                submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+                params={
+                    "tp_group": groups.tensor.group,
+                    "ffn_hidden_size": config.model.intermediate,
+                    "activation": activation,
+                },
+                submodules=MLPSubmodules(linear_fc1=columns, linear_fc2=rows),
             ),
         ),
     )

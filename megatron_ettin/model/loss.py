@@ -1,17 +1,32 @@
 """Cross-entropy of the vocabulary head without keeping logits: gradients are made where the logits are."""
 
-# L labels, H hidden, V vocabulary rows of this tensor rank
+# L labels (of a chunk, where it says so), H hidden, V vocabulary rows of this tensor rank
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_ettin import _native
 from megatron_ettin.parallel.groups import Axis
+
+
+@dataclass
+class Workspace:
+    """Memory for the logits of a chunk, kept from step to step: fresh pages of that size cost as much as the sums."""
+
+    memory: Tensor | None = None
+
+    def logits(self, labels: int, like_VH: Tensor) -> Tensor:
+        """Uninitialized [L, V] of the weight's type."""
+        needed = labels * like_VH.shape[0]
+        if self.memory is None or self.memory.numel() < needed or self.memory.dtype != like_VH.dtype:
+            self.memory = like_VH.new_empty(needed)
+        return self.memory[:needed].view(labels, -1)
 
 
 @dataclass(frozen=True)
@@ -22,29 +37,75 @@ class VocabularyShard:
     """The tensor ranks."""
     first_row: int
     """Token id of this rank's first row."""
+    workspace: Workspace = field(default_factory=Workspace)
+    """Memory for logits."""
 
-    def cross_entropy_(self, logits_LV: Tensor, label_ids_L: Tensor) -> Tensor:
-        """Loss of each label, [L]; leaves d loss / d logits in `logits_LV`. Three small all-reduces over the shards."""
-        top_L1 = logits_LV.amax(dim=-1, keepdim=True)
-        self._reduce(top_L1, dist.ReduceOp.MAX)
-        mine_L = (label_ids_L >= self.first_row) & (label_ids_L < self.first_row + logits_LV.shape[1])
-        row_L1 = torch.where(mine_L, label_ids_L - self.first_row, 0)[:, None]
-        label_L1 = logits_LV.gather(1, row_L1).sub_(top_L1).mul_(mine_L[:, None])
-        self._reduce(label_L1, dist.ReduceOp.SUM)
-        sum_L1 = logits_LV.sub_(top_L1).exp_().sum(dim=-1, keepdim=True)
-        self._reduce(sum_L1, dist.ReduceOp.SUM)
-        logits_LV.div_(sum_L1)
-        logits_LV.scatter_add_(1, row_L1, mine_L[:, None].to(logits_LV.dtype).neg_())
-        return (sum_L1.log_() - label_L1).squeeze(1)
+    def cross_entropy_(self, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss of each label, gradient of the bias); leaves d loss / d logits in `logits_LV`, which come without bias.
 
-    def sum_(self, x: Tensor) -> Tensor:
-        """Sum over the shards, in place."""
-        self._reduce(x, dist.ReduceOp.SUM)
-        return x
+        Three small all-reduces over the shards. A native kernel on a CPU, in fp32 whatever the type of the logits.
+        """
+        native = logits_LV.device.type == "cpu" and logits_LV.dtype in (torch.float32, torch.bfloat16)
+        passes = _NativeRows if native else _PlainRows
+        rows = passes(self, logits_LV, bias_V, label_ids_L)
+        top_L, sum_L, label_L = rows.statistics()
+        highest_L = self.reduce_(top_L.clone(), dist.ReduceOp.MAX)
+        self.reduce_(sum_L.mul_((top_L - highest_L).exp_()), dist.ReduceOp.SUM)
+        self.reduce_(label_L, dist.ReduceOp.SUM)
+        log_sum_L = sum_L.log_().add_(highest_L)
+        return log_sum_L - label_L, rows.gradients_(log_sum_L)
 
-    def _reduce(self, x: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+    def reduce_(self, x: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        """Combine a tensor over the shards, in place."""
         if self.axis.size > 1:
             dist.all_reduce(x, op=operation, group=self.axis.group)
+        return x
+
+
+class _NativeRows:
+    """The two passes by the native kernel: no copy of the logits in another type, nothing of their size but they."""
+
+    def __init__(self, shard: VocabularyShard, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor) -> None:
+        self.bias_V, self.labels_L = bias_V.float().contiguous(), label_ids_L.contiguous()
+        labels, columns = logits_LV.shape
+        self.statistics_3L = torch.empty(3, labels)
+        self.rows = _native.LogitRows(
+            logits=logits_LV.data_ptr(), bfloat16=logits_LV.dtype == torch.bfloat16, rows=labels, columns=columns,
+            bias=self.bias_V.data_ptr(), labels=self.labels_L.data_ptr(), first_row=shard.first_row,
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        top_L, sum_L, label_L = self.statistics_3L
+        self.rows.statistics(top_L.data_ptr(), sum_L.data_ptr(), label_L.data_ptr())
+        return top_L, sum_L, label_L
+
+    def gradients_(self, log_sum_L: Tensor) -> Tensor:
+        gradient_V = torch.zeros_like(self.bias_V)
+        self.rows.gradients(log_sum_L.data_ptr(), gradient_V.data_ptr())
+        return gradient_V
+
+
+class _PlainRows:
+    """The same in torch, on any device and in any type."""
+
+    def __init__(self, shard: VocabularyShard, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor) -> None:
+        exact = torch.promote_types(logits_LV.dtype, torch.float32)
+        self.logits_LV, self.biased_LV = logits_LV, logits_LV.to(exact).add(bias_V.to(exact))
+        self.mine_L1 = (label_ids_L >= shard.first_row) & (label_ids_L < shard.first_row + logits_LV.shape[1])
+        self.mine_L1 = self.mine_L1[:, None]
+        self.row_L1 = torch.where(self.mine_L1, label_ids_L[:, None] - shard.first_row, 0)
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        top_L1 = self.biased_LV.amax(dim=-1, keepdim=True)
+        label_L = self.biased_LV.gather(1, self.row_L1).mul_(self.mine_L1).squeeze(1)
+        return top_L1.squeeze(1), (self.biased_LV - top_L1).exp_().sum(dim=-1), label_L
+
+    def gradients_(self, log_sum_L: Tensor) -> Tensor:
+        gradient_LV = self.biased_LV.sub_(log_sum_L[:, None]).exp_()
+        gradient_LV.scatter_add_(1, self.row_L1, self.mine_L1.to(gradient_LV.dtype).neg_())
+        self.logits_LV.copy_(gradient_LV)
+        return gradient_LV.sum(dim=0)
 
 
 def vocabulary_loss(
@@ -83,12 +144,13 @@ class _VocabularyLoss(torch.autograd.Function):
         sums = _Sums(hidden_LH, weight_VH, bias_V, exact)
         for first in range(0, hidden_LH.shape[0], chunk):
             part = slice(first, first + chunk)
-            logits_LV = torch.addmm(bias_V, hidden_LH[part], weight_VH.t()).to(exact)
-            loss_L[part] = shard.cross_entropy_(logits_LV, label_ids_L[part])
+            logits_LV = shard.workspace.logits(hidden_LH[part].shape[0], weight_VH)
+            torch.mm(hidden_LH[part], weight_VH.t(), out=logits_LV)
+            loss_L[part], d_bias_V = shard.cross_entropy_(logits_LV, bias_V, label_ids_L[part])
             if with_gradients:
-                sums.add(part, logits_LV)
+                sums.add(part, logits_LV, d_bias_V)
         if with_gradients:
-            ctx.save_for_backward(shard.sum_(sums.hidden_LH), *sums.of_parameters())
+            ctx.save_for_backward(shard.reduce_(sums.hidden_LH, dist.ReduceOp.SUM), *sums.of_parameters())
         return loss_L
 
     @staticmethod
@@ -97,10 +159,15 @@ class _VocabularyLoss(torch.autograd.Function):
         hidden_LH, weight_VH, bias_V = ctx.saved_tensors
         if scale_L.numel() > 1 and any(scale_L.stride()):
             raise RuntimeError("the loss of all labels must be scaled alike: sum it before anything else")
-        if scale_L.numel():
+        if scale_L.numel() and not _is_one(scale_L):
             scale = scale_L.reshape(-1)[0]
             hidden_LH, weight_VH, bias_V = (x.mul_(scale.to(x.dtype)) for x in (hidden_LH, weight_VH, bias_V))
         return hidden_LH, weight_VH, bias_V, None, None, None, None
+
+
+def _is_one(scale_L: Tensor) -> bool:
+    """Whether nothing need be scaled; asked on a CPU only, a GPU would have to wait for the answer."""
+    return scale_L.device.type == "cpu" and float(scale_L.reshape(-1)[0]) == 1.0
 
 
 class _Sums:
@@ -112,20 +179,18 @@ class _Sums:
         self.d_weight_VH: Tensor | None = None
         self.d_bias_V: Tensor | None = None
 
-    def add(self, part: slice, d_logits_LV: Tensor) -> None:
+    def add(self, part: slice, d_logits_LV: Tensor, d_bias_V: Tensor) -> None:
         """Take the gradients of one chunk of labels."""
-        d_logits = d_logits_LV.to(self.input_LH.dtype)
-        self.hidden_LH[part] = d_logits @ self.weight_VH
+        torch.mm(d_logits_LV, self.weight_VH, out=self.hidden_LH[part])
         if self.d_weight_VH is None or self.d_bias_V is None:
-            self.d_weight_VH = d_logits.t() @ self.input_LH[part]
-            self.d_bias_V = d_logits_LV.sum(dim=0)
+            self.d_weight_VH, self.d_bias_V = d_logits_LV.t() @ self.input_LH[part], d_bias_V
             return
+        self.d_bias_V += d_bias_V
         self.d_weight_VH = self.d_weight_VH.to(self.exact)
-        if self.exact == d_logits.dtype:
-            self.d_weight_VH.addmm_(d_logits.t(), self.input_LH[part])
+        if self.exact == d_logits_LV.dtype:
+            self.d_weight_VH.addmm_(d_logits_LV.t(), self.input_LH[part])
         else:
-            self.d_weight_VH += d_logits.t() @ self.input_LH[part]
-        self.d_bias_V += d_logits_LV.sum(dim=0)
+            self.d_weight_VH += d_logits_LV.t() @ self.input_LH[part]
 
     def of_parameters(self) -> tuple[Tensor, Tensor]:
         """Gradients of weight and bias in their own types; zeros when there was no label."""

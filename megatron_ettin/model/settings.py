@@ -43,9 +43,17 @@ def transformer_config(config: RunConfig, groups: Groups) -> TransformerConfig:
         tensor_model_parallel_size=layout.tensor,
         sequence_parallel=layout.sequence_parallel and layout.tensor > 1,
         context_parallel_size=layout.context,
+        **_fp8(config),
         **_pipeline(config, groups),
         **_recompute(config),
     )
+
+
+def _fp8(config: RunConfig) -> dict[str, Any]:
+    """Linear layers in fp8 with current scaling; the first and the last layer stay in bf16."""
+    if config.compute.precision != "fp8":
+        return {}
+    return {"fp8": "hybrid", "fp8_recipe": "tensorwise", "first_last_layers_bf16": True}
 
 
 def _pipeline(config: RunConfig, groups: Groups) -> dict[str, Any]:

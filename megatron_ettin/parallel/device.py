@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,9 @@ class _SharedGeneratorFilter(logging.Filter):
         return "CPU RNG state changed within GPU RNG context" not in record.getMessage()
 
 
+FP32_PRODUCT = 2e-6
+"""Error of a true fp32 product of 256 terms; one with bf16 inside errs by 1e-3."""
+
 _installed: CudaOnCpu | None = None
 
 
@@ -81,7 +85,40 @@ def prepare() -> Device:
         torch.cuda.set_device(index)
         return Device(kind="cuda", backend="nccl", torch_device=torch.device("cuda", index))
     _install()
+    use_fast_products()
     return Device(kind="cpu", backend="gloo", torch_device=torch.device("cpu"))
+
+
+def use_fast_products() -> bool:
+    """Let oneDNN compute fp32 matrix products where it stays in fp32; twice as fast as MKL on processors without AMX.
+
+    The switch that selects oneDNN also allows it bf16 inside, which it uses where the processor has AMX. So the
+    processor is asked first and a product is checked afterwards; where either fails nothing is changed.
+    """
+    settings: Any = torch.backends.mkldnn
+    if not (settings.is_available() and hasattr(settings, "matmul")) or _has_amx():
+        return False
+    before = settings.matmul.fp32_precision
+    settings.matmul.fp32_precision = "bf16"
+    if product_error() < FP32_PRODUCT:
+        return True
+    settings.matmul.fp32_precision = before
+    return False
+
+
+def product_error() -> float:
+    """Largest error of an fp32 matrix product here, relative to its largest value."""
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = one.double() @ other.double()
+    return float(((one @ other).double() - exact).abs().max() / exact.abs().max())
+
+
+def _has_amx() -> bool:
+    try:
+        return "amx_tile" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
 
 
 def _install() -> None:

@@ -26,7 +26,10 @@ def _halo_gradient() -> mock._patch:  # type: ignore[type-arg]
 def _head_gradient() -> mock._patch:  # type: ignore[type-arg]
     from megatron_ettin.model.loss import VocabularyShard
 
-    return mock.patch.object(VocabularyShard, "sum_", lambda self, x: x)
+    reduce = VocabularyShard.reduce_
+    return mock.patch.object(
+        VocabularyShard, "reduce_", lambda self, x, operation: x if x.dim() == 2 else reduce(self, x, operation)
+    )
 
 
 def _norm_gradient() -> mock._patch:  # type: ignore[type-arg]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from megatron_ettin.errors import ConfigError
 from megatron_ettin.model.attention import sdpa
 from megatron_ettin.model.attention.choice import Installed, choices, report
 from megatron_ettin.model.attention.core import Attend, attend_by
+from megatron_ettin.model.layer import linear_classes
 from megatron_ettin.model.packed import PackedRows
 from megatron_ettin.model.pattern import Reach, layer_kinds
 from megatron_ettin.parallel.groups import Groups
@@ -200,3 +202,22 @@ def test_transformer_engine_on_a_machine_without_cuda_is_refused(
     check_packages(cuda=True)
     with pytest.raises(ConfigError, match="no CUDA device"):
         check_packages(cuda=False)
+
+
+def test_fp8_without_a_gpu_is_refused_before_anything_is_built(groups: Groups) -> None:
+    with pytest.raises(ConfigError, match="fp8 needs NVIDIA's Transformer Engine on a GPU"):
+        linear_classes(asked(run_of("mlm"), "auto", "fp8"), cuda=False)
+
+
+def test_fp8_takes_transformer_engine_s_linear_layers_and_the_others_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    extension = types.ModuleType("megatron.core.extensions.transformer_engine")
+    classes = [type(name, (), {}) for name in ("TEColumnParallelLinear", "TERowParallelLinear")]
+    for made in classes:
+        setattr(extension, made.__name__, made)
+    monkeypatch.setitem(sys.modules, extension.__name__, extension)
+    monkeypatch.setattr("megatron_ettin.model.layer.genuine", lambda name: True)
+    assert linear_classes(asked(run_of("mlm"), "auto", "fp8"), cuda=True) == tuple(classes)
+    plain = linear_classes(asked(run_of("mlm"), "auto", "bf16"), cuda=True)
+    assert [made.__name__ for made in plain] == ["ColumnParallelLinear", "RowParallelLinear"]

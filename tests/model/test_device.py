@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_ettin.parallel.device import Device, prepare
+from megatron_ettin.parallel.device import FP32_PRODUCT, Device, prepare, product_error
 from megatron_ettin.parallel.groups import Groups
 
 MEGATRON = "0.16.1"
@@ -107,3 +107,7 @@ assert (device.kind, device.backend, str(device.torch_device)) == ("cuda", "nccl
 assert before == (torch.cuda.current_device, torch.cuda.get_rng_state, torch.zeros(1).type())
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_fp32_products_are_true_fp32(groups: Groups) -> None:
+    assert product_error() < FP32_PRODUCT

@@ -36,6 +36,23 @@ def test_loss_and_gradients_equal_plain_cross_entropy(groups: Groups, chunk: int
         assert float((ours - theirs).abs().max()) < EXACT
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_native_kernel_equals_the_plain_one_far_from_zero(groups: Groups, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    logits = (torch.randn(9, 5_003) * 40).to(dtype)
+    logits[0, 17], logits[1] = 300.0, -1e4
+    bias, labels = torch.randn(5_003), torch.randint(0, 5_003, (9,))
+    shard = VocabularyShard(groups.tensor, 0)
+    twin = logits.double()
+    expected = shard.cross_entropy_(twin, bias.double(), labels)
+    got = shard.cross_entropy_(logits, bias, labels)
+    rounding = 2**-8 if dtype == torch.bfloat16 else 5e-5
+    """A logit of 150 is rounded by 1e-5, and its exponential by as much of itself."""
+    assert torch.allclose(got[0].double(), expected[0], rtol=1e-6, atol=1e-5)
+    assert torch.allclose(got[1].double(), expected[1], atol=1e-5)
+    assert torch.allclose(logits.double(), twin, rtol=0.0, atol=rounding)
+
+
 @pytest.mark.parametrize("chunk", [3, 100])
 def test_bf16_gradients_stay_within_bf16_rounding(groups: Groups, chunk: int) -> None:
     exact = losses_and_gradients(groups, torch.float64, 100)
