@@ -24,23 +24,27 @@ std::shared_ptr<const InputFile> InputFile::open(const std::string& path, std::s
 
 InputFile::~InputFile() { ::close(descriptor_); }
 
-bool InputFile::read(uint64_t begin, uint64_t end, std::string& out, std::string& error) const {
-  const size_t kept = out.size();
-  out.resize(kept + (end - begin));
-  size_t done = 0;
-  while (begin + done < end) {
-    const ssize_t count = ::pread(descriptor_, out.data() + kept + done, end - begin - done,
-                                  static_cast<off_t>(begin + done));
+bool InputFile::read_into(char* to, uint64_t begin, size_t size, size_t& read, std::string& error) const {
+  for (read = 0; read < size;) {
+    const ssize_t count = ::pread(descriptor_, to + read, size - read, static_cast<off_t>(begin + read));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) {
-      error = path_ + ": read at byte " + std::to_string(begin + done) + " failed: " + std::strerror(errno);
+      error = path_ + ": read at byte " + std::to_string(begin + read) + " failed: " + std::strerror(errno);
       return false;
     }
     if (count == 0) break;
-    done += static_cast<size_t>(count);
+    read += static_cast<size_t>(count);
   }
-  out.resize(kept + done);
   return true;
+}
+
+bool InputFile::read(uint64_t begin, uint64_t end, std::string& out, std::string& error) const {
+  const size_t kept = out.size();
+  size_t done = 0;
+  out.resize(kept + (end - begin));
+  const bool read = read_into(out.data() + kept, begin, end - begin, done, error);
+  out.resize(kept + done);
+  return read;
 }
 
 bool read_line_range(const InputFile& file, uint64_t begin, uint64_t end, uint64_t maximum_line, LineRange& lines,

@@ -18,6 +18,9 @@ class InputFile {
   // Appends the bytes [begin, end) to `out`, fewer at the end of the file. False, with the reason, when a read fails.
   bool read(uint64_t begin, uint64_t end, std::string& out, std::string& error) const;
 
+  // Fills [to, to + size) from `begin`; `read` is what the file had. False, with the reason, when a read fails.
+  bool read_into(char* to, uint64_t begin, size_t size, size_t& read, std::string& error) const;
+
   const std::string& path() const { return path_; }
 
  private:

@@ -7,7 +7,7 @@ from pathlib import Path
 from megatron_ettin import __version__
 from megatron_ettin.data.corpus import Corpus, corpus_prefix, member, open_corpus
 from megatron_ettin.data.manifest import FileRecord, Manifest, SourceRecord, TokenizerRecord
-from megatron_ettin.data.publication import checksum_text
+from megatron_ettin.data.publication import checksum_text, content_record
 from megatron_ettin.data.tokenizer import Tokenizer
 from megatron_ettin.data.verify import Contents, scan_corpus
 from megatron_ettin.errors import DataError
@@ -80,5 +80,6 @@ def _manifest(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int |
         files={
             ".bin": FileRecord(bytes=contents.bin_bytes, checksum=checksum),
             ".idx": FileRecord(bytes=header.file_bytes, checksum=checksum_text(contents.idx_checksum)),
+            ".tokenizer.json": content_record(tokenizer.content),
         },
     )

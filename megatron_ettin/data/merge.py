@@ -195,7 +195,8 @@ def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: s
         tokens=sum(manifest.tokens for manifest in manifests),
         specials_in_text=sum(manifest.specials_in_text for manifest in manifests),
         sources=join_sources([source for manifest in manifests for source in manifest.sources]),
-        files={
+        files=manifests[0].files
+        | {
             ".bin": FileRecord(bytes=size, checksum=checksum_text(checksum)),
             ".idx": FileRecord(bytes=index_size, checksum=checksum_text(index_checksum)),
         },

@@ -21,6 +21,14 @@ def checksum_text(value: int) -> str:
     return f"crc32c:{value:08x}"
 
 
+def content_record(content: str) -> FileRecord:
+    """Size and checksum of a small file."""
+    from megatron_ettin import _native
+
+    data = content.encode()
+    return FileRecord(bytes=len(data), checksum=checksum_text(_native.crc32c(data)))
+
+
 def is_complete(job: Job) -> bool:
     """Whether the corpora of this job are there already.
 
@@ -129,6 +137,7 @@ def publish_job(job: Job, staging: Staging) -> None:
         files = {
             ".bin": FileRecord(bytes=last.outputs[output].bytes, checksum=checksum_text(checksum)),
             ".idx": FileRecord(bytes=index_size, checksum=checksum_text(index_checksum)),
+            ".tokenizer.json": content_record(job.tokenizer.content),
         }
         manifest = _manifest(job, output, _source_records(job, finished, output), staging, last, files)
         text, tokenizer = staging.folder / f"{output}.json", staging.folder / f"{output}.tokenizer.json"

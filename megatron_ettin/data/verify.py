@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.data.corpus import corpus_prefix, member
+from megatron_ettin.data.decompress import RawFile
 from megatron_ettin.data.index import IndexHeader, read_header
 from megatron_ettin.data.manifest import Manifest, read_manifest
 from megatron_ettin.data.tokenizer import Tokenizer
@@ -135,7 +136,12 @@ def _compare(manifest: Manifest, contents: Contents, idx_bytes: int) -> list[str
 
 
 def _check_tokenizer(prefix: Path, manifest: Manifest) -> list[str]:
-    path = member(prefix, ".tokenizer.json")
+    path, record = member(prefix, ".tokenizer.json"), manifest.files.get(".tokenizer.json")
+    if record is not None:
+        with RawFile(path) as raw:
+            raw.drain()
+        same = (raw.position, f"crc32c:{raw.checksum:08x}") == (record.bytes, record.checksum)
+        return [] if same else [f"{path}: is not the tokenizer that made the corpus"]
     try:
         found = Tokenizer.from_file(path, engine="huggingface").fingerprint
     except DataError as error:
