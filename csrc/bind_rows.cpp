@@ -210,17 +210,59 @@ py::array_t<int64_t> permute(const Permutation& permutation, const Array<int64_t
   return adopt(std::move(result));
 }
 
+// Memory of batches that Python has dropped, used again for the next ones: fresh pages cost more than filling them.
+class BufferPool {
+ public:
+  using Buffer = std::vector<int32_t>;
+
+  Buffer take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (idle_.empty()) return {};
+    Buffer buffer = std::move(idle_.back());
+    idle_.pop_back();
+    return buffer;
+  }
+
+  // The first `count` values as a numpy array; the memory comes back when the array is gone.
+  static py::array_t<int32_t> lend(const std::shared_ptr<BufferPool>& pool, Buffer&& buffer, size_t count) {
+    auto* loan = new Loan{pool, std::move(buffer)};
+    py::capsule owner(loan, [](void* pointer) {
+      std::unique_ptr<Loan> ended(static_cast<Loan*>(pointer));
+      ended->pool->give_back(std::move(ended->buffer));
+    });
+    return py::array_t<int32_t>({static_cast<py::ssize_t>(count)}, {sizeof(int32_t)}, loan->buffer.data(), owner);
+  }
+
+ private:
+  struct Loan {
+    std::shared_ptr<BufferPool> pool;
+    Buffer buffer;
+  };
+
+  void give_back(Buffer&& buffer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    idle_.push_back(std::move(buffer));
+  }
+
+  std::mutex mutex_;
+  std::vector<Buffer> idle_;
+};
+
 // Row assemblers keep scratch memory, so each thread borrows one.
 class Assembler {
  public:
   Assembler(std::vector<SourceRows> sources, RowFormat format, int level)
       : sources_(std::move(sources)), format_(std::move(format)), level_(level_of(level)) {
     std::sort(format_.mask.protected_ids.begin(), format_.mask.protected_ids.end());
+    for (auto& pool : pools_) pool = std::make_shared<BufferPool>();
   }
 
   py::dict assemble(const Array<int64_t>& rows, const Array<int32_t>& sources, const Array<uint32_t>& passes) {
     const std::vector<RowRequest> requests = checked(rows, sources, passes);
     AssembledRows out;
+    BufferPool::Buffer* const parts[] = {&out.input_ids, &out.positions, &out.segments, &out.labels.positions,
+                                         &out.labels.ids};
+    for (size_t i = 0; i < std::size(parts); ++i) *parts[i] = pools_[i]->take();
     std::string error;
     bool sound;
     {
@@ -230,14 +272,12 @@ class Assembler {
       give_back(std::move(worker));
     }
     if (!sound) throw DataProblem(error);
-    out.labels.positions.resize(out.labels.count);
-    out.labels.ids.resize(out.labels.count);
+    constexpr const char* names[] = {"input_ids", "positions", "segments", "label_positions", "label_ids"};
+    const size_t counts[] = {out.input_ids.size(), out.positions.size(), out.segments.size(), out.labels.count,
+                             out.labels.count};
     py::dict result;
-    result["input_ids"] = adopt(std::move(out.input_ids));
-    result["positions"] = adopt(std::move(out.positions));
-    result["segments"] = adopt(std::move(out.segments));
-    result["label_positions"] = adopt(std::move(out.labels.positions));
-    result["label_ids"] = adopt(std::move(out.labels.ids));
+    for (size_t i = 0; i < std::size(parts); ++i)
+      result[names[i]] = BufferPool::lend(pools_[i], std::move(*parts[i]), counts[i]);
     result["tokens"] = out.tokens;
     return result;
   }
@@ -277,6 +317,7 @@ class Assembler {
   std::vector<SourceRows> sources_;
   RowFormat format_;
   SimdLevel level_;
+  std::array<std::shared_ptr<BufferPool>, 5> pools_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<RowAssembler>> idle_;
 };

@@ -57,15 +57,15 @@ def print_step(run: Path, step: int, text: bool, rows: int) -> int:
 
     _, stage = open_run(run)
     seen = seen_step(stage, step)
-    recorded = recorded_digest(run, step)
-    if recorded not in (None, seen.digest):
+    recorded, digest = recorded_digest(run, step), seen.digest()
+    if recorded not in (None, digest):
         raise DataError(
-            f"{run}: step {step} was trained on rows with digest {recorded}, but they are computed as {seen.digest}; "
+            f"{run}: step {step} was trained on rows with digest {recorded}, but they are computed as {digest}; "
             "a corpus, the mixture or the settings are not those of the run"
         )
     batch = seen.batch
     print(
-        f"step {step}: {batch.rows} rows, {batch.tokens} tokens, {batch.labels} labels, digest {seen.digest}"
+        f"step {step}: {batch.rows} rows, {batch.tokens} tokens, {batch.labels} labels, digest {digest}"
         + (", as recorded" if recorded else "")
     )
     for place in range(min(rows or batch.rows, batch.rows)):

@@ -67,9 +67,16 @@ class Loader:
 
     def _prepare(self) -> None:
         while not self._waiting or sum(len(step) for step in self._waiting) < self._ahead + len(self._waiting[0]):
-            rows = self._micro_batches(self._asked)
-            self._waiting.append([self._threads.submit(self.stage.batch, part, self.objective) for part in rows])
+            self._waiting.append(self._begin(self._asked))
             self._asked += 1
+
+    def _begin(self, step: int) -> list[Future[Batch]]:
+        parts, size = self._micro_batches(step), self.micro_batch_rows
+        resolved = self.stage.resolve(np.concatenate(parts))  # once a step: it costs more in small parts
+        return [
+            self._threads.submit(self.stage.assemble, part, resolved.part(i * size, (i + 1) * size), self.objective)
+            for i, part in enumerate(parts)
+        ]
 
     def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
         return self

@@ -27,6 +27,10 @@ class PoolRows:
     rows: NDArray[np.int64]
     """Row in the pack index of the source."""
 
+    def part(self, first: int, last: int) -> PoolRows:
+        """The rows [first, last)."""
+        return PoolRows(sources=self.sources[first:last], passes=self.passes[first:last], rows=self.rows[first:last])
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSource:

@@ -48,9 +48,8 @@ class SeenStep:
     batch: Batch
     """All rows of the step, whatever rank computed them."""
 
-    @property
     def digest(self) -> str:
-        """What metrics.jsonl holds as ``batch`` for this step."""
+        """What metrics.jsonl holds as ``batch`` for this step. Hashes every row."""
         return f"{self.batch.digest():016x}"
 
 

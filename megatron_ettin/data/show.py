@@ -40,6 +40,7 @@ def text_lines(stage: StageData, seen: SeenStep, place: int) -> Iterator[str]:
 def _target_tokens(stage: StageData, seen: SeenStep, place: int) -> NDArray[np.int32]:
     """Places in the row of the tokens that are predicted, ascending. Labels never leave their row."""
     length, positions = seen.batch.row_length, seen.batch.label_positions_L
-    first, last = np.searchsorted(positions, (place * length, (place + 1) * length))
+    bounds = np.array((place * length, (place + 1) * length), positions.dtype)  # another type would copy all labels
+    first, last = np.searchsorted(positions, bounds)
     tokens: NDArray[np.int32] = positions[first:last] - place * length
     return tokens - OBJECTIVES[stage.config.objective].label_offset

@@ -124,7 +124,10 @@ class StageData:
     def batch(self, pool_rows: ArrayLike, objective: ObjectiveName) -> Batch:
         """Some rows of the pool as a batch. Raises DataError, naming file and offset, when text cannot be read."""
         numbers = np.asarray(pool_rows, np.int64).reshape(-1)
-        resolved = self.resolve(numbers)
+        return self.assemble(numbers, self.resolve(numbers), objective)
+
+    def assemble(self, numbers: Rows, resolved: PoolRows, objective: ObjectiveName) -> Batch:
+        """``batch`` for rows that are resolved already."""
         native = self.assembler(objective, "train")
         parts = native.assemble(resolved.rows, resolved.sources, resolved.passes)
         return as_batch(parts, numbers, resolved.sources, self)

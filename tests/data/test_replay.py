@@ -67,7 +67,7 @@ def test_replayed_steps_are_those_that_were_trained_on(run):
     _, stage = open_run(run)
     for step in (1, 2, 17, STEPS):
         seen = seen_step(stage, step)
-        assert seen.digest == recorded_digest(run, step)
+        assert seen.digest() == recorded_digest(run, step)
         assert seen.batch.rows == len(seen.rows) == stage.rows_at(step - 1)[1]
     assert recorded_digest(run, STEPS + 1) is None
     assert last_recorded_step(run) == STEPS
