@@ -86,3 +86,36 @@ inline void merge_in_lanes(const BytePairModel& model, const WordKey* keys, cons
     for (size_t lane = 0; lane < active; ++lane) lanes[lane].end_step(model);
   }
 }
+
+constexpr size_t kWideWord = 64;
+
+// Merging for one word of up to 64 bytes; appends its ids.
+inline void merge_wide(const BytePairModel& model, std::string_view word, std::vector<uint32_t>& ids) {
+  alignas(64) uint32_t ranks[kWideWord + 32], tokens[kWideWord + 32];
+  size_t size = word.size();
+  for (size_t at = 0; at < size; ++at) tokens[at] = static_cast<uint8_t>(word[at]);
+  for (size_t at = 0; at + 1 < size; ++at) ranks[at] = model.byte_pair_ranks()[tokens[at] << 8 | tokens[at + 1]];
+  for (size_t at = size - 1; at < kWideWord + 32; ++at) ranks[at] = kNoRank;
+  for (;;) {
+    __m512i lowest = _mm512_load_si512(ranks);
+    for (size_t at = 16; at < size; at += 16) lowest = _mm512_min_epu32(lowest, _mm512_load_si512(ranks + at));
+    const uint32_t rank = _mm512_reduce_min_epu32(lowest);
+    if (rank == kNoRank) break;
+    const __m512i wanted = _mm512_set1_epi32(static_cast<int>(rank));
+    size_t best = 0;
+    __mmask16 here;
+    while (!(here = _mm512_cmpeq_epi32_mask(_mm512_load_si512(ranks + best), wanted))) best += 16;
+    best += __builtin_ctz(here);
+    tokens[best] = model.merged(rank);
+    --size;
+    for (size_t at = best + 1; at < size; at += 16) {  // moves all behind the pair one place to the left
+      const __m512i next_tokens = _mm512_loadu_si512(tokens + at + 1), next_ranks = _mm512_loadu_si512(ranks + at + 1);
+      _mm512_storeu_si512(tokens + at, next_tokens);
+      _mm512_storeu_si512(ranks + at, next_ranks);
+    }
+    ranks[size] = kNoRank;
+    ranks[best] = best + 1 < size ? model.rank(tokens[best], tokens[best + 1]) : kNoRank;
+    if (best) ranks[best - 1] = model.rank(tokens[best - 1], tokens[best]);
+  }
+  for (size_t at = 0; at < size; ++at) ids.push_back(model.id(tokens[at]));
+}

@@ -222,6 +222,29 @@ class Gpt2Splitter {
   CharacterClass spill_class_ = kOther;
 };
 
+// Writes all places of an entry, used or not: one or two instructions.
+inline void copy_ids(const WordIds<uint16_t>& ids, uint32_t* out) {
+#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
+  const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(&ids));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepu16_epi32(narrow));
+#else
+  for (size_t at = 0; at < WordIds<uint16_t>::kCapacity; ++at) out[at] = ids.ids[at];
+#endif
+}
+inline void copy_ids(const WordIds<uint32_t>& ids, uint32_t* out) { std::memcpy(out, &ids, sizeof(ids)); }
+
+// Appends the places of the bits of `mask`, counted from `base`; up to seven places more are written over.
+inline size_t append_bits(uint64_t mask, uint32_t base, uint32_t* out) {
+  const auto count = static_cast<size_t>(__builtin_popcountll(mask));
+  for (size_t done = 0; done < count; done += 8) {
+    for (size_t at = 0; at < 8; ++at) {
+      out[done + at] = base + static_cast<uint32_t>(__builtin_ctzll(mask | 1ull << 63));
+      mask &= mask - 1;
+    }
+  }
+  return count;
+}
+
 template <class Id>
 class PathEncoder final : public WordEncoder {
  public:
@@ -255,9 +278,7 @@ class PathEncoder final : public WordEncoder {
     size_t words = 0;
     while (!splitter.done()) {
       const auto base = static_cast<uint32_t>(splitter.base());
-      for (uint64_t starts = splitter.next(); starts; starts &= starts - 1) {
-        starts_[words++] = base + static_cast<uint32_t>(__builtin_ctzll(starts));
-      }
+      words += append_bits(splitter.next(), base, starts_ + words);
       if (words <= kBatch) continue;
       const size_t done = encode_words(words - 1);
       if (done) return done;
@@ -377,7 +398,7 @@ class PathEncoder final : public WordEncoder {
           continue;
         }
       }
-      for (size_t id = 0; id < kCapacity; ++id) out[id] = ids->ids[id];
+      copy_ids(*ids, out);
       out += ids->count;
     }
     ids_->insert(ids_->end(), out_, out);
@@ -453,6 +474,9 @@ class PathEncoder final : public WordEncoder {
   }
 
   void encode_part(std::string_view part) {
+#if defined(ETTIN_AVX512)
+    if (part.size() > kKeyBytes && part.size() <= kWideWord) return merge_wide(model_.pairs, part, *ids_);
+#endif
     if (part.size() > kKeyBytes) return model_.pairs.encode(part, *ids_, scratch_);
     const WordKey key = make_key(part.data(), part.size());
     const uint32_t hash = hash_key(key);
@@ -492,7 +516,7 @@ class PathEncoder final : public WordEncoder {
   uint32_t starts_[kMost], hashes_[kGroup], missed_hashes_[kMost], plain_[kMost];
   WordKey keys_[kGroup], missed_[kMost];
   WordIds<Id> words_[kMost], missed_ids_[kMost];
-  uint32_t out_[kMost * 8];
+  uint32_t out_[kMost * 8 + 8];
   std::vector<uint32_t> overflow_, fresh_;
   BytePairModel::Scratch scratch_;
 };
