@@ -1,0 +1,56 @@
+"""The example scripts are sound shell and do what they say."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from megatron_ettin.export import read_folder
+from tests.readme.test_readme import write_shims
+from tests.support.launch import ettin, run
+
+SCRIPTS = ("three_stages.sh", "cross_objective.sh", "study.sh")
+SHORT = ["--batch.rows", "2", "--batch.warmup-tokens", "0", "--layout.micro-batch-rows", "1"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_pass_shellcheck_and_explain_themselves(script, root):
+    if shutil.which("shellcheck"):
+        run(["shellcheck", root / "examples" / script])
+    shown = run(["bash", root / "examples" / script], status=2).stdout
+    assert f"bash examples/{script}" in shown and "set -e" not in shown
+
+
+def test_a_start_that_is_no_model_is_refused(root, tmp_path):
+    result = run(["bash", root / "examples" / "cross_objective.sh", "tiny", tmp_path, "corpus", tmp_path], status=2)
+    assert "neither a run nor a Hugging Face folder" in result.stderr
+
+
+@pytest.mark.slow
+def test_three_stages_and_both_crossings_end_in_exact_exports(root, tmp_path):
+    """A decoder through its stages, then an encoder from it, then from the exported folder a decoder again."""
+    write_shims(tmp_path / "bin")
+    extra = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "ETTIN_RANKS": "1"}
+    lines = [json.dumps({"text": f"number {i} is followed by number {i + 1}, " * (3 + i % 9)}) for i in range(300)]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    ettin("tokenizer", "train", "--input", tmp_path / "text.jsonl", "--vocabulary", "400", "--output", tmp_path / "tok")
+    ettin("prepare", "--input", tmp_path / "text.jsonl", "--tokenizer-model", tmp_path / "tok", "--output-prefix",
+          tmp_path / "corpus")  # fmt: skip
+    stages = ["bash", root / "examples" / "three_stages.sh", "tiny", "clm", tmp_path / "corpus", tmp_path / "runs"]
+    run([*stages, "--tokens", "2000", "--schedule.warmup-tokens", "0", *SHORT], extra=extra)
+    revisions = sorted(path.name.rstrip("0123456789") for path in (tmp_path / "runs/clm-huggingface").iterdir())
+    assert revisions == ["decay", "ext", "step"]
+    cross = ["bash", root / "examples" / "cross_objective.sh", "tiny"]
+    short = ["--tokens", "2000", "--schedule.warmup-tokens", "0", "--schedule.decay-tokens", "500", "--batch.rows", "2"]
+    run([*cross, tmp_path / "runs/clm-decay", tmp_path / "corpus", tmp_path / "runs", *short], extra=extra)
+    encoder = tmp_path / "runs/encoder-from-decoder-huggingface"
+    assert read_folder(encoder).config.objective == "mntp"
+    run([*cross, encoder, tmp_path / "corpus", tmp_path / "runs", *short], extra=extra)
+    assert read_folder(tmp_path / "runs/decoder-from-encoder-huggingface").config.objective == "clm"
+
+
+def test_no_line_of_the_examples_is_endless(root: Path):
+    for name in (*SCRIPTS, "own_data.md"):
+        assert max(map(len, (root / "examples" / name).read_text().splitlines())) <= 130, name
