@@ -15,7 +15,7 @@ setup(
             include_dirs=["csrc"],
             depends=sorted(glob("csrc/*.h")),
             cxx_std=17,
-            extra_compile_args=["-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"],
+            extra_compile_args=["-O3", "-fno-math-errno", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],
         )
     ],

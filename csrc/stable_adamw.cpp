@@ -2,13 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <thread>
-
-#if defined(__GNUC__) && !defined(__clang__)
-// A square root of a negative number needs no errno here, and setting one would keep the loops scalar.
-#pragma GCC optimize("no-math-errno", "no-trapping-math")
-#endif
 
 namespace ettin {
 namespace {
@@ -32,39 +26,37 @@ double add_lanes(const float* lanes) {
   return sum;
 }
 
-ETTIN_DISPATCH double second_block(const float* gradient, float* second, size_t size, float beta, float floor) {
+ETTIN_DISPATCH double second_block(const float* __restrict gradient, float* __restrict second, size_t size, float beta,
+                                   float floor) {
   double sum = 0.0;
   const float rest = 1.0f - beta;
   for (size_t start = 0; start < size; start += kRun) {
     const size_t stop = std::min(size, start + kRun);
-    const size_t even = start + (stop - start) / kLanes * kLanes;
-    float lanes[kLanes] = {};
-    for (size_t i = start; i < even; i += kLanes) {
-      for (size_t lane = 0; lane < kLanes; ++lane) {
-        const float square = gradient[i + lane] * gradient[i + lane];
-        const float moment = beta * second[i + lane] + rest * square;
-        second[i + lane] = moment;
-        lanes[lane] += square / (moment > floor ? moment : floor);
-      }
-    }
-    for (size_t i = even; i < stop; ++i) {
+    float ratios[kRun];
+    for (size_t i = start; i < stop; ++i) {
       const float square = gradient[i] * gradient[i];
       const float moment = beta * second[i] + rest * square;
       second[i] = moment;
-      lanes[i - even] += square / (moment > floor ? moment : floor);
+      ratios[i - start] = square / (moment > floor ? moment : floor);
     }
+    const size_t size_here = stop - start, even = size_here / kLanes * kLanes;
+    float lanes[kLanes] = {};
+    for (size_t i = 0; i < even; i += kLanes)
+      for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += ratios[i + lane];
+    for (size_t i = even; i < size_here; ++i) lanes[i - even] += ratios[i];
     sum += add_lanes(lanes);
   }
   return sum;
 }
 
-ETTIN_DISPATCH void apply_block(float* parameter, const float* gradient, float* first, const float* second, size_t size,
-                                float beta, float epsilon, float rate, float keep) {
+ETTIN_DISPATCH void apply_block(float* __restrict parameter, const float* __restrict gradient, float* __restrict first,
+                                const float* __restrict second, size_t size, float beta, float epsilon, float rate,
+                                float keep) {
   const float rest = 1.0f - beta;
   for (size_t i = 0; i < size; ++i) {
     const float moment = beta * first[i] + rest * gradient[i];
     first[i] = moment;
-    parameter[i] = keep * parameter[i] - rate * moment / (std::sqrt(second[i]) + epsilon);
+    parameter[i] = keep * parameter[i] - rate * moment / (__builtin_sqrtf(second[i]) + epsilon);
   }
 }
 
