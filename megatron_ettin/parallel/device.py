@@ -74,7 +74,7 @@ _installed: CudaOnCpu | None = None
 def prepare() -> Device:
     """Find the device of this process and make Megatron-Core able to run on it. Call first; again costs nothing."""
     check_packages(torch.cuda.is_available())
-    warnings.filterwarnings("ignore", message=".*(Transformer Engine|Apex).*", module="megatron")
+    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
     if torch.cuda.is_available():
         index = int(os.environ.get("LOCAL_RANK", "0"))
         if index >= torch.cuda.device_count():
