@@ -61,9 +61,10 @@ def find_eod(tokenizer_path: Path, tokenizer: Tokenizer, options: BuildOptions) 
     if not options.append_eod:
         return None
     name = options.eod_token or _eos_of_folder(tokenizer_path) or DEFAULT_EOD
-    if name not in tokenizer.token_ids:
+    found = tokenizer.find_token(name)
+    if found < 0:
         raise ConfigError(f"{tokenizer_path}: has no token {name!r} to end documents with; name one by --eod-token")
-    return tokenizer.token_ids[name]
+    return found
 
 
 def _eos_of_folder(path: Path) -> str | None:

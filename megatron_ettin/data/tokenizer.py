@@ -87,8 +87,11 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> dict[str, int]:
         """Ids of ``[UNK] [CLS] [SEP] [PAD] [MASK] <|endoftext|>``, as far as the tokenizer has them."""
-        find = self.native.find_token if self.native is not None else lambda name: self.token_ids.get(name, -1)
-        return {name: id for name in SPECIAL_NAMES if (id := find(name)) >= 0}
+        return {name: id for name in SPECIAL_NAMES if (id := self.find_token(name)) >= 0}
+
+    def find_token(self, name: str) -> int:
+        """Id of one token, or -1 when there is none of this name."""
+        return int(self.native.find_token(name)) if self.native is not None else self.token_ids.get(name, -1)
 
     @property
     def dtype(self) -> type[np.uint16] | type[np.int32]:
