@@ -81,7 +81,7 @@ class SizeRecipe:
 
 
 TINY = SizeRecipe(
-    peak_rate=3e-3, weight_decay=3e-4, rate_warmup_tokens=100_000, batch_warmup_tokens=200_000,
+    peak_rate=3e-3, weight_decay=3e-4, rate_warmup_tokens=100_000, batch_warmup_tokens=100_000,
     pretrain_tokens=2_000_000, extension_tokens=500_000, decay_tokens=250_000,
     cross_tokens=500_000, cross_warmup_tokens=30_000, cross_fall_tokens=100_000,
     short_row=256, long_row=512, long_piece=500, pretrain_rows=32, extension_rows=16, decay_rows=16,

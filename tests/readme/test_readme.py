@@ -13,11 +13,12 @@ import pytest
 
 from tests.support.launch import environment
 
+SLURM = "sbatch --nodes 4 examples/pretrain_ettin.sh 150m mlm pretrain --run runs/150m-mlm --data mixture.json"
 PROVEN_ELSEWHERE = {
     "bash examples/quickstart.sh": "tests/readme/test_quickstart.py",
     "bash examples/quickstart.sh --data my_text.jsonl --work my_work": "tests/readme/test_quickstart.py",
     "bash tests/run.sh": ".ci/run",
-    "sbatch examples/pretrain_ettin.sh 150m mlm pretrain runs/150m-encoder mixture.json": "tests/faults/test_slurm.py",
+    SLURM: "tests/examples/test_slurm_script.py",
 }
 SHIMS = {
     "ettin": '{python} -m megatron_ettin "$@"',
