@@ -179,3 +179,17 @@ def test_one_checkpoint_of_any_layout_gives_the_same_folder(corpus, tmp_path):
     one, two = (read_canonical(tmp_path / f"{name}-out")[1] for name in ("one", "two"))
     for key, tensor in one.items():
         assert (two[key] - tensor).abs().max() <= 3 * 3e-3 * 3, key
+
+
+def test_runs_and_folders_are_evaluated_together_on_the_text_that_training_held_out(runs, tmp_path, capsys):
+    export_checkpoint(find(runs / "decoder"), tmp_path / "folder")
+    models = [f"run={runs / 'encoder'}", f"folder={tmp_path / 'folder'}"]
+    few = ["--rows", "4", "--sample", "5", "--row-length", "128", "--text", "ab [MASK] cd"]
+    assert main(["evaluate", *models, *few, "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {name: model["objective"] for name, model in results["models"].items()} == {"run": "mlm", "folder": "clm"}
+    assert "unigram entropy" in capsys.readouterr().out
+    assert main(["evaluate", *models, "run=elsewhere"]) == 2
+    assert "two models are called run" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "nowhere")]) == 2
+    assert "neither a Hugging Face folder nor a run" in capsys.readouterr().err
