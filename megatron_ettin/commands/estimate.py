@@ -157,7 +157,7 @@ def detail(found: Estimate) -> str:
             f"{format_count(config.schedule.tokens)} tokens"),
         ("speed", f"{found.tokens_per_second:,.0f} tokens/s per device ({basis(found)})"),
         ("time", f"{hours:,.1f} device hours; {hours / ranks:,.1f} hours = {hours / ranks / HOURS_PER_DAY:,.2f} days "
-            f"on {ranks} {found.speed.device}"),
+            f"on {ranks} {'such ranks' if found.speed.achieved else found.speed.device}"),
         ("layout", f"tensor {layout.tensor} x pipeline {layout.pipeline} x context {layout.context} x data "
             f"{max(1, layout.data)}; {found.micro_batches} micro-batches of {layout.micro_batch_rows} rows"),
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from importlib.util import find_spec
 
 from megatron_ettin.config.derived import batch_sizes, model_ranks
 from megatron_ettin.config.objective import OBJECTIVES
@@ -270,6 +271,15 @@ def checkpoints(config: RunConfig) -> Iterator[str]:
         yield "checkpoint.keep=1 leaves nothing to fall back to when the newest is damaged; use 0 (all) or at least 2"
 
 
+def packages(config: RunConfig) -> Iterator[str]:
+    """What is reported to must be installed, on every rank."""
+    if config.observe.wandb and find_spec("wandb") is None:
+        yield (
+            f"observe.wandb={config.observe.wandb!r} needs the wandb package; "
+            "pip install 'megatron-ettin[wandb]', or leave the setting out"
+        )
+
+
 def start(config: RunConfig) -> Iterator[str]:
     """One origin of the weights."""
     begin = config.start
@@ -304,7 +314,7 @@ def world_rules(config: RunConfig, world_size: int | None) -> Iterator[str]:
 Rule = Callable[[RunConfig], Iterator[str]]
 POSITIVE_RULES: tuple[Rule, ...] = (numbers, shares)
 RULES: tuple[Rule, ...] = (
-    shape, rows, schedule, batch, tensor, context, pipeline, micro_batches, checkpoints, start,
+    shape, rows, schedule, batch, tensor, context, pipeline, micro_batches, checkpoints, packages, start,
 )  # fmt: skip
 
 

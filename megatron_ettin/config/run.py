@@ -187,6 +187,8 @@ class ObserveConfig:
     """Held-out rows of one evaluation."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
+    wandb: str = ""
+    """Weights & Biases project to report to as well; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

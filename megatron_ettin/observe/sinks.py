@@ -1,4 +1,4 @@
-"""Where the figures of a run go: metrics.jsonl, TensorBoard and the console, from one rank."""
+"""Where the figures of a run go: metrics.jsonl, the console, TensorBoard and Weights & Biases, from one rank."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol, TextIO
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.observe.console import Console
 from megatron_ettin.observe.records import METRICS_FILE, Record, keep_until, to_line
+from megatron_ettin.observe.wandb import WeightsAndBiases
 
 
 class Sink(Protocol):
@@ -101,4 +102,6 @@ def open_sinks(run: Path, config: RunConfig, reports: bool, start_step: int = 0,
     sinks: list[Sink] = [JsonLines(run), console]
     if config.observe.tensorboard:
         sinks.append(TensorBoard(run, start_step))
+    if config.observe.wandb:
+        sinks.append(WeightsAndBiases(run, config))
     return Sinks(sinks, console)

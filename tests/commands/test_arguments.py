@@ -32,6 +32,7 @@ def test_short_forms_and_token_counts_are_written_out() -> None:
     layout = run.layout
     assert (layout.tensor, layout.pipeline, layout.context, layout.micro_batch_rows) == (2, 2, 2, 2)
     assert (run.data.data, run.schedule.tokens, run.compute.precision) == ("m.json", 1_800_000_000_000, "fp32")
+    assert parse_run([*NAMES, "--run-folder", "there"])[1] == Path("there")
     later, _ = parse_run(["17m", "clm", "decay", "--from", "runs/a@3"])
     assert later.start.from_run == "runs/a@3" and later.start.carry_optimizer
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from megatron_ettin.config import rules
@@ -91,6 +93,12 @@ def test_a_broken_rule_names_field_rule_and_remedy(
         rules.check(with_fields(recipe(*names), change))
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_a_package_that_is_not_installed_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="observe.wandb='pairs' needs the wandb package"):
+        rules.check(with_fields(recipe("17m", "mlm", "pretrain"), {"observe.wandb": "pairs"}))
 
 
 def test_every_broken_rule_is_named_at_once() -> None:

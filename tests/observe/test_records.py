@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,11 +65,14 @@ def test_a_resumed_run_repeats_no_record(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_stay_valid_json(tmp_path: Path) -> None:
     sinks = open_sinks(tmp_path, CONFIG, reports=True, stream=Terminal(False))  # type: ignore[arg-type]
-    sinks.write(record(1) | {"loss": math.nan, "gradient_norm": math.inf})
+    sinks.write(record(1) | {
+        "loss": math.nan, "gradient_norm": math.inf, "sources": {"web": math.nan, "books": 1.0},
+    })  # fmt: skip
     sinks.close()
     line = (tmp_path / "metrics.jsonl").read_text()
     found = json.loads(line, parse_constant=lambda name: pytest.fail(name))
-    assert found["loss"] is None and found["not_finite"] == ["loss", "gradient_norm"]
+    assert found["loss"] is None and found["not_finite"] == ["loss", "gradient_norm", "sources"]
+    assert found["sources"] == {"web": None, "books": 1.0}
 
 
 def test_off_a_terminal_there_is_a_line_every_few_steps_and_nothing_else(tmp_path: Path) -> None:
@@ -105,6 +110,33 @@ def test_tensorboard_reads_what_was_written_and_forgets_what_was_undone(tmp_path
     accumulator.Reload()
     found = {event.step: event.value for event in accumulator.Scalars("step/loss")}
     assert found == {1: 1.0, 2: 1.0, 3: 1.0, 4: 2.0, 5: 2.0, 6: 2.0, 7: 2.0, 8: 2.0}
+
+
+def test_weights_and_biases_gets_every_number_under_a_name_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, dict[str, object]]] = []
+
+    class Run:
+        def log(self, numbers: dict[str, object], step: int) -> None:
+            calls.append((f"log {step}", numbers))
+
+        def finish(self) -> None:
+            calls.append(("finish", {}))
+
+    def init(**arguments: object) -> Run:
+        calls.append(("init", arguments))
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    config = with_fields(CONFIG, {"observe.wandb": "pairs"})
+    for start in (0, 1):
+        sinks = open_sinks(tmp_path, config, True, start_step=start, stream=Terminal(False))  # type: ignore[arg-type]
+        sinks.write(record(start + 1, note="text"))
+        sinks.close()
+    assert [name for name, _ in calls] == ["init", "log 1", "finish", "init", "log 2", "finish"]
+    assert calls[0][1] == calls[3][1] and calls[0][1]["project"] == "pairs" and calls[0][1]["resume"] == "allow"
+    assert calls[1][1] == {"step/tokens": 8000, "step/loss": 8.0, "step/lr": 1e-3}
 
 
 @pytest.mark.parametrize(
