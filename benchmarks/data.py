@@ -1,9 +1,10 @@
 """Speed, fill and memory of the data side, each claim beside a peer in the same run.
 
-python benchmarks/data.py [--quick] [--documents N] [--large N] [--folder DIR] [--json FILE]
+python benchmarks/data.py [--quick] [--only PART ...] [--documents N] [--folder DIR] [--json FILE]
 
---quick: smaller inputs, under a minute, no targets where they are tied to the full size. --large N opens a generated
-corpus of N documents (500,000,000: 25 GB of disk) instead of everything else.
+--quick: smaller inputs, under a minute, no targets where they are tied to the full size. PART is packing, order,
+masking, loader or opening. The corpora that are opened are kept in --folder, and used again; a corpus of 500,000,000
+documents (--only opening --documents 500000000) takes 19 GB there.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from tests.twins import packing as packing_twin  # noqa: E402
 from tests.twins import randomness  # noqa: E402
 
 FULL_DOCUMENTS, QUICK_DOCUMENTS = 100_000_000, 2_000_000
+PARTS = ["packing", "order", "masking", "loader", "opening"]
 
 
 def pack(corpus: _native.IndexedCorpus, row_length: int, piece_length: int) -> list[tuple]:
@@ -219,11 +221,15 @@ def child(*command: str) -> dict[str, float]:
 
 def opening_claims(folder: Path, documents: int, full: bool, with_peer: bool) -> Iterator[Claim]:
     """Open a corpus and serve a batch, without and with its pack index; ask what a run on it has read."""
-    prefix = corpora.write_hollow_corpus(folder / "web", documents)
-    os.sync()
+    prefix = folder / f"web-{documents}"
+    if not prefix.with_name(prefix.name + ".json").exists():
+        corpora.write_hollow_corpus(prefix, documents)
+        os.sync()
+    for path in folder.glob(f"{prefix.name}.*.pack"):
+        path.unlink()
     peer = None
     if with_peer:
-        (folder / "cache").mkdir()
+        (folder / "cache").mkdir(exist_ok=True)
         tokens = open_corpus(prefix).tokens
         peer = child("benchmarks.data_parts.gpt_dataset", str(prefix), str(folder / "cache"), str(tokens))
         shutil.rmtree(folder / "cache")
@@ -250,8 +256,7 @@ def opening_claims(folder: Path, documents: int, full: bool, with_peer: bool) ->
 
 def order_command_claims(folder: Path, prefix: Path, documents: int, full: bool) -> Iterator[Claim]:
     """The whole `ettin order` command, from its start to its end."""
-    run = folder / "run"
-    run.mkdir()
+    run = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
     config = run_on(str(prefix))
     (run / "config.json").write_text(to_json(config))
     record_data(open_stage(config), run)
@@ -269,9 +274,13 @@ def order_command_claims(folder: Path, prefix: Path, documents: int, full: bool)
 
 
 @contextmanager
-def working_folder(parent: str | None) -> Iterator[Path]:
-    """A folder that is removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="ettin-data-", dir=parent))
+def working_folder(given: Path | None) -> Iterator[Path]:
+    """The folder that was given, or one that is removed at the end."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    folder = Path(tempfile.mkdtemp(prefix="ettin-data-"))
     try:
         yield folder
     finally:
@@ -282,23 +291,23 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--documents", type=int, help="documents of the corpus that is opened")
-    parser.add_argument("--large", type=int, help="only open a corpus of so many documents")
-    parser.add_argument("--folder", help="where to put the generated corpora")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--documents", type=int, help="documents of the corpus that is opened (default 100,000,000)")
+    parser.add_argument("--folder", type=Path, help="where the generated corpora go, and stay")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     documents = options.documents or (QUICK_DOCUMENTS if options.quick else FULL_DOCUMENTS)
-    claims: list[Claim] = []
     with working_folder(options.folder) as folder:
-        if options.large:
-            claims += opening_claims(folder, options.large, full=False, with_peer=False)
-        else:
-            claims += packing_claims(folder, options.quick)
-            claims += order_claims(options.quick)
-            claims += masking_claims(options.quick)
-            claims += loader_claims(folder, options.quick)
-            full = documents == FULL_DOCUMENTS
-            claims += opening_claims(folder, documents, full=full, with_peer=True)
+        parts = {
+            "packing": lambda: packing_claims(folder, options.quick),
+            "order": lambda: order_claims(options.quick),
+            "masking": lambda: masking_claims(options.quick),
+            "loader": lambda: loader_claims(folder, options.quick),
+            "opening": lambda: opening_claims(
+                folder, documents, full=documents == FULL_DOCUMENTS, with_peer=documents <= FULL_DOCUMENTS
+            ),
+        }
+        claims = [row for name in options.only for row in parts[name]()]
     show(claims, options.json)
 
 

@@ -15,6 +15,8 @@ from megatron_ettin.config import rules
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.loader import Loader
+from megatron_ettin.data.mixture_report import report
+from megatron_ettin.data.record import record_data
 from megatron_ettin.data.stage import StageData, open_stage
 from megatron_ettin.parallel.agree import agree_maximum
 from megatron_ettin.parallel.groups import initialize
@@ -57,8 +59,10 @@ def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Ou
         stage = open_stage(config)
         config = with_vocabulary(config, stage.vocabulary.size)
         on_first(lambda: open_run_folder(run, config))
+        on_first(lambda: record_data(stage, run))
         parts = build_parts(config, groups, len(stage.sources))
         recorder = Recorder(config, groups, run, stage.sources)
+        recorder.say(report(stage))
         state = start(parts, run, stage.fingerprint, read_huggingface, recorder.say)
         recorder.open(state)
         state, stopped = _steps(parts, run, stage, state, recorder, stop)

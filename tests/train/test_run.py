@@ -14,7 +14,7 @@ import torch
 from megatron_ettin.checkpoint.folder import list_checkpoints, path_of
 from megatron_ettin.checkpoint.load import find
 from megatron_ettin.data.stage import open_stage
-from megatron_ettin.errors import CheckpointError, ConfigError
+from megatron_ettin.errors import CheckpointError, ConfigError, DataError
 from megatron_ettin.model.canonical import full_state, shapes
 from megatron_ettin.observe import read_records
 from megatron_ettin.parallel.groups import initialize
@@ -109,7 +109,7 @@ def test_a_longer_flat_run_goes_on(corpus, tmp_path):
 def test_other_data_under_the_same_name_is_refused(corpus, tmp_path):
     go(config_of(corpus, steps=2), tmp_path / "run")
     other = write_toy(tmp_path, shuffled=True)
-    with pytest.raises(CheckpointError, match="trained on other data"):
+    with pytest.raises(DataError, match="began on other data"):
         go(config_of(other, steps=4), tmp_path / "run")
 
 
