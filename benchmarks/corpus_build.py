@@ -125,6 +125,19 @@ def write_text(path: Path, megabytes: float) -> int:
     return written
 
 
+def in_a_child(work: Callable[[], object]) -> None:
+    """Do something in a forked process: a process starts with the peak memory of the one that starts it."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("a process that prepares inputs failed")
+
+
 def find_tokenizer(folder: Path, text: Path) -> Path:
     """The Ettin tokenizer beside the checkout, else one trained on the text."""
     path = SHARED / "tokenizers" / "ettin_encoder_tokenizer.json"
@@ -145,9 +158,9 @@ class Bench:
     def __init__(self, folder: Path, *, megabytes: float, rounds: int, quick: bool) -> None:
         self.folder, self.rounds, self.quick = folder, rounds, quick
         self.text = folder / "text.jsonl"
-        self.bytes = write_text(self.text, megabytes)
         self.small = folder / "small.jsonl"
-        write_text(self.small, min(megabytes, 8))
+        in_a_child(lambda: write_text(self.text, megabytes))
+        in_a_child(lambda: write_text(self.small, min(megabytes, 8)))
         self.tokenizer = find_tokenizer(folder, self.small)
         self.claims: list[Claim] = []
         self.hardware = hardware()
@@ -268,17 +281,9 @@ def memory_row(bench: Bench) -> None:
 
 def compressed_rows(bench: Bench) -> None:
     """gz and zst input against the slower of decompressing and building."""
-    import zstandard
-
-    data = bench.text.read_bytes()
-    step = len(data) // 8 + 1
-    packed = {
-        "gz": b"".join(gzip.compress(data[at : at + step], 6) for at in range(0, len(data), step)),
-        "zst": zstandard.compress(data, 3),
-    }
-    for suffix, content in packed.items():
+    for suffix in ("gz", "zst"):
         path = bench.folder / f"text.jsonl.{suffix}"
-        path.write_bytes(content)
+        in_a_child(lambda path=path, suffix=suffix: write_compressed(bench.text, path, suffix))
         alone = [sys.executable, "-c", DECOMPRESS, str(path), suffix]
         built, plain, inflate = bench.interleave(bench.ours(path, "a", 2), bench.ours(bench.text, "b", 2), alone)
         bench.same("a", "b")
@@ -287,6 +292,16 @@ def compressed_rows(bench: Bench) -> None:
             f"{suffix} input, wall, against the slower of decompression and plain input", built.wall, slower, "s", 0.8
         )
         path.unlink()
+
+
+def write_compressed(text: Path, path: Path, suffix: str) -> None:
+    """Compress a file: eight gzip members at level 6, or one zstd frame at level 3."""
+    import zstandard
+
+    data = text.read_bytes()
+    step = len(data) // 8 + 1
+    members = (gzip.compress(data[at : at + step], 6) for at in range(0, len(data), step))
+    path.write_bytes(zstandard.compress(data, 3) if suffix == "zst" else b"".join(members))
 
 
 DECOMPRESS = """
@@ -358,7 +373,7 @@ def main() -> int:
     try:
         megabytes = given.megabytes or (16 if given.quick else 200)
         bench = Bench(folder, megabytes=megabytes, rounds=given.rounds or (1 if given.quick else 3), quick=given.quick)
-        print(f"{bench.hardware}; {bench.bytes / 1e6:.0f} MB of text, tokenizer {bench.tokenizer.name}")
+        print(f"{bench.hardware}; {bench.text.stat().st_size / 1e6:.0f} MB of jsonl, tokenizer {bench.tokenizer.name}")
         for name in given.only:
             ROWS[name](bench)
     finally:
