@@ -17,5 +17,5 @@ check "$ETTIN_PYTHON" -m ruff check .
 check "$ETTIN_PYTHON" -m mypy
 check lint-imports --no-logo
 check shellcheck -x examples/*.sh tests/run.sh tools/environment.sh .ci/run
-check "$ETTIN_PYTHON" -m pytest -n 2 --dist loadgroup --durations=15 "$@"
+check "$ETTIN_PYTHON" -m pytest -n 2 --dist loadscope --durations=15 "$@"
 exit $failed

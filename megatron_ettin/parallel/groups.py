@@ -73,7 +73,7 @@ class Groups:
 
 
 def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minutes: float = 30.0) -> Groups:
-    """Create the process groups of a layout; a second call replaces the groups of the first.
+    """Create the process groups of a layout; a second call replaces the groups of the first, or keeps equal ones.
 
     Works under torchrun and, without it, as a world of one. Raises ConfigError when the layout does not divide the
     world.
@@ -84,16 +84,17 @@ def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minut
     from megatron.core.process_groups_config import ProcessGroupCollection
 
     _check_world(layout, dist.get_world_size())
-    if parallel_state.model_parallel_is_initialized():
-        parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=layout.tensor,
-        pipeline_model_parallel_size=layout.pipeline,
-        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
-        context_parallel_size=layout.context,
-        distributed_timeout_minutes=int(timeout_minutes),
-        create_gloo_process_groups=dist.get_backend() in ("gloo", "nccl"),
-    )
+    if not _has_groups_of(layout):
+        if parallel_state.model_parallel_is_initialized():
+            parallel_state.destroy_model_parallel()
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=layout.tensor,
+            pipeline_model_parallel_size=layout.pipeline,
+            virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+            context_parallel_size=layout.context,
+            distributed_timeout_minutes=int(timeout_minutes),
+            create_gloo_process_groups=dist.get_backend() in ("gloo", "nccl"),
+        )
     seed_trackers()
     collection = ProcessGroupCollection.use_mpu_process_groups()
     assert dist.group.WORLD is not None
@@ -108,6 +109,19 @@ def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minut
         virtual_pipeline=layout.virtual_pipeline,
         collection=collection,
     )
+
+
+def _has_groups_of(layout: LayoutConfig) -> bool:
+    """Whether Megatron-Core's groups are those of the layout already: every set of gloo groups costs dozens of threads
+    that live as long as the process."""
+    from megatron.core import parallel_state
+
+    return parallel_state.model_parallel_is_initialized() and (
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_virtual_pipeline_model_parallel_world_size() or 1,
+        parallel_state.get_context_parallel_world_size(),
+    ) == (layout.tensor, layout.pipeline, layout.virtual_pipeline, layout.context)
 
 
 def finish() -> None:
