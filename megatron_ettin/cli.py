@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 
 from megatron_ettin.errors import EttinError
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else USAGE_ERROR
+    # Megatron-Core warns once for each optional package that is absent; what a run uses is in its log instead
+    warnings.filterwarnings("ignore", module=r"megatron\.core|torch\.distributed")
     name, *rest = arguments
     if name not in VERBS:
         print(f"error: no verb {name!r}; verbs: {', '.join(VERBS)}", file=sys.stderr)

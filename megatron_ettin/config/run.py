@@ -158,7 +158,7 @@ class ComputeConfig:
     deterministic: bool = False
     """Ask for deterministic kernels, and refuse where there are none."""
     threads: int = 0
-    """CPU threads per rank; 0: cores divided by local ranks."""
+    """CPU threads per rank; 0: what the environment says, which under torchrun is OMP_NUM_THREADS or 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

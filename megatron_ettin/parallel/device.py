@@ -154,3 +154,9 @@ def _replace_generators() -> None:
     megatron_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: _get_rng_state()
     megatron_random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: _set_rng_state(new_state)
     logging.getLogger(megatron_random.__name__).addFilter(_SharedGeneratorFilter())
+
+
+def limit_threads(threads: int) -> None:
+    """Compute with this many CPU threads in this process; 0 leaves what the environment set."""
+    if threads:
+        torch.set_num_threads(threads)

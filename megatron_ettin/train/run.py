@@ -19,6 +19,7 @@ from megatron_ettin.data.mixture_report import report
 from megatron_ettin.data.record import record_data
 from megatron_ettin.data.stage import StageData, open_stage
 from megatron_ettin.parallel.agree import agree_maximum
+from megatron_ettin.parallel.device import limit_threads
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.schedule import learning_rate_factor
 from megatron_ettin.train.due import evaluation_due
@@ -52,6 +53,7 @@ def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Ou
     with StopRequest() as stop:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         rules.check(config, world)
+        limit_threads(config.compute.threads)
         config = with_world_size(config, world)
         rules.check(config, world)
         groups = initialize(config.layout)

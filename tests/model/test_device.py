@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_ettin.parallel.device import FP32_PRODUCT, Device, prepare, product_error
+from megatron_ettin.parallel.device import FP32_PRODUCT, Device, limit_threads, prepare, product_error
 from megatron_ettin.parallel.groups import Groups
 
 MEGATRON = "0.16.1"
@@ -111,3 +111,14 @@ assert before == (torch.cuda.current_device, torch.cuda.get_rng_state, torch.zer
 
 def test_fp32_products_are_true_fp32(groups: Groups) -> None:
     assert product_error() < FP32_PRODUCT
+
+
+def test_threads_are_limited_when_asked_and_left_alone_otherwise() -> None:
+    before = torch.get_num_threads()
+    try:
+        limit_threads(before + 1)
+        assert torch.get_num_threads() == before + 1
+        limit_threads(0)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)

@@ -46,7 +46,6 @@ def assert_whole_report(study: Path) -> None:
     assert list(study.glob("*.png"))
 
 
-@pytest.mark.xdist_group("quickstart")
 def test_quickstart_on_own_text_ends_with_a_whole_report_and_resumes(root: Path, tmp_path: Path) -> None:
     text = tmp_path / "texts"
     text.mkdir()

@@ -67,7 +67,6 @@ def test_commands_proven_elsewhere_are_still_in_the_readme(root: Path) -> None:
     assert [proof for proof in PROVEN_ELSEWHERE.values() if not (root / proof).exists()] == []
 
 
-@pytest.mark.xdist_group("readme")
 def test_every_command_of_the_readme_runs(root: Path, workplace: Path) -> None:
     path = f"{workplace / 'bin'}{os.pathsep}{os.environ['PATH']}"
     for command in readme_commands(root):
