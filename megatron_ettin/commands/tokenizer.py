@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 from pathlib import Path
 
 from megatron_ettin.errors import ConfigError
@@ -15,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = result.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="learn a tokenizer from text files")
     train.add_argument(
-        "--input", nargs="+", required=True, help="files or globs: .jsonl, .jsonl.gz, .jsonl.zst or .txt"
+        "--input", nargs="+", required=True, help="files, globs or folders: .jsonl and .txt, each also with .gz or .zst"
     )
     train.add_argument("--output", type=Path, required=True, help="folder to create, with tokenizer.json in it")
     train.add_argument("--vocabulary", type=int, default=50_368, help="tokens, special tokens included (default 50368)")
@@ -26,10 +25,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit status."""
-    from megatron_ettin.data.train_tokenizer import read_texts, save_tokenizer, train_tokenizer
+    from megatron_ettin.data.train_tokenizer import read_texts, save_tokenizer, text_files, train_tokenizer
 
     options = parser().parse_args(arguments)
-    paths = [Path(path) for pattern in options.input for path in sorted(glob.glob(pattern)) or [pattern]]
+    paths = text_files(options.input)
     if options.output.exists():
         raise ConfigError(f"{options.output} exists already; choose another folder")
     tokenizer = train_tokenizer(read_texts(paths, options.json_key, options.characters), options.vocabulary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import struct
 import zlib
@@ -205,6 +206,8 @@ def _only_one_builds(path: Path) -> Iterator[None]:
 
 def _build(corpus: Corpus, native: _native.IndexedCorpus, spec: PackSpec, path: Path, threads: int) -> _Header:
     hashes = text_hashes(corpus, native, threads) if spec.below else None
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.incomplete-*"):  # of a build that was killed
+        leftover.unlink(missing_ok=True)
     staging = staging_path(path)
     try:
         with staging.open("wb") as out:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from megatron_ettin.data.inputs import find_inputs
 from megatron_ettin.data.tokenizer import SPECIAL_NAMES
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.publish import publish
@@ -77,6 +78,15 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         raise ConfigError(f"{folder} exists already; choose another folder") from error
 
 
+def text_files(inputs: Sequence[str]) -> list[Path]:
+    """Files, globs and folders as a list of files in a stable order. Raises DataError for one that is not text."""
+    files = find_inputs(inputs).files
+    for path, format, _ in files:
+        if format not in ("jsonl", "txt"):
+            raise DataError(f"{path}: a tokenizer is trained on jsonl and txt files, not on {format}; convert it first")
+    return [path for path, _, _ in files]
+
+
 def read_texts(paths: Sequence[Path], key: str, limit: int) -> Iterator[str]:
     """Texts of .jsonl, .jsonl.gz, .jsonl.zst (member ``key`` of each line) and .txt files, up to ``limit`` characters.
 
@@ -117,7 +127,7 @@ def _text_of(record: dict[str, object], key: str) -> str:
 
 
 def _is_jsonl(path: Path) -> bool:
-    return any(suffix in (".jsonl", ".json") for suffix in path.suffixes)
+    return any(suffix in (".jsonl", ".ndjson", ".json") for suffix in path.suffixes)
 
 
 @contextlib.contextmanager
@@ -125,7 +135,7 @@ def _open(path: Path) -> Iterator[io.TextIOBase]:
     if path.suffix == ".gz":
         with gzip.open(path, "rt", encoding="utf-8") as stream:
             yield stream
-    elif path.suffix == ".zst":
+    elif path.suffix in (".zst", ".zstd"):
         import zstandard
 
         with zstandard.open(path, "rt", encoding="utf-8") as stream:

@@ -186,6 +186,14 @@ def test_an_interrupted_build_leaves_nothing(corpus, tmp_path, monkeypatch):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".idx", ".json"]
 
 
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path):
+    opened = open_corpus(write_corpus(tmp_path / "text", [[1, 2, 3]]))
+    leftover = tmp_path / f".{spec().path(opened).name}.incomplete-12345678"
+    leftover.write_bytes(b"half")
+    assert open_pack(opened, spec()).rows == 1
+    assert not leftover.exists()
+
+
 def test_a_damaged_pack_index_is_an_error_or_harmless(tmp_path, documents):
     opened = open_corpus(write_corpus(tmp_path / "text", documents))
     pack = open_pack(opened, spec())

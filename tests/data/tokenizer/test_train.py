@@ -11,6 +11,8 @@ from transformers import AutoTokenizer
 
 from megatron_ettin.cli import main
 from megatron_ettin.data.tokenizer import SPECIAL_NAMES, Tokenizer
+from megatron_ettin.data.train_tokenizer import text_files
+from megatron_ettin.errors import DataError
 from tests.data.tokenizer.conftest import Pair
 from tests.data.tokenizer.samples import ATOMS, SENTENCES, training_text
 
@@ -74,3 +76,12 @@ def test_a_vocabulary_too_small_for_bytes_is_refused(texts: Path, capsys: pytest
     ]
     assert main(command) == 2
     assert "262" in capsys.readouterr().err
+
+
+def test_a_folder_of_text_is_found_and_other_formats_are_refused(tmp_path):
+    (tmp_path / "b.txt").write_text("two")
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    assert [path.name for path in text_files([str(tmp_path)])] == ["a.jsonl", "b.txt"]
+    (tmp_path / "c.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="parquet"):
+        text_files([str(tmp_path)])
