@@ -43,6 +43,8 @@ from tests.twins import packing as packing_twin  # noqa: E402
 from tests.twins import randomness  # noqa: E402
 
 FULL_DOCUMENTS, QUICK_DOCUMENTS = 100_000_000, 2_000_000
+MASKED_TOGETHER = 64
+"""Rows of a micro-batch that is masked, for all sides."""
 PARTS = ["packing", "order", "masking", "loader", "opening"]
 
 
@@ -126,7 +128,7 @@ def masking_claims(quick: bool) -> Iterator[Claim]:
     torch.set_num_threads(1)
     config = run_on("none").data
     rule = mask_rule(config, corpora.VOCABULARY, corpora.SPECIAL_IDS, None)
-    rows = np.random.default_rng(0).integers(300, 50_000, (1000 if quick else 8000, 1024)).astype(np.int32)
+    rows = np.random.default_rng(0).integers(300, 50_000, (1024 if quick else 8192, 1024)).astype(np.int32)
     specials = torch.tensor(list(corpora.SPECIAL_IDS.values()))
     level = _native.simd_level()
 
@@ -137,13 +139,14 @@ def masking_claims(quick: bool) -> Iterator[Claim]:
         assert (a == b).all()
     draws = _native.row_draws((1, 2), 5, 0, 100, level)
     assert draws.tolist() == [randomness.row_draw((1, 2), 5, 0, token) for token in range(100)]
-    sample, rng = rows[:1000], np.random.default_rng(1)
+    parts, rng = rows.reshape(-1, MASKED_TOGETHER, 1024), np.random.default_rng(1)
+    sample = parts[:16]
     arguments = corpora.SPECIAL_IDS["[MASK]"], corpora.VOCABULARY, config.mask_share
     seconds = interleaved({
-        "ours": partial(cpu_seconds, partial(ours, rows)),
-        "numpy": lambda: cpu_seconds(partial(peers.mask_numpy, sample.copy(), *arguments, rng)),
+        "ours": lambda: cpu_seconds(lambda: [len(ours(part)) for part in parts]),
+        "numpy": lambda: cpu_seconds(lambda: [peers.mask_numpy(part, *arguments, rng) for part in sample.copy()]),
         "collator": lambda: cpu_seconds(
-            partial(peers.mask_huggingface, torch.from_numpy(sample.copy()), *arguments, specials)
+            lambda: [peers.mask_huggingface(part, *arguments, specials) for part in torch.from_numpy(sample.copy())]
         ),
     })  # fmt: skip
     speed = rows.size / seconds["ours"] / 1e6
