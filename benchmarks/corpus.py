@@ -27,25 +27,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.reporting import Claim  # noqa: E402
+
 SHARED = Path(os.environ.get("ETTIN_SHARED", ROOT.parent / "shared"))
 ENGINES = str(ROOT / "benchmarks" / "corpus_engines.py")
 FILE_TARGETS = {"prose": 3.5, "code": 3.5, "mixed": 3.0, "multilingual": 2.5}
 MEMORY_TARGET = 80.0
 MIXTURE = {"prose": 0.50, "code": 0.32, "multilingual": 0.18}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A line of the result."""
-
-    claim: str
-    ours: float
-    peer: float
-    unit: str
-    ratio: float
-    target: float
-    met: bool
-    hardware: str
 
 
 @dataclass
@@ -84,7 +74,10 @@ class Bench:
             rate, peer_rate = self.megabytes[corpus] / mine, self.megabytes[corpus] / theirs
             verdict = f"{goal:8.1f} {'met' if ratio >= goal else 'NOT MET'}" if goal else "       -"
             print(f"{name + ', ' + part:<52}{rate:10.1f}{peer_rate:12.1f}{ratio:9.2f}{verdict}", flush=True)
-            claim = Claim(f"{name}, {part}", rate, peer_rate, "MB/cpu-s", ratio, goal, ratio >= goal, self.hardware)
+            claim = Claim(
+                claim=f"{name}, {part}", ours=rate, peer=peer_rate, unit="MB/cpu-s", ratio=ratio, target=goal,
+                met=ratio >= goal, hardware=self.hardware,
+            )  # fmt: skip
             self.claims.append(claim)
 
 

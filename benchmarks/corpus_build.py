@@ -26,8 +26,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("ETTIN_SHARED", ROOT.parent / "shared"))
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.reporting import Claim  # noqa: E402
+
+SHARED = Path(os.environ.get("ETTIN_SHARED", ROOT.parent / "shared"))
 
 PEERS = str(ROOT / "benchmarks" / "corpus_peers.py")
 MEGABYTE = 1_000_000
@@ -41,20 +44,6 @@ class Run:
     cpu: float
     megabytes: float
     """Largest resident set of the process and of each of its children."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A line of the result."""
-
-    claim: str
-    ours: float
-    peer: float
-    unit: str
-    ratio: float
-    target: float
-    met: bool
-    hardware: str
 
 
 def run(command: list[str], **environment: str) -> Run:
@@ -184,8 +173,9 @@ class Bench:
         """Record a claim: the ratio is how much better we are; ``target`` is the least ratio."""
         ratio = ours / peer if more_is_better else peer / ours
         made = Claim(
-            text, round(ours, 4), round(peer, 4), unit, round(ratio, 3), target, ratio >= target, self.hardware
-        )
+            claim=text, ours=round(ours, 4), peer=round(peer, 4), unit=unit, ratio=round(ratio, 3), target=target,
+            met=ratio >= target, hardware=self.hardware,
+        )  # fmt: skip
         self.claims.append(made)
         mark = "met" if made.met else "not met"
         print(
