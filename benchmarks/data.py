@@ -152,7 +152,11 @@ def masking_claims(quick: bool) -> Iterator[Claim]:
     speed = rows.size / seconds["ours"] / 1e6
     for peer, name in (("collator", "algorithm of the Hugging Face collator"), ("numpy", "numpy")):
         yield claim(
-            "masking, index form", speed, sample.size / seconds[peer] / 1e6, "M tokens per CPU second", 200,
+            "masking, index form",
+            speed,
+            sample.size / seconds[peer] / 1e6,
+            "M tokens per CPU second",
+            200,
             peer_name=name,
         )
 

@@ -161,9 +161,7 @@ def peer_model(model: ModelConfig, objective: str, weights: dict[str, Tensor], s
     if objective == "clm":
         peer: Any = ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**fields, attn_implementation="sdpa"))
     else:
-        peer = ModernBertForMaskedLM(
-            ModernBertConfig(**fields, sparse_prediction=sparse, attn_implementation="sdpa")
-        )
+        peer = ModernBertForMaskedLM(ModernBertConfig(**fields, sparse_prediction=sparse, attn_implementation="sdpa"))
     missing = peer.load_state_dict(to_huggingface(weights, model, kind_of(OBJECTIVES[objective])), strict=False)
     if missing.unexpected_keys or set(missing.missing_keys) - {"decoder.weight"}:
         raise SystemExit(f"the peer's weights do not fit: {missing}")

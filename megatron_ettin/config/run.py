@@ -154,7 +154,7 @@ class ComputeConfig:
     loss_chunk_bytes: int = 0
     """Upper bound of the logits held at once; 0: whole logits on a CPU below 1 GiB, else chunks of 256 MiB."""
     compile: bool = False
-    """torch.compile the pointwise parts of the model."""
+    """torch.compile the pointwise parts: gated GELU, rotary embedding and, on a GPU, the passes over the logits."""
     deterministic: bool = False
     """Ask for deterministic kernels, and refuse where there are none."""
     threads: int = 0

@@ -56,6 +56,7 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
                 virtual_stage=chunk if config.layout.virtual_pipeline > 1 else None,
                 padded_vocabulary=padded_vocabulary(config.model.vocabulary),
                 loss_chunk=loss_chunk(config, groups),
+                compiled=config.compute.compile,
             )
         )
     mark_parameters(models)

@@ -13,6 +13,7 @@ from torch import Tensor
 from megatron_ettin.batch import Batch
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.model.packed import PackedRows
+from megatron_ettin.parallel.device import to_device
 from megatron_ettin.parallel.groups import Groups
 
 
@@ -76,7 +77,4 @@ def _segment_numbers(cu_seqlens_S: np.ndarray) -> np.ndarray:
 
 
 def _to(device: torch.device, array: np.ndarray, dtype: type = np.int64) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
+    return to_device(torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)), device)

@@ -93,6 +93,7 @@ class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
         rows: int,
         owns_weight: bool,
         loss_chunk: int,
+        compiled: bool,
     ) -> None:
         super().__init__(
             config.hidden_size,
@@ -104,7 +105,7 @@ class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
             tp_group=groups.tensor.group,
         )
         local = self.output_size_per_partition
-        self.shard = VocabularyShard(groups.tensor, groups.tensor.rank * local)
+        self.shard = VocabularyShard(groups.tensor, groups.tensor.rank * local, compiled=compiled)
         self.rows = max(0, min(local, vocabulary - self.shard.first_row))
         self.loss_chunk = loss_chunk
 
@@ -133,6 +134,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         virtual_stage: int | None,
         padded_vocabulary: int,
         loss_chunk: int,
+        compiled: bool,
     ) -> None:
         super().__init__(config=config, pg_collection=groups.collection)
         self.model_type = ModelType.encoder_or_decoder
@@ -159,6 +161,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
                 rows=padded_vocabulary,
                 owns_weight=not first,
                 loss_chunk=loss_chunk,
+                compiled=compiled,
             )
         if first or last:
             self.setup_embeddings_and_output_layer()

@@ -9,8 +9,6 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-import torch.nn.functional as functional
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -24,6 +22,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.model.attention.core import Attend, CoreAttention
 from megatron_ettin.model.dropout import add_dropped
+from megatron_ettin.model.fused import Rotation, pointwise
 from megatron_ettin.model.norm import Norm
 from megatron_ettin.model.packed import PackedRows
 from megatron_ettin.model.pattern import LayerKind
@@ -35,12 +34,16 @@ from megatron_ettin.parallel.packages import genuine
 class EttinAttention(SelfAttention):  # type: ignore[misc]
     """Self-attention on packed rows, with the layer's own reach and rotary base."""
 
+    def __init__(self, *arguments: Any, turn: Rotation, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.turn = turn
+
     def forward(self, hidden_TH: Tensor, packed: PackedRows) -> Tensor:
         """Attention output [T, 1, H]."""
         qkv, _ = self.linear_qkv(hidden_TH)
         heads = self.num_attention_heads_per_partition
         cosine, sine = packed.rope(self.core_attention.kind.rope_base, self.hidden_size_per_attention_head, qkv.dtype)
-        mixed_TND = self.core_attention(split(rotate(qkv, heads, cosine, sine), heads), packed)
+        mixed_TND = self.core_attention(split(rotate(qkv, heads, cosine, sine, self.turn), heads), packed)
         output, _ = self.linear_proj(mixed_TND.flatten(1)[:, None])
         result: Tensor = output
         return result
@@ -81,12 +84,6 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
         return (packed.dropout_seed, self.layer_number - 1, packed.start, shard)
 
 
-def gated_gelu(gated: Tensor) -> Tensor:
-    """gelu(first half) * second half of the last axis."""
-    activated, linear = gated.chunk(2, dim=-1)
-    return functional.gelu(activated) * linear
-
-
 def linear_classes(config: RunConfig, cuda: bool) -> tuple[type, type]:
     """Classes of the linear layers that are split by columns and by rows: Transformer Engine's for fp8.
 
@@ -105,14 +102,14 @@ def linear_classes(config: RunConfig, cuda: bool) -> tuple[type, type]:
 def layer_spec(kind: LayerKind, config: RunConfig, groups: Groups, attend: Attend) -> ModuleSpec:
     """Megatron-Core's description of one layer. Layer 0 has no attention norm: the embedding's norm has just run."""
     columns, rows = linear_classes(config, groups.device.kind == "cuda")
-    activation = torch.compile(gated_gelu) if config.compute.compile else gated_gelu
+    parts = pointwise(config.compute.compile)
     return ModuleSpec(
         module=EttinLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=IdentityOp if kind.index == 0 else Norm,
             self_attention=ModuleSpec(
                 module=EttinAttention,
-                params={"attn_mask_type": AttnMaskType.no_mask},
+                params={"attn_mask_type": AttnMaskType.no_mask, "turn": parts.rotate},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=columns,
                     core_attention=partial(CoreAttention, kind=kind, attend=attend, groups=groups),
@@ -126,7 +123,7 @@ def layer_spec(kind: LayerKind, config: RunConfig, groups: Groups, attend: Atten
                 params={
                     "tp_group": groups.tensor.group,
                     "ffn_hidden_size": config.model.intermediate,
-                    "activation": activation,
+                    "activation": parts.gated_gelu,
                 },
                 submodules=MLPSubmodules(linear_fc1=columns, linear_fc2=rows),
             ),

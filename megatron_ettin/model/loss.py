@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ettin import _native
+from megatron_ettin.model.fused import one_kernel, softmax_gradients_, softmax_statistics
 from megatron_ettin.parallel.groups import Axis
 
 
@@ -39,6 +40,8 @@ class VocabularyShard:
     """Token id of this rank's first row."""
     workspace: Workspace = field(default_factory=Workspace)
     """Memory for logits."""
+    compiled: bool = False
+    """Where there is no native kernel, compile the passes over the logits into one kernel each."""
 
     def cross_entropy_(self, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor) -> tuple[Tensor, Tensor]:
         """(loss of each label, gradient of the bias); leaves d loss / d logits in `logits_LV`, which come without bias.
@@ -46,8 +49,8 @@ class VocabularyShard:
         Three small all-reduces over the shards. A native kernel on a CPU, in fp32 whatever the type of the logits.
         """
         native = logits_LV.device.type == "cpu" and logits_LV.dtype in (torch.float32, torch.bfloat16)
-        passes = _NativeRows if native else _PlainRows
-        rows = passes(self, logits_LV, bias_V, label_ids_L)
+        passes: type[_NativeRows | _CompiledRows | _PlainRows] = _CompiledRows if self.compiled else _PlainRows
+        rows = (_NativeRows if native else passes)(self, logits_LV, bias_V, label_ids_L)
         top_L, sum_L, label_L = rows.statistics()
         highest_L = self.reduce_(top_L.clone(), dist.ReduceOp.MAX)
         self.reduce_(sum_L.mul_((top_L - highest_L).exp_()), dist.ReduceOp.SUM)
@@ -106,6 +109,25 @@ class _PlainRows:
         gradient_LV.scatter_add_(1, self.row_L1, self.mine_L1.to(gradient_LV.dtype).neg_())
         self.logits_LV.copy_(gradient_LV)
         return gradient_LV.sum(dim=0)
+
+
+class _CompiledRows:
+    """The same compiled: two readings of the logits for the first pass, one and a writing for the second."""
+
+    def __init__(self, shard: VocabularyShard, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor) -> None:
+        # Every micro-batch has another number of labels: one compilation serves them all.
+        for x in (logits_LV, label_ids_L):
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+        self.inputs = (logits_LV, bias_V, label_ids_L, shard.first_row)
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        found: tuple[Tensor, Tensor, Tensor] = one_kernel(softmax_statistics)(*self.inputs)
+        return found
+
+    def gradients_(self, log_sum_L: Tensor) -> Tensor:
+        torch._dynamo.maybe_mark_dynamic(log_sum_L, 0)
+        gradient_V: Tensor = one_kernel(softmax_gradients_)(*self.inputs, log_sum_L)
+        return gradient_V
 
 
 def vocabulary_loss(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin.model.pattern import Reach
+from megatron_ettin.parallel.device import to_device
 
 Derived = TypeVar("Derived")
 
@@ -139,7 +140,7 @@ class PackedRows:
 
     def _bounds(self, lengths: list[int]) -> Tensor:
         bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return bounds.to(self.positions_T.device, non_blocking=True)
+        return to_device(bounds, self.positions_T.device)
 
     def block_mask(self, reach: Reach, block: int, dtype: torch.dtype) -> Tensor:
         """What each block of queries may see of its own keys and their neighbours: additive [C, 1, Q, K], 0 or -inf.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,19 +15,21 @@ class _Rotate(torch.autograd.Function):
     """Rotates pairs (i, i + D/2) of queries and keys by the position's angle; values stay. Keeps no copy."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, cosine_TD: Tensor, sine_TD: Tensor) -> Tensor:
-        ctx.heads = heads
+    def forward(
+        ctx: Any, qkv: Tensor, heads: int, cosine_TD: Tensor, sine_TD: Tensor, turn: Callable[..., None]
+    ) -> Tensor:
+        ctx.heads, ctx.turn = heads, turn
         ctx.save_for_backward(cosine_TD, sine_TD)
-        rotate_(split(qkv, heads), cosine_TD, sine_TD)
+        turn(split(qkv, heads), cosine_TD, sine_TD)
         ctx.mark_dirty(qkv)
         return qkv
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         cosine_TD, sine_TD = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        rotate_(split(gradient, ctx.heads), cosine_TD, -sine_TD)
-        return gradient, None, None, None
+        ctx.turn(split(gradient, ctx.heads), cosine_TD, -sine_TD)
+        return gradient, None, None, None, None
 
 
 def split(qkv: Tensor, heads: int) -> Tensor:
@@ -34,9 +37,14 @@ def split(qkv: Tensor, heads: int) -> Tensor:
     return qkv.view(qkv.shape[0], heads, 3, -1)
 
 
-def rotate(qkv: Tensor, heads: int, cosine_TD: Tensor, sine_TD: Tensor) -> Tensor:
-    """Apply the rotary tables [T, D/2] to the queries and keys of a projection, in place, with gradient."""
-    rotated: Tensor = _Rotate.apply(qkv, heads, cosine_TD, sine_TD)  # type: ignore[no-untyped-call]
+def rotate(
+    qkv: Tensor, heads: int, cosine_TD: Tensor, sine_TD: Tensor, turn: Callable[..., None] | None = None
+) -> Tensor:
+    """Apply the rotary tables [T, D/2] to the queries and keys of a projection, in place, with gradient.
+
+    `turn`: what does it on [T, N, 3, D], in place of `rotate_`.
+    """
+    rotated: Tensor = _Rotate.apply(qkv, heads, cosine_TD, sine_TD, turn or rotate_)  # type: ignore[no-untyped-call]
     return rotated
 
 

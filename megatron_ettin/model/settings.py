@@ -69,6 +69,8 @@ def _pipeline(config: RunConfig, groups: Groups) -> dict[str, Any]:
         "pipeline_model_parallel_layout": _layer_types(layer_placement(config)),
         "overlap_p2p_comm": unbatched,
         "batch_p2p_comm": not unbatched,
+        # Else every message makes the host wait for the device, for the sake of torch versions of long ago.
+        "batch_p2p_sync": False,
         # Gloo reads an output while it is being sent: freeing it early would send garbage.
         "deallocate_pipeline_outputs": groups.device.kind == "cuda",
     }

@@ -156,6 +156,14 @@ def _replace_generators() -> None:
     logging.getLogger(megatron_random.__name__).addFilter(_SharedGeneratorFilter())
 
 
+def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A host tensor on the device; from pinned memory, so that nobody waits for the copy. On a CPU it is there."""
+    if device.type == "cpu":
+        return host
+    pinned = host.pin_memory() if device.type == "cuda" else host
+    return pinned.to(device, non_blocking=True)
+
+
 def limit_threads(threads: int) -> None:
     """Compute with this many CPU threads in this process; 0 leaves what the environment set."""
     if threads:

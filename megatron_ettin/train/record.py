@@ -79,9 +79,7 @@ class Recorder:
 
     def _by_source(self, losses: tuple[float, ...], labels: tuple[int, ...]) -> dict[str, float]:
         """Mean loss of each source that had labels in the step."""
-        return {
-            name: loss for name, loss, count in zip(self._sources, losses, labels, strict=True) if count
-        }
+        return {name: loss for name, loss, count in zip(self._sources, losses, labels, strict=True) if count}
 
     def _write(self, record: Record) -> None:
         if self._sinks is not None:

@@ -100,9 +100,7 @@ def _evaluate(parts: Parts, stage: StageData, recorder: Recorder, state: TrainSt
         recorder.evaluation(state, held_out_loss(parts, batches))
 
 
-def _save(
-    parts: Parts, run: Path, fingerprint: str, recorder: Recorder, state: TrainState, reason: Reason
-) -> None:
+def _save(parts: Parts, run: Path, fingerprint: str, recorder: Recorder, state: TrainState, reason: Reason) -> None:
     started = time.monotonic()
     checkpoint = save_run(parts, run, state, reason, fingerprint)
     recorder.say(f"saved {checkpoint.path} ({reason}) in {time.monotonic() - started:.1f} s")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin import _native
+from megatron_ettin.parallel.device import to_device
 
 
 def debiased(beta: float, step: int) -> float:
@@ -114,11 +115,11 @@ class StableAdamW(torch.optim.AdamW):
 
     def _rates(self, means: Tensor) -> Tensor:
         rates = [float(group["lr"]) for group in self.param_groups for _ in group["params"]]
-        return torch.tensor(rates, dtype=torch.float64).to(means.device, non_blocking=True) / means.sqrt().clamp_(min=1)
+        return to_device(torch.tensor(rates, dtype=torch.float64), means.device) / means.sqrt().clamp_(min=1)
 
     def _decays(self, rates: Tensor) -> Tensor:
         decays = [group["weight_decay"] / self.peak_rate for group in self.param_groups for _ in group["params"]]
-        return torch.tensor(decays, dtype=torch.float64).to(rates.device, non_blocking=True) * rates
+        return to_device(torch.tensor(decays, dtype=torch.float64), rates.device) * rates
 
 
 class _FusedKernel:

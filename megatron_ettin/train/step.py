@@ -20,6 +20,7 @@ from megatron_ettin.config.count import flops
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.device_batch import DeviceBatch
+from megatron_ettin.parallel.device import to_device
 from megatron_ettin.parallel.seeds import derive
 from megatron_ettin.train.guard import accepts
 from megatron_ettin.train.parts import Parts
@@ -113,7 +114,7 @@ def _forward(
 def _label_sources(batch: Batch, device_batch: DeviceBatch) -> Tensor:
     """For each label of this rank's slice the source of its row, shape [L]."""
     rows_L = (device_batch.label_positions_L + device_batch.packed.start) // batch.row_length
-    sources_B = torch.from_numpy(batch.sources_B).to(rows_L.device, torch.int64, non_blocking=True)
+    sources_B = to_device(torch.from_numpy(batch.sources_B).long(), rows_L.device)
     return sources_B[rows_L]
 
 

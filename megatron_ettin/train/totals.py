@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin.batch import DIGEST_MODULUS
+from megatron_ettin.parallel.device import to_device
 from megatron_ettin.train.signals import SIGNALS
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Local:
 def add_up(local: Local, groups: Groups) -> Totals:
     """Add the ranks' numbers. One all-reduce over all ranks and one wait of the host for the device."""
     sources = local.source_sums.shape[0]
-    host = torch.tensor(_host_numbers(local, groups), dtype=torch.float64).to(local.square_norm.device)
+    host = to_device(torch.tensor(_host_numbers(local, groups), dtype=torch.float64), local.square_norm.device)
     losses = local.source_sums.flatten() * float(groups.tensor.is_first)
     vector = torch.cat([losses, local.square_norm.reshape(1), host])
     if groups.world.size > 1:

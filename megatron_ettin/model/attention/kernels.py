@@ -27,12 +27,14 @@ def attend(kernel: Kernel, qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, e
     keys to the right belong to another rank, empty queries stand in for theirs.
     """
     span = packed.span(reach)
-    query_TND, kv_TN2D = qkv_TN3D[:, :, 0], qkv_TN3D[:, :, 1:]
-    if exchange is not None:
-        kv_TN2D = _keys_and_values(kv_TN2D, reach, packed, span, exchange)
-        query_TND = functional.pad(query_TND, (0, 0, 0, 0, 0, span.empty_queries))
-    output = kernel(query_TND, kv_TN2D[:, :, 0], kv_TN2D[:, :, 1], span, reach)
-    return output[: packed.length]
+    if exchange is None:
+        # The gradient of unbind is one stack; that of slices fills a whole tensor with zeros for each of them.
+        query_TND, key_TND, value_TND = qkv_TN3D.unbind(2)
+        return kernel(query_TND, key_TND, value_TND, span, reach)
+    kv_TN2D = _keys_and_values(qkv_TN3D[:, :, 1:], reach, packed, span, exchange)
+    query_TND = functional.pad(qkv_TN3D[:, :, 0], (0, 0, 0, 0, 0, span.empty_queries))
+    key_TND, value_TND = kv_TN2D.unbind(2)
+    return kernel(query_TND, key_TND, value_TND, span, reach)[: packed.length]
 
 
 def _keys_and_values(kv_TN2D: Tensor, reach: Reach, packed: PackedRows, span: Span, exchange: Exchange) -> Tensor:

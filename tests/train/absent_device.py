@@ -1,0 +1,141 @@
+"""Takes a training step as a GPU would, on torch's meta device: it computes nothing, and whoever reads a number fails.
+
+`python -m tests.train.absent_device CASE.json` prints how often the host read numbers and how often it waited for a
+copy. All code that asks whether it runs on a CPU is told no.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch.overrides import TorchFunctionMode
+
+from megatron_ettin.config.run import LayoutConfig, RunConfig
+from megatron_ettin.model.attention.choice import Installed
+from megatron_ettin.parallel import device as device_module
+from megatron_ettin.parallel import groups as groups_module
+from megatron_ettin.parallel.device import Device
+from megatron_ettin.parallel.groups import Groups
+from tests.model.inputs import batch_of, run_of
+
+ABSENT = torch.device("meta")
+HOPPER = Installed(cuda=True, hopper=True, varlen=True, flash=True, flash_hopper=True, te=True)
+PIECES = (200, 12, 300)
+
+
+@dataclass
+class AbsentGpu(TorchFunctionMode):
+    """Reads CUDA as the meta device, and keeps what makes a host wait."""
+
+    reads: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cuda:
+            return args[0].to(ABSENT)
+        if func is torch.Tensor.type and len(args) == 1:
+            return func(*args).replace("meta.", "").replace("torch.", "torch.cuda.", 1)
+        if func is torch.Tensor.tolist and args[0].device == ABSENT:
+            self.reads.append("tolist")
+            return [1.0] * args[0].numel()
+        if device_module._names_cuda(kwargs.get("device")):
+            kwargs = {**kwargs, "device": ABSENT}
+        self._note_copy(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _note_copy(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        moves = func in (torch.Tensor.to, torch.Tensor.copy_) and args[0].device != args_device(args, kwargs)
+        if moves and not kwargs.get("non_blocking"):
+            self.copies.append(func.__name__)
+
+
+def args_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+    """Where a copy leads or comes from."""
+    named = [x for x in (*args[1:], *kwargs.values()) if isinstance(x, torch.device | torch.Tensor)]
+    if not named:
+        return args[0].device
+    return named[0] if isinstance(named[0], torch.device) else named[0].device
+
+
+def absent_groups() -> Groups:
+    """A world of one on the absent device."""
+    device_module._install()
+    assert device_module._installed is not None
+    device_module._installed.__exit__(None, None, None)
+    torch.cuda.current_device = lambda: ABSENT  # type: ignore[assignment, return-value]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return groups_module.initialize(LayoutConfig(), device=Device(kind="cuda", backend="gloo", torch_device=ABSENT))
+
+
+@contextmanager
+def without_collectives() -> Iterator[None]:
+    """Gradient buffers that send nothing: there are no collectives on this device, and one rank needs none."""
+    from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup as Bucket
+
+    with ExitStack() as stack:
+        for name in ("start_grad_sync", "finish_grad_sync", "start_param_sync", "finish_param_sync"):
+            stack.enter_context(mock.patch.object(Bucket, name, lambda *_, **__: None))
+        yield
+
+
+def flash_attn_varlen_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> torch.Tensor:
+    """Something of the right shape that depends on all three."""
+    return q + k * v
+
+
+def run_for(case: dict[str, Any]) -> RunConfig:
+    """The run of a case."""
+    config = run_of(case["objective"], precision=case["precision"], recompute=case["recompute"], micro_batch_rows=1)
+    return replace(config, compute=replace(config.compute, attention=case["attention"]))
+
+
+def fault(name: str) -> Any:
+    """A seeded fault: somebody who wants to know."""
+    if name == "item":
+        return mock.patch("megatron_ettin.model.fused.functional.gelu", lambda x: x if x.sum().item() > 0 else -x)
+    if name == "mask":
+        return mock.patch("megatron_ettin.model.fused.functional.gelu", lambda x: x * x[x > 0].sum())
+    if name == "copy":
+        return mock.patch("megatron_ettin.model.packed.to_device", lambda host, device: host.to(device))
+    return mock.MagicMock()
+
+
+def main(case: dict[str, Any]) -> None:
+    """Take two steps of two micro-batches."""
+    warnings.simplefilter("ignore")
+    groups, gpu = absent_groups(), AbsentGpu()
+    from megatron_ettin.train.parts import build_parts
+    from megatron_ettin.train.step import Asks, train_step
+
+    stand_in = mock.MagicMock(flash_attn_varlen_func=flash_attn_varlen_func)
+    with (
+        mock.patch("megatron_ettin.model.build.installed", lambda _: HOPPER),
+        mock.patch.dict(sys.modules, {"flash_attn_interface": stand_in}),
+        without_collectives(), gpu, fault(case["fault"]),
+    ):  # fmt: skip
+        parts = build_parts(run_for(case), groups, sources=2)
+        batches = [batch_of(PIECES, 250, seed=seed) for seed in range(2)]
+        train_step(parts, batches, step=0, rate=1e-3, asks=Asks())
+        gpu.reads.clear()
+        gpu.copies.clear()
+        train_step(parts, batches, step=1, rate=1e-3, asks=Asks())
+    print(json.dumps({"reads": gpu.reads, "copies": gpu.copies}))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
