@@ -9,6 +9,7 @@
 #include "bind.h"
 #include "corpus_check.h"
 #include "crc32c.h"
+#include "id_scan.h"
 #include "pipeline.h"
 #include "stream_cutter.h"
 #include "tokenizer.h"
@@ -368,10 +369,23 @@ uint32_t checksum_of_buffer(const py::buffer& data, uint32_t crc, bool portable)
   return portable ? crc32c_portable(crc, bytes.data(), bytes.size()) : crc32c(crc, bytes.data(), bytes.size());
 }
 
+py::tuple scan_buffer(const py::buffer& data, uint32_t itemsize, uint32_t crc, bool portable) {
+  const py::buffer_info info = data.request();
+  const std::string_view bytes = buffer_view(info);
+  if ((itemsize != 2 && itemsize != 4) || bytes.size() % itemsize != 0) throw std::invalid_argument("not whole ids");
+  uint32_t largest = 0;
+  const py::gil_scoped_release release;
+  (portable ? scan_ids_portable : scan_ids)(bytes.data(), bytes.size(), itemsize, crc, largest);
+  const py::gil_scoped_acquire acquire;
+  return py::make_tuple(crc, largest);
+}
+
 }  // namespace
 
 void bind_builder(py::module_& module) {
   module.def("crc32c", &checksum_of_buffer, py::arg("data"), py::arg("crc") = 0, py::arg("portable") = false);
+  module.def("scan_ids", &scan_buffer, py::arg("data"), py::arg("itemsize"), py::arg("crc") = 0,
+             py::arg("portable") = false);
   module.def("crc32c_combine", &crc32c_combine, py::arg("crc_a"), py::arg("crc_b"), py::arg("size_b"));
   module.def("check_documents", &check_documents, py::arg("index_path"), py::arg("tokens_path"), py::arg("sequences"),
              py::arg("documents"), py::arg("token_bytes"), py::arg("itemsize"), py::arg("first"), py::arg("last"),

@@ -6,37 +6,20 @@
 #include <vector>
 
 #include "crc32c.h"
+#include "id_scan.h"
 
 namespace ettin {
 namespace {
 
 constexpr uint64_t header_bytes = 34;
 constexpr uint64_t batch = 1 << 16;        // sequences or documents read at once
-constexpr uint64_t scan_bytes = 1 << 20;  // of the .bin read at once: few calls, and still near the processor
+constexpr uint64_t scan_bytes = 1 << 18;  // of the .bin read at once: few calls, and still near the processor
 
 template <typename T>
 T load(const std::string& bytes, size_t i) {
   T value;
   std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
   return value;
-}
-
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
-#define ETTIN_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define ETTIN_CLONES
-#endif
-
-ETTIN_CLONES uint32_t largest_16(const uint16_t* ids, size_t count) {
-  uint16_t top = 0;
-  for (size_t i = 0; i < count; ++i) top = ids[i] > top ? ids[i] : top;
-  return top;
-}
-
-ETTIN_CLONES uint32_t largest_32(const uint32_t* ids, size_t count) {
-  uint32_t top = 0;
-  for (size_t i = 0; i < count; ++i) top = ids[i] > top ? ids[i] : top;
-  return top;
 }
 
 class RangeCheck {
@@ -165,11 +148,9 @@ class RangeCheck {
     for (uint64_t at = begin; at < end; at += scan_bytes) {
       const uint64_t until = std::min(at + scan_bytes, end);
       if (!read_ids(at, until)) return;
-      result_.tokens.add(ids_.get(), until - at);
-      const size_t count = (until - at) / shape_.itemsize;
-      result_.token_count += count;
-      const uint32_t top = shape_.itemsize == 2 ? largest_16(ids_16(), count) : largest_32(ids_.get(), count);
-      result_.largest_id = std::max(result_.largest_id, top);
+      scan_ids(ids_.get(), until - at, shape_.itemsize, result_.tokens.value, result_.largest_id);
+      result_.tokens.bytes += until - at;
+      result_.token_count += (until - at) / shape_.itemsize;
       for (; start < document_starts_.size() && document_starts_[start] < until; ++start) {
         result_.starts_special += special_ >= 0 && id_at(document_starts_[start], at) == special_;
       }

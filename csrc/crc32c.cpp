@@ -4,7 +4,7 @@
 #include <cstring>
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "crc32c_fold.h"
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>
 #endif
@@ -87,6 +87,10 @@ __attribute__((target("sse4.2"))) uint32_t hardware(uint32_t crc, const char* da
   }
   return static_cast<uint32_t>(one_lane(a, data, size)) ^ 0xFFFFFFFFu;
 }
+
+ETTIN_FOLD_TARGET uint32_t fold_all(uint32_t crc, const char* data, size_t size) noexcept {
+  return crc32c_fold(crc, data, size, [](const __m512i&, size_t) {});
+}
 #endif
 
 }  // namespace
@@ -110,7 +114,13 @@ uint32_t crc32c_portable(uint32_t crc, const void* data, size_t size) noexcept {
 uint32_t crc32c(uint32_t crc, const void* data, size_t size) noexcept {
 #if defined(__x86_64__)
   static const bool available = __builtin_cpu_supports("sse4.2");
-  if (available) return hardware(crc, static_cast<const char*>(data), size);
+  const auto* from = static_cast<const char*>(data);
+  if (size >= 2 * fold_step && folding_available()) {
+    crc = fold_all(crc, from, size);
+    from += size / fold_step * fold_step;
+    size %= fold_step;
+  }
+  if (available) return hardware(crc, from, size);
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
   const auto* bytes = static_cast<const uint8_t*>(data);
   uint32_t value = ~crc;
@@ -123,6 +133,12 @@ uint32_t crc32c(uint32_t crc, const void* data, size_t size) noexcept {
   return ~value;
 #endif
   return crc32c_portable(crc, data, size);
+}
+
+const FoldFactors& fold_factors() noexcept {
+  constexpr size_t distance = 256;  // bytes
+  static const FoldFactors factors{uint64_t{byte_shift(distance + 4)} << 1, uint64_t{byte_shift(distance - 4)} << 1};
+  return factors;
 }
 
 uint32_t crc32c_combine(uint32_t crc_a, uint32_t crc_b, uint64_t size_b) noexcept {

@@ -16,4 +16,10 @@ uint32_t crc32c_combine(uint32_t crc_a, uint32_t crc_b, uint64_t size_b) noexcep
 // The table-driven form that machines without the instruction use; exposed so that tests compare the two.
 uint32_t crc32c_portable(uint32_t crc, const void* data, size_t size) noexcept;
 
+// x^2080 and x^2016 modulo the polynomial, as carry-less multiplication of reflected numbers needs them.
+struct FoldFactors {
+  uint64_t low, high;
+};
+const FoldFactors& fold_factors() noexcept;
+
 }  // namespace ettin

@@ -145,7 +145,8 @@ bool IndexedCorpus::follows(int64_t first, int64_t last, int64_t pointer, int64_
   int32_t last_length;
   if (!index_->read(pointers_at_ + 8 * static_cast<uint64_t>(last), &last_pointer, 8, error)) return false;
   if (!index_->read(lengths_at_ + 4 * static_cast<uint64_t>(last), &last_length, 4, error)) return false;
-  if (last_pointer - pointer == (total - last_length) * token_bytes_) return true;
+  const uint64_t distance = static_cast<uint64_t>(last_pointer) - static_cast<uint64_t>(pointer);  // any pointers
+  if (distance == static_cast<uint64_t>(total - last_length) * token_bytes_) return true;
   return fail("the sequences " + std::to_string(first) + " to " + std::to_string(last) + " of one document are not "
               "neighbours in the .bin file", error);
 }

@@ -119,7 +119,11 @@ def read_shard(source: Source) -> Shard:
 
 def mds_rows(source: Source, keys: Sequence[str], start: int) -> Iterator[Rows]:
     """The documents of a shard from sample ``start``: texts (str) or ids (ndarray). Raises DataError."""
-    shard = read_shard(source)
+    return shard_rows(read_shard(source), keys, start)
+
+
+def shard_rows(shard: Shard, keys: Sequence[str], start: int) -> Iterator[Rows]:
+    """The documents of a shard in memory from sample ``start``. Raises DataError."""
     columns = [shard.column(key) for key in keys]
     kinds = {shard.encodings[column].partition(":")[0] for column in columns}
     if kinds == {"str"}:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -171,3 +172,16 @@ def test_checksums_of_pieces_combine(first, second, size):
     assert whole == _native.crc32c(second, _native.crc32c(first))
     assert whole == _native.crc32c_combine(_native.crc32c(first), _native.crc32c(second), len(second))
     assert whole == _native.crc32c(first + second, portable=True)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 1000, 40_000])
+def test_scanned_ids_give_checksum_and_largest_id(dtype, count):
+    ids = np.random.default_rng(count).integers(0, 60_000, count).astype(dtype)
+    for place in {0, count // 2, count - 1} & set(range(count)):
+        ids[place] = 0xFFF0  # above all others, wherever it stands
+        expected = (_native.crc32c(ids, 7, portable=True), 0xFFF0)
+        assert _native.scan_ids(ids, ids.itemsize, 7) == expected
+        assert _native.scan_ids(ids, ids.itemsize, 7, portable=True) == expected
+        ids[place] = 0
+    assert _native.scan_ids(ids, ids.itemsize) == (_native.crc32c(ids), int(ids.max(initial=0)))
