@@ -13,12 +13,14 @@ from megatron_ettin.commands.arguments import RunFlags, parse
 from megatron_ettin.commands.tables import aligned, pairs
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import run_from_dict
-from megatron_ettin.config.derived import with_world_size
+from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.estimate import Estimate, Speed, estimate, notes
 from megatron_ettin.config.hardware import GIBI
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
+from megatron_ettin.data.corpus import open_corpus
+from megatron_ettin.data.mixture import read_mixture
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.progress import format_count
@@ -69,12 +71,19 @@ def main(arguments: list[str]) -> int:
 def one_run(arguments: list[str]) -> int:
     """Print the estimate of one run."""
     config, flags = parse(arguments, EstimateFlags, "estimate")
+    if not config.model.vocabulary and config.data.data:
+        config = with_vocabulary(config, vocabulary_of(config.data.data))
     if flags.world:
         config = filled(config, flags.world)
     found = estimate(config, speed(flags))
     print(detail(found))
     finish([found], flags)
     return 0
+
+
+def vocabulary_of(data: str) -> int:
+    """Ids of the tokenizer that made the data. Raises DataError where the data cannot be opened."""
+    return open_corpus(read_mixture(data).sources[0].prefix).manifest.tokenizer.vocabulary
 
 
 def filled(config: RunConfig, world: int) -> RunConfig:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from megatron_ettin.export import read_folder
-from tests.readme.test_readme import write_shims
+from tests.readme.test_readme import write_shims, write_text
 from tests.support.launch import ettin, run
 
 SCRIPTS = ("three_stages.sh", "cross_objective.sh", "study.sh")
 SHORT = ["--batch.rows", "2", "--batch.warmup-tokens", "0", "--layout.micro-batch-rows", "1"]
+STUDY_TIMEOUT = 1800
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -49,6 +50,17 @@ def test_three_stages_and_both_crossings_end_in_exact_exports(root, tmp_path):
     assert read_folder(encoder).config.objective == "mntp"
     run([*cross, encoder, tmp_path / "corpus", tmp_path / "runs", *short], extra=extra)
     assert read_folder(tmp_path / "runs/decoder-from-encoder-huggingface").config.objective == "clm"
+
+
+@pytest.mark.slow
+def test_a_study_of_ones_own_text_ends_with_a_report(root, tmp_path):
+    write_shims(tmp_path / "bin")
+    write_text(root, tmp_path / "my_text.jsonl")
+    extra = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "ETTIN_VOCABULARY": "600"}
+    study = ["bash", root / "examples/study.sh", tmp_path / "my_text.jsonl", tmp_path / "study"]
+    run([*study, "--size", "tiny", "--tokens", "12000"], extra=extra, timeout=STUDY_TIMEOUT)
+    report = json.loads((tmp_path / "study/report.json").read_text())
+    assert len(report["models"]) == 4 and all(model["parity"]["met"] for model in report["models"].values())
 
 
 def test_no_line_of_the_examples_is_endless(root: Path):
