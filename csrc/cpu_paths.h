@@ -35,6 +35,18 @@ constexpr AsciiClasses make_ascii_classes() {
 }
 constexpr AsciiClasses kAsciiClasses = make_ascii_classes();
 
+// The numbers 0 to 63.
+struct alignas(64) ByteNumbers {
+  uint8_t bytes[64];
+};
+
+constexpr ByteNumbers make_byte_numbers() {
+  ByteNumbers numbers{};
+  for (int byte = 0; byte < 64; ++byte) numbers.bytes[byte] = static_cast<uint8_t>(byte);
+  return numbers;
+}
+constexpr ByteNumbers kByteNumbers = make_byte_numbers();
+
 std::unique_ptr<WordEncoder> make_portable_encoder(const WordModel& model);
 #if defined(ETTIN_X86)
 std::unique_ptr<WordEncoder> make_avx2_encoder(const WordModel& model);

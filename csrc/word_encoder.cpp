@@ -29,7 +29,8 @@ CpuPath detect() {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("sse4.2");
   const bool avx512 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512dq");
+                      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+                      __builtin_cpu_supports("avx512dq");
   return avx2 && avx512 ? CpuPath::kAvx512 : avx2 ? CpuPath::kAvx2 : CpuPath::kPortable;
 #else
   return CpuPath::kPortable;

@@ -23,6 +23,8 @@
 namespace ettin {
 namespace avx2 {
 #include "text_scan_path.h"
+#include "byte_masks_path.h"
+#include "gpt2_splitter_path.h"
 #include "word_encoder_path.h"
 }
 }  // namespace ettin

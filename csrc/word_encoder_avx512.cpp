@@ -13,12 +13,12 @@
 #include "word_cache.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt"))), apply_to = function)
 #else
 #pragma GCC diagnostic ignored "-Wuninitialized"  // inside of GCC's own intrinsics
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt")
 #endif
 
 #define ETTIN_AVX512 1
@@ -26,6 +26,8 @@ namespace ettin {
 namespace avx512 {
 #include "merge_lanes_path.h"
 #include "text_scan_path.h"
+#include "byte_masks_path.h"
+#include "gpt2_splitter_path.h"
 #include "word_encoder_path.h"
 }
 }  // namespace ettin

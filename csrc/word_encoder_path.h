@@ -1,227 +1,6 @@
 // The word encoder for one instruction set. Included by word_encoder_*.cpp inside a namespace of their own, after all
 // other headers, with ETTIN_AVX512 or ETTIN_AVX2 defined where those may be used. Not a header for anybody else.
 
-// Classes of 64 bytes, one bit a byte. Bytes of characters beyond ASCII are in `high` alone, their first ones in `lead`.
-struct ByteMasks {
-  uint64_t letter, number, other, space, white, apostrophe, high, lead;
-};
-
-#if defined(ETTIN_AVX512)
-
-inline ByteMasks classify(const char* text) {
-  const __m512i bytes = _mm512_loadu_si512(text);
-  const __m512i classes = _mm512_permutex2var_epi8(_mm512_loadu_si512(kAsciiClasses.bits), bytes,
-                                                   _mm512_loadu_si512(kAsciiClasses.bits + 64));
-  const uint64_t high = _mm512_movepi8_mask(bytes);
-  const auto having = [&](uint8_t bit) {
-    return _mm512_mask_test_epi8_mask(~high, classes, _mm512_set1_epi8(static_cast<char>(bit)));
-  };
-  return {having(kLetterBit), having(kNumberBit),     having(kOtherBit), having(kSpaceBit),
-          having(kWhiteBit),  having(kApostropheBit), high,
-          _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8(static_cast<char>(0xC0)))};
-}
-
-inline WordKey load_key(const char* text, size_t size, size_t) {
-  const auto mask = static_cast<__mmask16>((1u << size) - 1);
-  const __m128i length = _mm_slli_si128(_mm_cvtsi32_si128(static_cast<int>(size)), 15);
-  WordKey key;
-  _mm_store_si128(reinterpret_cast<__m128i*>(&key), _mm_or_si128(_mm_maskz_loadu_epi8(mask, text), length));
-  return key;
-}
-
-#else
-
-#if defined(ETTIN_AVX2)
-
-struct Classes32 {
-  uint32_t letter, number, space, white, apostrophe, high, lead;
-};
-
-inline Classes32 classify_half(const char* text) {
-  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(text));
-  const auto mask = [](__m256i value) { return static_cast<uint32_t>(_mm256_movemask_epi8(value)); };
-  const auto below = [&](__m256i value, char limit) {  // unsigned value < limit
-    return mask(_mm256_cmpeq_epi8(_mm256_min_epu8(value, _mm256_set1_epi8(limit)), value)) &
-           ~mask(_mm256_cmpeq_epi8(value, _mm256_set1_epi8(limit)));
-  };
-  const auto minus = [&](__m256i value, char base) { return _mm256_sub_epi8(value, _mm256_set1_epi8(base)); };
-  const auto equals = [&](char byte) { return mask(_mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(byte))); };
-  return {below(minus(_mm256_or_si256(bytes, _mm256_set1_epi8(0x20)), 'a'), 26),
-          below(minus(bytes, '0'), 10),
-          equals(' '),
-          below(minus(bytes, '\t'), 5),
-          equals('\''),
-          mask(bytes),
-          mask(bytes) & ~below(bytes, static_cast<char>(0xC0))};
-}
-
-inline ByteMasks classify(const char* text) {
-  const Classes32 low = classify_half(text), high = classify_half(text + 32);
-  const auto join = [](uint32_t first, uint32_t second) { return static_cast<uint64_t>(second) << 32 | first; };
-  ByteMasks masks{join(low.letter, high.letter), join(low.number, high.number), 0, join(low.space, high.space),
-                  join(low.white, high.white), join(low.apostrophe, high.apostrophe), join(low.high, high.high),
-                  join(low.lead, high.lead)};
-  masks.other = ~(masks.letter | masks.number | masks.space | masks.white | masks.high);
-  return masks;
-}
-
-#else
-
-inline ByteMasks classify(const char* text) {
-  ByteMasks masks{};
-  for (int at = 0; at < 64; ++at) {
-    const auto byte = static_cast<uint8_t>(text[at]);
-    const uint64_t classes = byte < 0x80 ? kAsciiClasses.bits[byte] : 0;
-    masks.letter |= (classes & 1) << at;
-    masks.number |= (classes >> 1 & 1) << at;
-    masks.other |= (classes >> 2 & 1) << at;
-    masks.space |= (classes >> 3 & 1) << at;
-    masks.white |= (classes >> 4 & 1) << at;
-    masks.apostrophe |= (classes >> 5 & 1) << at;
-    masks.high |= static_cast<uint64_t>(byte >> 7) << at;
-    masks.lead |= static_cast<uint64_t>(byte >= 0xC0) << at;
-  }
-  return masks;
-}
-
-#endif
-
-// `left`: bytes that may be read.
-inline WordKey load_key(const char* text, size_t size, size_t left) {
-  if (left < 16) return make_key(text, size);
-  WordKey key;
-  std::memcpy(&key, text, 16);
-  const uint64_t low = size >= 8 ? ~0ull : (1ull << (8 * size)) - 1;
-  const uint64_t high = size <= 8 ? 0 : (1ull << (8 * size - 64)) - 1;
-  return {key.low & low, (key.high & high) | static_cast<uint64_t>(size) << 56};
-}
-
-#endif
-
-inline uint32_t hash_key(const WordKey& key) {
-#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-  return static_cast<uint32_t>(_mm_crc32_u64(_mm_crc32_u64(0, key.low), key.high));
-#else
-  const uint64_t mixed = (key.low * 0x9E3779B97F4A7C15ull ^ key.high) * 0xC2B2AE3D27D4EB4Full;
-  return static_cast<uint32_t>(mixed >> 32);
-#endif
-}
-
-inline bool same_key(const WordKey& a, const WordKey& b) { return ((a.low ^ b.low) | (a.high ^ b.high)) == 0; }
-
-// Finds where words start, 64 bytes at a time, by arithmetic on masks of classes: the pattern of GPT-2.
-// Runs of two and more spaces are words of their own, and end the text before them, when they are added tokens.
-class Gpt2Splitter {
- public:
-  Gpt2Splitter(std::string_view text, bool runs) : text_(text.data()), size_(text.size()), runs_(runs) {}
-
-  bool done() const { return base_ >= size_; }
-  size_t base() const { return base_; }
-
-  // Bit i: a word starts at base() + i. Moves on to the next block.
-  uint64_t next() {
-    char tail[64];
-    const char* block = text_ + base_;
-    uint64_t valid = ~0ull;
-    if (size_ - base_ < 64) {
-      std::memset(tail, 0, sizeof(tail));
-      std::memcpy(tail, block, size_ - base_);
-      block = tail;
-      valid = (1ull << (size_ - base_)) - 1;
-    }
-    ByteMasks masks = classify(block);
-    masks.other &= valid;
-    uint64_t lone_starts = 0;  // white space beyond ASCII that starts a word because no white space follows
-    if (masks.high | spill_) lone_starts = add_high(masks);
-    const uint64_t starts = word_starts(masks, lone_starts, valid);
-    base_ += 64;
-    return starts;
-  }
-
- private:
-  // Puts characters beyond ASCII into the masks of their classes.
-  uint64_t add_high(ByteMasks& masks) {
-    uint64_t lone = 0, by_class[4] = {0, 0, 0, 0};
-    by_class[spill_class_] = spill_;
-    spill_ = 0;
-    for (uint64_t leads = masks.lead; leads; leads &= leads - 1) {
-      const int at = __builtin_ctzll(leads);
-      size_t length;
-      const uint32_t code = utf8_decode(text_ + base_ + at, length);
-      const auto kind = static_cast<CharacterClass>(property(code) & kClassMask);
-      const uint64_t bits = (1ull << length) - 1;
-      by_class[kind] |= bits << at;
-      if (at + length > 64) {
-        spill_ = bits >> (64 - at);
-        spill_class_ = kind;
-      }
-      if (kind == kSpace && is_real(base_ + at + length)) lone |= 1ull << at;
-    }
-    masks.letter |= by_class[kLetter];
-    masks.number |= by_class[kNumber];
-    masks.other |= by_class[kOther];
-    masks.white |= by_class[kSpace];
-    return lone;
-  }
-
-  // Whether there is a character at `at` and it is not white space.
-  bool is_real(size_t at) const {
-    if (at >= size_) return false;
-    size_t length;
-    return (property(utf8_decode(text_ + at, length)) & kClassMask) != kSpace;
-  }
-
-  uint64_t word_starts(const ByteMasks& masks, uint64_t lone_starts, uint64_t valid) {
-    const uint64_t letter = masks.letter, number = masks.number, other = masks.other;
-    uint64_t run = 0;
-    if (runs_) {
-      const uint64_t next_space = base_ + 64 < size_ && text_[base_ + 64] == ' ';
-      run = masks.space & ((masks.space << 1 | carry_.space) | (masks.space >> 1 | next_space << 63));
-    }
-    const uint64_t glue = masks.space & ~run, white = glue | masks.white;
-    const uint64_t real = letter | number | other;
-    const auto first = [](uint64_t mask, uint64_t carry) { return mask & ~(mask << 1 | carry); };
-    uint64_t starts = first(letter, carry_.letter) | first(number, carry_.number) | first(other, carry_.other);
-    starts &= ~(glue << 1 | carry_.glue);
-    starts |= first(white, carry_.white) | first(run, carry_.run) | lone_starts;
-    // The last character of two and more of white space, when something follows.
-    const uint64_t trailing = white & (white << 1 | carry_.white) & ~masks.high;
-    uint64_t followed = real >> 1;
-    if (trailing >> 63) followed |= static_cast<uint64_t>(is_real(base_ + 64)) << 63;
-    starts |= trailing & followed;
-    starts = (starts & ~carry_.clear) | carry_.set;
-    carry_ = {letter >> 63, number >> 63, other >> 63, masks.space >> 63, glue >> 63, white >> 63, run >> 63, 0, 0};
-    for (uint64_t marks = masks.apostrophe & starts; marks; marks &= marks - 1) {
-      contraction(__builtin_ctzll(marks), starts);
-    }
-    return starts & valid;
-  }
-
-  // "'s" and the like at a word's start: a word ends behind it, and none starts within it.
-  void contraction(int at, uint64_t& starts) {
-    const size_t mark = base_ + at;
-    const Cursor cursor(std::string_view(text_, size_));
-    const int length = static_cast<int>(contraction_end(cursor, mark, false) - mark);
-    if (!length) return;
-    const int inside = at + 1, behind = at + length;
-    if (inside < 64) starts &= ~(1ull << inside);
-    else carry_.clear |= 1ull << (inside - 64);
-    if (behind < 64) starts |= 1ull << behind;
-    else if (mark + length < size_) carry_.set |= 1ull << (behind - 64);
-  }
-
-  struct Carry {  // of the last byte of the block before; the last two change starts of the next block
-    uint64_t letter, number, other, space, glue, white, run, clear, set;
-  };
-
-  const char* text_;
-  size_t size_, base_ = 0;
-  bool runs_;
-  Carry carry_{};
-  uint64_t spill_ = 0;  // bytes of a character that reach into the next block
-  CharacterClass spill_class_ = kOther;
-};
-
 // Writes all places of an entry, used or not: one or two instructions.
 inline void copy_ids(const WordIds<uint16_t>& ids, uint32_t* out) {
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
@@ -233,7 +12,24 @@ inline void copy_ids(const WordIds<uint16_t>& ids, uint32_t* out) {
 }
 inline void copy_ids(const WordIds<uint32_t>& ids, uint32_t* out) { std::memcpy(out, &ids, sizeof(ids)); }
 
-// Appends the places of the bits of `mask`, counted from `base`; up to seven places more are written over.
+// Appends the places of the bits of `mask`, counted from `base`; up to fifteen places more are written over.
+#if defined(ETTIN_AVX512)
+inline size_t append_bits(uint64_t mask, uint32_t base, uint32_t* out) {
+  const auto count = static_cast<size_t>(__builtin_popcountll(mask));
+  const __m512i places = _mm512_maskz_compress_epi8(mask, _mm512_load_si512(kByteNumbers.bytes));
+  const __m512i from = _mm512_set1_epi32(static_cast<int>(base));
+  const auto store = [&](size_t at, __m128i bytes) {
+    _mm512_storeu_si512(out + at, _mm512_add_epi32(from, _mm512_cvtepu8_epi32(bytes)));
+  };
+  store(0, _mm512_castsi512_si128(places));
+  if (count > 16) store(16, _mm512_extracti32x4_epi32(places, 1));
+  if (count > 32) {
+    store(32, _mm512_extracti32x4_epi32(places, 2));
+    store(48, _mm512_extracti32x4_epi32(places, 3));
+  }
+  return count;
+}
+#else
 inline size_t append_bits(uint64_t mask, uint32_t base, uint32_t* out) {
   const auto count = static_cast<size_t>(__builtin_popcountll(mask));
   for (size_t done = 0; done < count; done += 8) {
@@ -244,6 +40,7 @@ inline size_t append_bits(uint64_t mask, uint32_t base, uint32_t* out) {
   }
   return count;
 }
+#endif
 
 template <class Id>
 class PathEncoder final : public WordEncoder {
@@ -261,13 +58,12 @@ class PathEncoder final : public WordEncoder {
 
  private:
   static constexpr size_t kBatch = 1024, kGroup = 128;
-  static constexpr size_t kMost = kBatch + 72;  // a batch ends with the block of text that exceeds it
+  static constexpr size_t kMost = kBatch + 80;  // a batch ends with the block of text that exceeds it
   static constexpr size_t kOverflowLimit = 4 << 20;
   static constexpr Id kRare = static_cast<Id>(~Id{0}), kPending = kRare - 1;  // counts of words without ids yet
 
   // Starts the cache with the words known from the model alone.
   void fill_cache() {
-    cache_.clear();
     overflow_.clear();
     for (const KnownWord& word : model_.known) cache_.insert(word.key, hash_key(word.key), pack(&word.id, 1));
   }
@@ -314,7 +110,10 @@ class PathEncoder final : public WordEncoder {
     }
     encode_misses();
     const size_t restart = write_ids(count);
-    if (overflow_.size() > kOverflowLimit) fill_cache();
+    if (overflow_.size() > kOverflowLimit) {
+      cache_.clear();
+      fill_cache();
+    }
     return restart;
   }
 
@@ -336,24 +135,32 @@ class PathEncoder final : public WordEncoder {
   void find_group(size_t begin, size_t end) {
     for (size_t at = begin; at < end; ++at) {
       const WordKey key = keys_[at - begin];
-      const auto& bucket = cache_.bucket(hashes_[at - begin]);
-      const bool first = same_key(key, bucket.entries[0].key), second = same_key(key, bucket.entries[1].key);
-      words_[at] = (first ? bucket.entries[0] : bucket.entries[1]).ids;
-      if (__builtin_expect(first | second, 1)) continue;
+      const auto& entries = cache_.bucket(hashes_[at - begin]).entries;
+      const bool first = key == entries[0].key, second = key == entries[1].key;
+      words_[at] = entries[!first].ids;
+      if (__builtin_expect(!(first | second), 0)) find_elsewhere(at, key, hashes_[at - begin]);
+    }
+  }
+
+  // A word that its bucket does not hold: in the neighbour of a full bucket, or nowhere yet.
+  __attribute__((noinline)) void find_elsewhere(size_t at, const WordKey& key, uint32_t hash) {
+    if (!key.high) {  // a long word
       words_[at].count = kRare;
-      if (key.high) note_miss(at, key, hashes_[at - begin]);
+    } else if (const auto* entry = cache_.find_spilled(key, hash)) {
+      words_[at] = entry->ids;
+    } else {
+      note_miss(at, key, hash);
     }
   }
 
   // Enters a word into the cache at once, as pending, so that it misses only once in a batch.
   void note_miss(size_t at, const WordKey& key, uint32_t hash) {
-    missed_[misses_] = key;
-    missed_hashes_[misses_] = hash;
     WordIds<Id> pending{};
-    pending.ids[0] = static_cast<Id>(misses_++);
+    pending.ids[0] = static_cast<Id>(misses_);
     pending.count = kPending;
     words_[at] = pending;
-    cache_.insert(key, hash, pending);
+    missed_[misses_] = key;
+    missed_entries_[misses_++] = &cache_.insert(key, hash, pending);
   }
 
   void encode_misses() {
@@ -377,10 +184,8 @@ class PathEncoder final : public WordEncoder {
 
   void finish_miss(size_t miss, const WordIds<Id>& ids) {
     missed_ids_[miss] = ids;
-    auto& bucket = cache_.bucket(missed_hashes_[miss]);
-    for (auto& entry : bucket.entries) {
-      if (same_key(entry.key, missed_[miss])) entry.ids = ids;
-    }
+    auto& entry = *missed_entries_[miss];  // perhaps another word's by now
+    if (entry.key == missed_[miss]) entry.ids = ids;
   }
 
   size_t write_ids(size_t count) {
@@ -480,12 +285,9 @@ class PathEncoder final : public WordEncoder {
     if (part.size() > kKeyBytes) return model_.pairs.encode(part, *ids_, scratch_);
     const WordKey key = make_key(part.data(), part.size());
     const uint32_t hash = hash_key(key);
-    const auto& bucket = cache_.bucket(hash);
     WordIds<Id> ids;
-    if (same_key(key, bucket.entries[0].key)) {
-      ids = bucket.entries[0].ids;
-    } else if (same_key(key, bucket.entries[1].key)) {
-      ids = bucket.entries[1].ids;
+    if (const auto* entry = cache_.find(key, hash)) {
+      ids = entry->ids;
     } else {
       ids = encode_short(key);
       cache_.insert(key, hash, ids);
@@ -513,7 +315,8 @@ class PathEncoder final : public WordEncoder {
   std::vector<uint32_t>* ids_ = nullptr;
   const char* text_ = nullptr;
   size_t size_ = 0, misses_ = 0;
-  uint32_t starts_[kMost], hashes_[kGroup], missed_hashes_[kMost], plain_[kMost];
+  uint32_t starts_[kMost], hashes_[kGroup], plain_[kMost];
+  typename ShortWordCache<Id>::Entry* missed_entries_[kMost];
   WordKey keys_[kGroup], missed_[kMost];
   WordIds<Id> words_[kMost], missed_ids_[kMost];
   uint32_t out_[kMost * 8 + 8];

@@ -10,6 +10,8 @@
 namespace ettin {
 namespace portable {
 #include "text_scan_path.h"
+#include "byte_masks_path.h"
+#include "gpt2_splitter_path.h"
 #include "word_encoder_path.h"
 }
 
