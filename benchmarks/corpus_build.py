@@ -10,6 +10,7 @@ the outputs are compared byte for byte. datatrove runs where ETTIN_DATATROVE_PYT
 from __future__ import annotations
 
 import argparse
+import filecmp
 import gzip
 import json
 import os
@@ -194,7 +195,7 @@ class Bench:
         """Stop the benchmark when two outputs differ."""
         for suffix in (".bin", ".idx"):
             one, other = (self.folder / f"{name}{suffix}" for name in (first, second))
-            if one.read_bytes() != other.read_bytes():
+            if not filecmp.cmp(one, other, shallow=False):
                 raise SystemExit(f"{one.name} and {other.name} differ: no timing of unequal work")
 
 

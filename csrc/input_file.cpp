@@ -73,13 +73,15 @@ bool read_line_range(const InputFile& file, uint64_t begin, uint64_t end, uint64
   line = line == std::string::npos ? 0 : line + 1;
   for (uint64_t next = end;;) {
     const size_t before = bytes.size();
-    if (!file.read(next, next + step, bytes, error)) return false;
-    if (bytes.size() == before) return true;
+    const bool readable = file.read(next, next + step, bytes, error);
     const void* newline = std::memchr(bytes.data() + before, '\n', bytes.size() - before);
     if (newline != nullptr) {
       bytes.resize(static_cast<size_t>(static_cast<const char*>(newline) - bytes.data()) + 1);
+      error.clear();  // what cannot be read belongs to later lines
       return true;
     }
+    if (!readable) return false;
+    if (bytes.size() == before) return true;
     if (bytes.size() - line > maximum_line) {
       lines.too_long = true;
       lines.too_long_offset = begin - lead + line;

@@ -19,28 +19,45 @@ class DamagedStreamError(Exception):
 
 
 class RawFile:
-    """A file read once from front to back, with the crc32c of what was read."""
+    """A file, or a part of one, read once from front to back, with the crc32c of what was read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, begin: int = 0, end: int | None = None) -> None:
         self.path = path
+        self.end = end
         try:
             self._stream = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
         self.checksum = 0
-        self.position = 0
+        self.position = begin
+        if begin:
+            self._stream.seek(begin)
+
+    @property
+    def descriptor(self) -> int:
+        """The open file."""
+        return self._stream.fileno()
 
     def read(self, size: int = READ_BYTES) -> bytes:
         """The next bytes, none at the end. Raises DataError when the read fails."""
         from megatron_ettin import _native
 
+        if self.end is not None:
+            size = min(size, self.end - self.position)
         try:
             content = self._stream.read(size)
         except OSError as error:
-            raise DataError(f"{self.path}: read at byte {self.position} failed ({error.strerror})") from error
+            raise DataError(
+                f"{self.path}: read at byte {self.position} failed: {error.strerror}; repair that, then the same "
+                "command goes on"
+            ) from error
         self.checksum = _native.crc32c(content, self.checksum)
         self.position += len(content)
         return content
+
+    def read_on(self) -> bytes:
+        """Bytes after the end of a part that stops inside a member; none when it stops with its file."""
+        return b""
 
     def drain(self) -> None:
         """Read the rest, so that the checksum covers the whole file."""
@@ -79,7 +96,7 @@ def gzip_pieces(raw: RawFile) -> Iterator[bytes]:
                 yield piece
             pending = b""
             if decompressor.needs_input and not decompressor.eof:
-                pending = raw.read()
+                pending = raw.read() or raw.read_on()
                 if not pending:
                     raise DamagedStreamError(f"gzip data ends at byte {raw.position} inside a member")
         pending = decompressor.unused_data.lstrip(b"\0")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from megatron_ettin.data.decompress import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.data.inputs import Source
+from megatron_ettin.data.read_ahead import ReadAhead
 from megatron_ettin.errors import DataError
 
 WAIT_MILLISECONDS = 200
@@ -46,10 +47,14 @@ class Feeder:
         self.wait()
         self.native.feed_rejected(number, self.kinds.index(kind), offset, end, reason)
 
-    def finish(self) -> None:
-        """Wait until everything is committed. Raises StoppedError after a failure."""
+    def settle(self) -> None:
+        """Wait until everything that was fed is committed, or nothing more can be."""
         while not self.native.wait_until_done(WAIT_MILLISECONDS):
             self.on_wait(self.fed)
+
+    def finish(self) -> None:
+        """Wait until everything is committed. Raises StoppedError after a failure."""
+        self.settle()
         if self.native.failure() is not None:
             raise StoppedError
 
@@ -69,39 +74,50 @@ def feed_plain_lines(feeder: Feeder, number: int, source: Source, start: int) ->
     feeder.native.end_source(number, source.end, 0, None)
 
 
-def _skip(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
+def _skip(pieces: Iterator[tuple[bytes, int]], count: int) -> Iterator[tuple[bytes, int]]:
     """The pieces without their first ``count`` bytes."""
-    for piece in pieces:
+    for piece, read in pieces:
         if count >= len(piece):
             count -= len(piece)
             continue
-        yield piece[count:]
+        yield piece[count:], read
         count = 0
 
 
-def feed_stream(feeder: Feeder, number: int, source: Source, start: int, separator: str, *, lines: bool) -> None:
+@dataclass(frozen=True)
+class StreamKind:
+    """How a stream of bytes is cut into records."""
+
+    separator: str
+    lines: bool
+    """Records are lines of JSON, else texts."""
+
+
+def feed_stream(feeder: Feeder, number: int, source: Source, start: int, kind: StreamKind, ahead: ReadAhead) -> None:
     """A compressed jsonl file, or text cut at a separator. ``start`` is a byte of the decompressed content."""
     native, position = feeder.native, start
-    with RawFile(source.path) as raw:
-        native.start_stream(number, separator, lines, start)
-        damage = None
-        before = 0
-        try:
-            for piece in _skip(PIECES[source.compression](raw), start):
-                feeder.wait()
-                native.feed_stream(piece)
-                position += len(piece)
-                feeder.fed += raw.position - before
-                before = raw.position
-        except DamagedStreamError as error:
-            damage = str(error)
-        feeder.wait()
-        native.finish_stream(damage is not None)
-        if damage is not None:
-            feeder.reject(number, "truncated", position, position, damage)
-        raw.drain()
-        feeder.wait()
-        native.end_source(number, position, raw.position, raw.checksum)
+    native.start_stream(number, kind.separator, kind.lines, start)
+    damage = None
+    before = 0
+    try:
+        for piece, read in _skip(ahead.pieces(source), start):
+            feeder.wait()
+            native.feed_stream(piece)
+            position += len(piece)
+            feeder.fed += read - before
+            before = read
+    except DamagedStreamError as error:
+        damage = str(error)
+    feeder.wait()
+    native.finish_stream(damage is not None)
+    checksum = ahead.checksum
+    if damage is not None:
+        feeder.reject(number, "truncated", position, position, damage)
+        with RawFile(source.path) as raw:
+            raw.drain()
+            checksum = raw.checksum
+    feeder.wait()
+    native.end_source(number, position, source.size, checksum)
 
 
 def feed_whole_text(feeder: Feeder, number: int, source: Source, start: int) -> None:

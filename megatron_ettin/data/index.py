@@ -91,7 +91,7 @@ def read_header(path: Path) -> IndexHeader:
         with open(path, "rb") as stream:
             return parse_header(stream.read(HEADER.size), os.fstat(stream.fileno()).st_size, str(path))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DataError(f"{path}: reading {HEADER.size} bytes at offset 0 failed: {error.strerror}") from error
 
 
 def _pointers(lengths: Iterable[NDArray[np.int32]], itemsize: int) -> Iterator[NDArray[np.int64]]:

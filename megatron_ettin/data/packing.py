@@ -139,8 +139,11 @@ def _checksum(header: bytes) -> bytes:
 
 
 def _read_header(path: Path) -> tuple[_Header, bytes]:
-    with path.open("rb") as file:
-        content = file.read(HEADER_BYTES)
+    try:
+        with path.open("rb") as file:
+            content = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: reading {HEADER_BYTES} bytes at offset 0 failed: {error.strerror}") from error
     whole = len(content) == HEADER_BYTES and content[: len(MAGIC)] == MAGIC
     if not whole or _checksum(content) != content[HEADER.size - 4 : HEADER.size]:
         raise DataError(f"{path}: damaged pack index: its header is not whole; delete the file, it is built again")

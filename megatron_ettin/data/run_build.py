@@ -8,12 +8,21 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from megatron_ettin.data.feed import Feeder, StoppedError, feed_plain_lines, feed_rows, feed_stream, feed_whole_text
+from megatron_ettin.data.feed import (
+    Feeder,
+    StoppedError,
+    StreamKind,
+    feed_plain_lines,
+    feed_rows,
+    feed_stream,
+    feed_whole_text,
+)
 from megatron_ettin.data.inputs import Source
 from megatron_ettin.data.job import Job
 from megatron_ettin.data.mds import mds_rows
 from megatron_ettin.data.options import block_bytes
 from megatron_ettin.data.parquet import parquet_rows
+from megatron_ettin.data.read_ahead import ReadAhead
 from megatron_ettin.data.sentences import SentencePool
 from megatron_ettin.data.staging import Record, Staging
 from megatron_ettin.errors import DataError
@@ -52,6 +61,9 @@ def run_build(job: Job, staging: Staging, record: Record | None) -> None:
             feeder.finish()
         except StoppedError:
             raise _failure(job, native.failure()) from None
+        except DataError:
+            feeder.settle()
+            raise
         finally:
             native.stop()
 
@@ -111,21 +123,33 @@ def _encoder(job: Job) -> Callable[..., Any] | None:
 def _feed_sources(job: Job, feeder: Feeder, record: Record | None) -> None:
     first = 0 if record is None else record.source + record.ends_source
     feeder.fed = sum(source.bytes for source in job.sources[:first])
-    for number in range(first, len(job.sources)):
-        source = job.sources[number]
-        resumed = record if record is not None and record.source == number and not record.ends_source else None
-        _feed_source(job, feeder, number, source, resumed)
+    left = job.sources[first:]
+    streams = [source for source in left if _stream_kind(job, source) is not None]
+    with ReadAhead(streams, job.options.worker_threads) as ahead:
+        for number, source in enumerate(left, first):
+            resumed = record if record is not None and record.source == number and not record.ends_source else None
+            _feed_source(job, feeder, number, source, resumed, ahead)
 
 
-def _feed_source(job: Job, feeder: Feeder, number: int, source: Source, record: Record | None) -> None:
+def _stream_kind(job: Job, source: Source) -> StreamKind | None:
+    """How a source is cut into records when it is read from front to back; None for other ways to read."""
+    if source.format == "jsonl" and not source.splits:
+        return StreamKind("\n", lines=True)
+    if source.format == "txt" and job.options.text_separator is not None:
+        return StreamKind(job.options.text_separator, lines=False)
+    return None
+
+
+def _feed_source(
+    job: Job, feeder: Feeder, number: int, source: Source, record: Record | None, ahead: ReadAhead
+) -> None:
     """Feed what is left of one source: after the blocks of ``record``, when it is the one that was interrupted."""
     start = source.begin if record is None else record.end
+    kind = _stream_kind(job, source)
     if source.splits:
         feed_plain_lines(feeder, number, source, start)
-    elif source.format == "jsonl":
-        feed_stream(feeder, number, source, start, "\n", lines=True)
-    elif source.format == "txt" and job.options.text_separator is not None:
-        feed_stream(feeder, number, source, start, job.options.text_separator, lines=False)
+    elif kind is not None:
+        feed_stream(feeder, number, source, start, kind, ahead)
     elif source.format == "txt":
         feed_whole_text(feeder, number, source, 0 if record is None else record.lines)
     else:

@@ -1,5 +1,7 @@
 """Reads that a disk or a network file system cuts short, interrupts or refuses."""
 
+import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -8,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
+from megatron_ettin.data import build_corpus
 from megatron_ettin.data.stage import open_stage
 from tests.data.conftest import run_config
+from tests.data.corpus.conftest import jsonl, texts, tokenizer  # noqa: F401 - fixtures
+from tests.data.corpus.mds_writer import encode_shard
 from tests.twins.corpus_writer import random_documents, write_corpus
 
 SOURCE = Path(__file__).with_name("faulty_reads.c")
@@ -22,6 +28,18 @@ from tests.data.conftest import run_config
 try:
     stage = open_stage(run_config(sys.argv[1]))
     print(stage.batch(stage.step_rows(0), "mlm").digest())
+except DataError as error:
+    print("DataError:", error)
+"""
+
+BUILD = """
+import sys
+import megatron_ettin.data.run_build as run
+from megatron_ettin.data import build_corpus
+from megatron_ettin.errors import DataError
+run.block_bytes = lambda total: 700
+try:
+    print(build_corpus(*sys.argv[1:]).corpus.fingerprint)
 except DataError as error:
     print("DataError:", error)
 """
@@ -63,3 +81,47 @@ def test_a_disk_error_names_the_file_and_the_offset(corpus, faulty_reads, root, 
     message = batch_digest(corpus, faulty_reads, root, suffix, "EIO")
     assert message.startswith("DataError: ") and suffix in message
     assert "bytes at offset" in message and "Input/output error" in message
+
+
+def pack(folder, jsonl, suffix):  # noqa: F811
+    """The lines of a file in another format."""
+    path = folder / f"text{suffix}"
+    content = jsonl.read_bytes()
+    if suffix == ".mds":
+        samples = [{"text": json.loads(line)["text"]} for line in content.splitlines() if line.strip()]
+        path.write_bytes(encode_shard(samples, {"text": "str"}))
+    else:
+        kinds = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}
+        path.write_bytes(kinds[suffix](content))
+    return path
+
+
+def build_with(library, root, arguments, suffix, kind, first=0):
+    """What a process prints that builds a corpus, its input read through the library."""
+    faults = {"LD_PRELOAD": str(library), "FAULTY_SUFFIX": suffix, "FAULTY_KIND": kind, "FAULTY_FROM": str(first)}
+    command = [sys.executable, "-c", BUILD, *map(str, arguments)]
+    done = subprocess.run(command, cwd=root, env=os.environ | faults, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".mds"])
+def test_short_and_interrupted_reads_do_not_change_a_build(tmp_path, jsonl, tokenizer, faulty_reads, root, suffix):  # noqa: F811
+    path = pack(tmp_path, jsonl, suffix)
+    whole = build_corpus(path, tmp_path / "whole", tokenizer).corpus.fingerprint
+    assert build_with(faulty_reads, root, (path, tmp_path / "c", tokenizer), suffix, "short") == whole
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".mds"])
+def test_a_disk_error_in_a_build_names_the_place_and_is_resumed(tmp_path, jsonl, tokenizer, faulty_reads, root, suffix):  # noqa: F811
+    path = pack(tmp_path, jsonl, suffix)
+    first = path.stat().st_size * 3 // 4
+    arguments = (path, tmp_path / "c", tokenizer)
+    message = build_with(faulty_reads, root, arguments, suffix, "EIO", first)
+    assert message.startswith(f"DataError: {path}: ")
+    assert f"at byte {first} failed" in message
+    assert "Input/output error" in message
+    assert "the same command goes on" in message
+    assert not (tmp_path / "c.json").exists()
+    report = build_corpus(*arguments)
+    assert suffix != ".jsonl" or report.resumed_documents > 0
+    assert report.corpus.fingerprint == build_corpus(path, tmp_path / "whole", tokenizer).corpus.fingerprint
