@@ -3,13 +3,16 @@
     python benchmarks/corpus_build.py [--quick] [--json FILE] [--megabytes N] [--rounds N] [--only WORDS]
 
 Every side is a fresh process; CPU is user plus system time of the process and its children, start-up and imports
-included on both sides, medians over interleaved rounds. Text is read from the page cache. Before anything is timed
-the outputs are compared byte for byte. datatrove runs where ETTIN_DATATROVE_PYTHON names a Python that has it.
+included on both sides, medians over interleaved rounds. Modules are compiled before, as those of an installed package
+are. Text is read from the page cache; set TMPDIR to a file system in memory, or the wall time holds the disk's. Before
+anything is timed the outputs are compared byte for byte. datatrove runs where ETTIN_DATATROVE_PYTHON names a Python
+that has it.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import filecmp
 import gzip
 import json
@@ -22,6 +25,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import Claim  # noqa: E402
+from megatron_ettin.data.decompress import PIECES, RawFile  # noqa: E402
 
 SHARED = Path(os.environ.get("ETTIN_SHARED", ROOT.parent / "shared"))
 
@@ -147,6 +152,7 @@ class Bench:
 
     def __init__(self, folder: Path, *, megabytes: float, rounds: int, quick: bool) -> None:
         self.folder, self.rounds, self.quick = folder, rounds, quick
+        compileall.compile_dir(ROOT / "megatron_ettin", quiet=1)
         self.text = folder / "text.jsonl"
         self.small = folder / "small.jsonl"
         in_a_child(lambda: write_text(self.text, megabytes))
@@ -182,6 +188,16 @@ class Bench:
         print(
             f"{text:<74} {ours:>10.3f} {peer:>10.3f} {unit:<6} {ratio:>8.2f}x (target {target:g}x, {mark})", flush=True
         )
+
+    def note(self, text: str, value: float, unit: str) -> None:
+        """Record a figure without a peer."""
+        self.claims.append(
+            Claim(
+                claim=text, ours=round(value, 2), peer=None, unit=unit, ratio=None, target=None, met=None,
+                hardware=self.hardware,
+            )
+        )  # fmt: skip
+        print(f"{text:<74} {value:>10.1f} {unit}", flush=True)
 
     def interleave(self, *commands: list[str], rounds: int | None = None) -> list[Run]:
         """Medians of several commands, run in turn."""
@@ -261,13 +277,96 @@ def threads_row(bench: Bench) -> None:
 
 
 def memory_row(bench: Bench) -> None:
-    """Peak memory whatever the size of the input."""
-    for threads in (1, 2):
-        bound = 200 + 120 * threads
-        large = run(bench.ours(bench.text, "a", threads))
-        bench.claim(
-            f"peak memory, {threads} threads, against 200 MB + 120 MB a thread", large.megabytes, bound, "MiB", 1
-        )
+    """Peak memory whatever the size and the format of the input."""
+    inputs = {"jsonl": bench.text}
+    for kind, write in {
+        "zst, window 128 MiB": write_long_window,
+        "parquet, row groups of 64 MB": write_parquet,
+    }.items():
+        inputs[kind] = bench.folder / f"memory.{'parquet' if kind[0] == 'p' else 'jsonl.zst'}"
+        in_a_child(lambda write=write, path=inputs[kind]: write(bench.text, path))
+    for kind, source in inputs.items():
+        for threads in (1, 2):
+            built = run(bench.ours(source, "a", threads))
+            text = f"peak memory, {kind}, {threads} threads, against 200 MB + 120 MB a thread"
+            bench.claim(text, built.megabytes, (200 + 120 * threads) * MEGABYTE / 2**20, "MiB", 1)
+
+
+def large_row(bench: Bench) -> None:
+    """Many gigabytes, by repeating the text: our peak there, a peer's at a tenth of it, and the steady state."""
+    large, tenth = bench.folder / "large.jsonl", bench.folder / "tenth.jsonl"
+    copies = 2 if bench.quick else 20
+    in_a_child(lambda: repeat(bench.text, large, copies))
+    in_a_child(lambda: repeat(bench.text, tenth, max(1, copies // 10)))
+    ours, peer = run(bench.ours(large, "a", 2)), run(bench.peer("gigatoken", tenth, "b", 2))
+    sizes = [path.stat().st_size / 1e6 for path in (large, tenth)]
+    text = f"peak memory, {sizes[0]:.0f} MB, 2 threads: gigatoken + IndexedDatasetBuilder at {sizes[1]:.0f} MB"
+    bench.claim(text, ours.megabytes, peer.megabytes, "MiB", 10)
+    once = run(bench.ours(bench.text, "a", 2))
+    steady = (large.stat().st_size - bench.text.stat().st_size) / 1e6 / (ours.cpu - once.cpu)
+    cold = bench.text.stat().st_size / 1e6 / once.cpu
+    bench.note(f"steady state over {sizes[0]:.0f} MB of repeated text", steady, "MB a CPU s")
+    bench.note(f"the first {bench.text.stat().st_size / 1e6:.0f} MB, start-up included", cold, "MB a CPU s")
+    large.unlink()
+    tenth.unlink()
+
+
+def repeat(text: Path, path: Path, copies: int) -> None:
+    """A file several times over."""
+    data = text.read_bytes()
+    with open(path, "wb") as stream:
+        for _ in range(copies):
+            stream.write(data)
+
+
+def write_long_window(text: Path, path: Path) -> None:
+    """One zstd frame that looks back 128 MiB, the most that is read."""
+    import zstandard
+
+    parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=27, enable_ldm=True)
+    path.write_bytes(zstandard.ZstdCompressor(compression_params=parameters).compress(text.read_bytes()))
+
+
+def write_parquet(text: Path, path: Path) -> None:
+    """Row groups of 64 MB of text."""
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table({"text": [json.loads(line)["text"] for line in text.read_bytes().splitlines()]})
+    rows = max(1, round(64 * MEGABYTE / text.stat().st_size * table.num_rows))
+    parquet.write_table(table, path, row_group_size=rows)
+
+
+def roofline_rows(bench: Bench) -> None:
+    """The same bytes through what any builder must do at least, one thread, from memory."""
+    from megatron_ettin import _native
+
+    data = bench.text.read_bytes()
+    target = bytearray(len(data))
+    works: dict[str, Callable[[], object]] = {
+        "memcpy": lambda: target.__setitem__(slice(None), data),
+        "finding newlines": lambda: data.count(b"\n"),
+        "UTF-8 validation": lambda: _native.utf8_valid_prefix(data),
+        "crc32c": lambda: _native.crc32c(data),
+    }
+    for name, work in works.items():
+        work()
+        bench.note(f"roofline: {name}", len(data) / 1e6 / statistics.median(cpu_of(work) for _ in range(5)), "MB/s")
+    for suffix in ("gz", "zst"):
+        path = bench.folder / f"text.jsonl.{suffix}"
+        in_a_child(lambda path=path, suffix=suffix: write_compressed(bench.text, path, suffix))
+        for _ in range(2):  # the first also imports
+            with RawFile(path) as raw:
+                seconds = cpu_of(lambda raw=raw, suffix=suffix: deque(PIECES[suffix](raw), maxlen=0))
+        bench.note(f"roofline: decompression of {suffix}", len(data) / 1e6 / seconds, "MB/s")
+        path.unlink()
+
+
+def cpu_of(work: Callable[[], object]) -> float:
+    """CPU seconds of a call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def compressed_rows(bench: Bench) -> None:
@@ -348,6 +447,8 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "memory": memory_row,
     "compressed": compressed_rows,
     "verify": verify_row,
+    "large": large_row,
+    "roofline": roofline_rows,
 }
 
 
