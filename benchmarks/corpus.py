@@ -5,7 +5,8 @@
 Every measurement is a fresh process with one thread; figures are CPU seconds, medians of interleaved rounds. Before
 anything is printed the ids of both sides are compared; where they differ `tokenizers` judges. `cold` is the first pass
 of a process, with empty caches and, on gigatoken's side, with a start of some tenths of a second that small texts make
-look large; `warm` is a second pass over the same text. The end-to-end rows, jsonl to .bin/.idx, are in corpus_build.py.
+look large; `warm` is a second pass over the same text, for our files a second
+build with caches of its own. The end-to-end rows, jsonl to .bin/.idx, are in corpus_build.py.
 """
 
 from __future__ import annotations
@@ -77,6 +78,19 @@ class Bench:
             claim = Claim(
                 claim=f"{name}, {part}", ours=rate, peer=peer_rate, unit="MB/cpu-s", ratio=ratio, target=goal,
                 met=ratio >= goal, hardware=self.hardware,
+            )  # fmt: skip
+            self.claims.append(claim)
+
+    def roofline(self, corpus: str) -> None:
+        """Passes that do hardly anything with the same bytes, for comparison."""
+        result = self.run("roofline", corpus)
+        size = result.pop("bytes") / 1e6
+        del result["peak_megabytes"]
+        for name, seconds in result.items():
+            print(f"{name + ' of the ' + corpus + ' file':<52}{size / seconds:10.0f}", flush=True)
+            claim = Claim(
+                claim=f"{name}, {corpus} file", ours=size / seconds, peer=None, unit="MB/cpu-s", ratio=None,
+                target=None, met=None, hardware=self.hardware,
             )  # fmt: skip
             self.claims.append(claim)
 
@@ -172,6 +186,7 @@ def main() -> int:
             bench.compare(f"jsonl files, {corpus}, gigatoken", corpus, "files-native", "files-gigatoken", target)
         for corpus in bench.megabytes:
             bench.compare(f"in memory, {corpus}, gigatoken", corpus, "memory-native", "memory-gigatoken", 0.0)
+        bench.roofline("mixed")
         bench.compare("in memory, mixed, tokenizers", "mixed", "memory-native", "memory-huggingface", MEMORY_TARGET)
     finally:
         shutil.rmtree(folder)

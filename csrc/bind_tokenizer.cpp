@@ -86,6 +86,10 @@ std::vector<std::string_view> views(const py::list& texts) {
       if (PyErr_Occurred()) throw py::error_already_set();
       throw py::type_error("texts must be str");
     }
+    if (static_cast<size_t>(size) > Encoder::kLongestText) {
+      throw std::length_error("text " + std::to_string(result.size()) + " has " + std::to_string(size) +
+                              " bytes; the encoder takes up to " + std::to_string(Encoder::kLongestText));
+    }
     result.emplace_back(data, size);
   }
   return result;

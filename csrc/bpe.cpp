@@ -88,6 +88,9 @@ void BytePairModel::number_tokens(const TokenizerFile& file) {
   note_joints(file, merges);
   for (Merge& merge : merges) merge.left = token_of[merge.left], merge.right = token_of[merge.right];
   merges_.build(merges);
+  std::vector<uint64_t> pairs;
+  for (const Merge& merge : merges) pairs.push_back(pair_key(merge.left, merge.right));
+  narrow_ = NarrowMerges::make(pairs, merged_);
   byte_pair_ranks_.resize(65536);
   for (uint32_t pair = 0; pair < 65536; ++pair) byte_pair_ranks_[pair] = merges_.rank(pair >> 8, pair & 255);
 }

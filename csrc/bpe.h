@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "huge_array.h"
+#include "narrow_merges.h"
 #include "tokenizer_file.h"
 
 namespace ettin {
@@ -67,6 +68,9 @@ class BytePairModel {
   const uint32_t* byte_pair_ranks() const { return byte_pair_ranks_.data(); }  // by left << 8 | right
   uint32_t rank(uint32_t left, uint32_t right) const { return merges_.rank(left, right); }
   const MergeTable& table() const { return merges_; }
+  // The merges in 16-bit numbers, or null when there are too many.
+  const NarrowMerges* narrow() const { return narrow_.get(); }
+  const uint32_t* ids() const { return ids_.data(); }
   uint32_t merged(uint32_t rank) const { return one_merge_each_ ? rank + 256 : merged_[rank]; }
   uint32_t id(uint32_t token) const { return ids_[token]; }
 
@@ -99,6 +103,7 @@ class BytePairModel {
   void merge_long(std::vector<uint32_t>& ids, Scratch& scratch) const;
 
   MergeTable merges_;
+  std::unique_ptr<const NarrowMerges> narrow_;
   std::vector<uint32_t> byte_pair_ranks_;
   std::vector<uint32_t> merged_;  // token made by each rank
   std::vector<uint32_t> ids_;     // id in the file of each token

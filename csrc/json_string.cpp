@@ -48,6 +48,62 @@ __attribute__((target("avx2"))) const char* avx2_copy_run(const char* at, const 
   }
   return scalar_copy_run(at, end, to);
 }
+
+// What a letter after a backslash stands for; 0 where it is not a simple escape.
+struct alignas(64) SimpleEscapes {
+  char of[128];
+};
+constexpr SimpleEscapes make_simple_escapes() {
+  SimpleEscapes escapes{};
+  escapes.of['"'] = '"', escapes.of['\\'] = '\\', escapes.of['/'] = '/';
+  escapes.of['b'] = '\b', escapes.of['f'] = '\f', escapes.of['n'] = '\n', escapes.of['r'] = '\r', escapes.of['t'] = '\t';
+  return escapes;
+}
+constexpr SimpleEscapes simple_escapes = make_simple_escapes();
+
+// Backslashes that start an escape, when none reaches into the block: every other one of a run.
+uint64_t escape_starts(uint64_t backslashes) noexcept {
+  uint64_t starts = 0;
+  for (uint64_t left = backslashes; left != 0;) {
+    const uint64_t first = left & (~left + 1);
+    starts |= first;
+    left &= ~(first | first << 1);
+  }
+  return starts;
+}
+
+// Decodes whole blocks of 64 bytes, simple escapes included; stops at a quote, at anything else, or near the end.
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi,bmi2"))) void avx512_unescape(
+    const char*& at, const char* end, char*& to) noexcept {
+  const __m512i low_table = _mm512_load_si512(simple_escapes.of), high_table = _mm512_load_si512(simple_escapes.of + 64);
+  while (end - at >= 64) {
+    const __m512i bytes = _mm512_loadu_si512(at);
+    const uint64_t backslashes = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\\'));
+    uint64_t stops = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('"')) |
+                     _mm512_cmplt_epu8_mask(bytes, _mm512_set1_epi8(0x20));
+    if ((backslashes | stops) == 0) {
+      _mm512_storeu_si512(to, bytes);
+      at += 64;
+      to += 64;
+      continue;
+    }
+    const uint64_t adjacent = backslashes & backslashes << 1;
+    const uint64_t starts = adjacent != 0 ? escape_starts(backslashes) : backslashes;
+    const uint64_t letters = starts << 1;
+    const __m512i plain = _mm512_permutex2var_epi8(low_table, bytes, high_table);
+    const uint64_t simple = _mm512_mask_test_epi8_mask(~_mm512_movepi8_mask(bytes), plain, plain);
+    const uint64_t other = letters & ~simple;                   // escapes that are not simple
+    stops = (stops & ~letters) | other >> 1 | (starts & 1ull << 63);  // the last one's letter is in the next block
+    const uint64_t inside = stops != 0 ? (stops & (~stops + 1)) - 1 : ~0ull;
+    const uint64_t kept = inside & ~starts;
+    const __m512i text = _mm512_mask_blend_epi8(letters, bytes, plain);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi8(kept, text));
+    at += __builtin_popcountll(inside);
+    to += __builtin_popcountll(kept);
+    if ((stops & ~(1ull << 63)) != 0) return;
+    if (stops != 0 && (starts >> 63) == 0) return;
+  }
+}
 #endif
 
 int hex_digit(char c) noexcept {
@@ -144,10 +200,25 @@ const char* json_copy_run(const char* at, const char* end, char* to) noexcept {
   return scalar_copy_run(at, end, to);
 }
 
+namespace {
+
+// Decodes what it can at `at` fast.
+void json_unescape_blocks([[maybe_unused]] const char*& at, [[maybe_unused]] const char* end,
+                          [[maybe_unused]] char*& to) noexcept {
+#if defined(__x86_64__)
+  static const bool available = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                                __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
+  if (available) avx512_unescape(at, end, to);
+#endif
+}
+
+}  // namespace
+
 Unescaped json_unescape(const char* at, const char* end, char* to) noexcept {
   Unescaped result;
   char* const start = to;
   for (;;) {
+    json_unescape_blocks(at, end, to);
     const char* run = json_copy_run(at, end, to);
     to += run - at;
     at = run;

@@ -12,7 +12,7 @@ inline size_t find_prefix_simply(std::string_view text, size_t at, const PrefixF
 inline size_t find_normalizing_simply(std::string_view text, size_t at) {
   while (at < text.size()) {
     const auto lead = static_cast<uint8_t>(text[at]);
-    if (lead_normalizes[lead]) {
+    if (lead >= 0xC0 && normalizing_starts.has(text[at], text[at + 1])) {
       size_t length;
       if (property(utf8_decode(text.data() + at, length)) & kNormalizesFlag) return at;
     }
@@ -36,8 +36,11 @@ inline Bytes look_up(Bytes bytes, Bytes low, Bytes high) {
       _mm512_shuffle_epi8(high, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble)));
 }
 inline uint64_t common(Bytes a, Bytes b) { return _mm512_test_epi8_mask(a, b); }
-inline uint64_t at_least(Bytes bytes, uint8_t limit) {
-  return _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8(static_cast<char>(limit)));
+// First bytes of characters that NFC may touch, and of others.
+inline uint64_t may_normalize(Bytes bytes) {
+  const uint64_t leads = _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8(static_cast<char>(0xC0)));
+  if (!leads) return 0;
+  return leads & _mm512_movepi8_mask(_mm512_permutexvar_epi8(bytes, _mm512_load_si512(normalizing_starts.leads)));
 }
 
 #elif defined(ETTIN_AVX2)
@@ -58,8 +61,9 @@ inline uint64_t common(Bytes a, Bytes b) {
   const Bytes none = _mm256_cmpeq_epi8(_mm256_and_si256(a, b), _mm256_setzero_si256());
   return static_cast<uint32_t>(~_mm256_movemask_epi8(none));
 }
-inline uint64_t at_least(Bytes bytes, uint8_t limit) {
-  const Bytes wanted = _mm256_set1_epi8(static_cast<char>(limit));
+// First bytes of characters that NFC may touch, and of others. Below U+0300, whose first byte is 0xCC, it touches none.
+inline uint64_t may_normalize(Bytes bytes) {
+  const Bytes wanted = _mm256_set1_epi8(static_cast<char>(0xCC));
   return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(bytes, wanted), bytes)));
 }
 
@@ -80,11 +84,10 @@ inline size_t find_prefix(std::string_view text, size_t at, const PrefixFilter& 
 
 inline size_t find_normalizing(std::string_view text, size_t at) {
   for (; at + kWidth <= text.size(); at += kWidth) {
-    // Below U+0300, whose first byte is 0xCC, NFC touches nothing.
-    for (uint64_t leads = at_least(load(text.data() + at), 0xCC); leads; leads &= leads - 1) {
+    for (uint64_t leads = may_normalize(load(text.data() + at)); leads; leads &= leads - 1) {
       const char* place = text.data() + at + __builtin_ctzll(leads);
       size_t length;
-      if (!lead_normalizes[static_cast<uint8_t>(*place)]) continue;
+      if (!normalizing_starts.has(place[0], place[1])) continue;
       if (property(utf8_decode(place, length)) & kNormalizesFlag) return place - text.data();
     }
   }

@@ -45,7 +45,9 @@ class Encoder {
  public:
   Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, CpuPath path = best_cpu_path());
 
-  // Appends the ids of `text`, which must be valid UTF-8 below 2 GiB, and adds the number of special tokens met to `specials`.
+  static constexpr size_t kLongestText = size_t{1} << 30;  // normalization may make it three times as long
+
+  // Appends the ids of `text`, which must be valid UTF-8 of at most kLongestText bytes, and adds the number of special tokens met to `specials`.
   // False, with `ids` and `specials` as before, when the policy is kReject and the text holds a special token.
   bool encode(std::string_view text, std::vector<uint32_t>& ids, uint64_t& specials);
 

@@ -1,7 +1,6 @@
 // Unicode as the `tokenizers` library knows it: character classes, NFC data, UTF-8 coding of valid text.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -71,8 +70,15 @@ inline void utf8_append(std::string& out, uint32_t code) {
 // Whether `text` is valid UTF-8 (no surrogates, no overlong forms).
 bool utf8_valid(std::string_view text);
 
-// Whether some character whose UTF-8 starts with `lead` has kNormalizesFlag.
-extern const std::array<bool, 256> lead_normalizes;
+// First bytes of UTF-8 of the characters with kNormalizesFlag, all of which are above U+007F.
+struct alignas(64) NormalizingStarts {
+  uint8_t leads[64];     // 0xFF when some such character starts with 0xC0 + i
+  uint64_t seconds[64];  // bit j: some such character starts with 0xC0 + i, 0x80 + j
+
+  // Of a first byte of 0xC0 and above and the byte after it.
+  bool has(char lead, char second) const { return seconds[lead & 63] >> (second & 63) & 1; }
+};
+extern const NormalizingStarts normalizing_starts;
 
 // Normalizes valid UTF-8 to NFC. False when `text` is NFC already (then `out` is untouched), else `out` holds the result.
 // Costs about one read of the text where nothing changes; only the changed stretches are rebuilt.

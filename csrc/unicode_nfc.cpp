@@ -77,7 +77,7 @@ void compose(std::vector<uint32_t>& codes) {
 // Finds stretches that normalization may change and rebuilds them; keeps its scratch between calls.
 class Normalizer {
  public:
-  bool run(std::string_view text, std::string& out) {
+  __attribute__((noinline)) bool run(std::string_view text, std::string& out) {
     size_t kept = 0;  // text before this is in `out` already
     bool changed = false;
     for (size_t at = 0; (at = text_scan().find_normalizing(text, at)) < text.size();) {
@@ -98,10 +98,9 @@ class Normalizer {
   }
 
  private:
-  // Reads the character at `begin` and all that normalization may touch after it into `original_`; returns where the
-  // stretch ends. `stays`: nothing in it composes or decomposes, and marks are in order, so it is normalized.
+  // Where the stretch of the character at `begin` and all that normalization may touch after it ends. `stays`: nothing
+  // in it composes or decomposes, and marks are in order, so it is normalized; else it lies in `original_`.
   size_t load_stretch(std::string_view text, size_t begin, bool& stays) {
-    original_.clear();
     stays = true;
     size_t at = begin;
     uint8_t previous = 0;
@@ -113,10 +112,17 @@ class Normalizer {
       const uint8_t own = flags & kNormalizesFlag ? combining_class(code) : 0;
       stays &= !(flags & kRebuildsFlag) && (!own || previous <= own);
       previous = own;
-      original_.push_back(code);
       at += length;
     } while (at < text.size());
+    if (!stays) decode(text.substr(begin, at - begin));
     return at;
+  }
+
+  void decode(std::string_view stretch) {
+    original_.clear();
+    for (size_t at = 0, length; at < stretch.size(); at += length) {
+      original_.push_back(utf8_decode(stretch.data() + at, length));
+    }
   }
 
   // Normalizes `original_` into `codes_`; whether that differs.
@@ -133,13 +139,16 @@ class Normalizer {
 
 }  // namespace
 
-const std::array<bool, 256> lead_normalizes = [] {
-  std::array<bool, 256> leads{};
+const NormalizingStarts normalizing_starts = [] {
+  NormalizingStarts starts{};
   for (uint32_t code = 0x80; code < 0x110000; ++code) {
+    if (!(property(code) & kNormalizesFlag)) continue;
     const uint32_t lead = code < 0x800 ? 0xC0 | code >> 6 : code < 0x10000 ? 0xE0 | code >> 12 : 0xF0 | code >> 18;
-    if (property(code) & kNormalizesFlag) leads[lead] = true;
+    const uint32_t second = code < 0x800 ? code : code < 0x10000 ? code >> 6 : code >> 12;
+    starts.leads[lead & 63] = 0xFF;
+    starts.seconds[lead & 63] |= uint64_t{1} << (second & 63);
   }
-  return leads;
+  return starts;
 }();
 
 bool normalize_nfc(std::string_view text, std::string& out) {

@@ -1,10 +1,8 @@
-// Words seen before and their ids, per thread: one table for words of up to 15 bytes, one for longer ones.
+// Words of up to 15 bytes seen before and their ids, per thread.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
-#include <string_view>
-#include <vector>
 
 #include "huge_array.h"
 
@@ -84,66 +82,6 @@ class ShortWordCache {
   Bucket& neighbour(uint32_t hash) const { return buckets_[(hash & kMask) ^ 1]; }
 
   HugeArray<Bucket> buckets_;
-};
-
-// Words above 15 bytes: contents and ids lie in two lists that are emptied when full.
-class LongWordCache {
- public:
-  static constexpr size_t kLongest = 96;
-
-  LongWordCache() : slots_(size_t{1} << kBits) {}
-
-  static uint64_t hash(std::string_view word) {
-    uint64_t state = word.size() * kMultiplier, part;
-    const char* at = word.data();
-    for (size_t left = word.size(); left > 8; left -= 8, at += 8) {
-      std::memcpy(&part, at, 8);
-      state = (state ^ part) * kMultiplier;
-      state ^= state >> 32;
-    }
-    std::memcpy(&part, word.data() + word.size() - 8, 8);
-    state = (state ^ part) * kMultiplier;
-    return state ^ state >> 29;
-  }
-
-  // The ids of a word, or null with `count` 0.
-  const uint32_t* find(std::string_view word, uint64_t hash, size_t& count) const {
-    const Slot& slot = slots_[hash >> (64 - kBits)];
-    if (slot.hash != hash || slot.bytes != word.size() ||
-        std::memcmp(text_.data() + slot.text, word.data(), word.size())) {
-      return nullptr;
-    }
-    count = slot.count;
-    return ids_.data() + slot.ids;
-  }
-
-  void insert(std::string_view word, uint64_t hash, const uint32_t* ids, size_t count) {
-    if (text_.size() + word.size() > kTextLimit || ids_.size() + count > kTextLimit) clear();
-    slots_[hash >> (64 - kBits)] = {hash, static_cast<uint32_t>(text_.size()), static_cast<uint32_t>(ids_.size()),
-                                    static_cast<uint16_t>(word.size()), static_cast<uint16_t>(count)};
-    text_.insert(text_.end(), word.begin(), word.end());
-    ids_.insert(ids_.end(), ids, ids + count);
-  }
-
- private:
-  static constexpr int kBits = 16;
-  static constexpr size_t kTextLimit = 6 << 20;
-  static constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15ull;
-  struct Slot {
-    uint64_t hash = 0;
-    uint32_t text = 0, ids = 0;
-    uint16_t bytes = 0, count = 0;
-  };
-
-  void clear() {
-    slots_.assign(slots_.size(), Slot());
-    text_.clear();
-    ids_.clear();
-  }
-
-  std::vector<Slot> slots_;
-  std::vector<char> text_;
-  std::vector<uint32_t> ids_;
 };
 
 }  // namespace ettin

@@ -39,7 +39,7 @@ struct WordModel {
 class WordEncoder {
  public:
   virtual ~WordEncoder() = default;
-  // Appends the ids of `piece`: valid UTF-8, normalized, below 2 GiB.
+  // Appends the ids of `piece`: valid UTF-8, normalized, below 4 GiB.
   virtual void encode(std::string_view piece, std::vector<uint32_t>& ids) = 0;
 };
 

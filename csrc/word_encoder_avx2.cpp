@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "long_word_cache.h"
 #include "pretokenizer.h"
 #include "text_scan.h"
 #include "unicode.h"
@@ -25,6 +26,7 @@ namespace avx2 {
 #include "text_scan_path.h"
 #include "byte_masks_path.h"
 #include "gpt2_splitter_path.h"
+#include "word_steps_path.h"
 #include "word_encoder_path.h"
 }
 }  // namespace ettin

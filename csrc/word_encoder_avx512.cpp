@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "long_word_cache.h"
 #include "pretokenizer.h"
 #include "text_scan.h"
 #include "unicode.h"
@@ -25,9 +26,11 @@
 namespace ettin {
 namespace avx512 {
 #include "merge_lanes_path.h"
+#include "narrow_lanes_path.h"
 #include "text_scan_path.h"
 #include "byte_masks_path.h"
 #include "gpt2_splitter_path.h"
+#include "word_steps_path.h"
 #include "word_encoder_path.h"
 }
 }  // namespace ettin

@@ -1,47 +1,6 @@
 // The word encoder for one instruction set. Included by word_encoder_*.cpp inside a namespace of their own, after all
 // other headers, with ETTIN_AVX512 or ETTIN_AVX2 defined where those may be used. Not a header for anybody else.
 
-// Writes all places of an entry, used or not: one or two instructions.
-inline void copy_ids(const WordIds<uint16_t>& ids, uint32_t* out) {
-#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-  const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(&ids));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepu16_epi32(narrow));
-#else
-  for (size_t at = 0; at < WordIds<uint16_t>::kCapacity; ++at) out[at] = ids.ids[at];
-#endif
-}
-inline void copy_ids(const WordIds<uint32_t>& ids, uint32_t* out) { std::memcpy(out, &ids, sizeof(ids)); }
-
-// Appends the places of the bits of `mask`, counted from `base`; up to fifteen places more are written over.
-#if defined(ETTIN_AVX512)
-inline size_t append_bits(uint64_t mask, uint32_t base, uint32_t* out) {
-  const auto count = static_cast<size_t>(__builtin_popcountll(mask));
-  const __m512i places = _mm512_maskz_compress_epi8(mask, _mm512_load_si512(kByteNumbers.bytes));
-  const __m512i from = _mm512_set1_epi32(static_cast<int>(base));
-  const auto store = [&](size_t at, __m128i bytes) {
-    _mm512_storeu_si512(out + at, _mm512_add_epi32(from, _mm512_cvtepu8_epi32(bytes)));
-  };
-  store(0, _mm512_castsi512_si128(places));
-  if (count > 16) store(16, _mm512_extracti32x4_epi32(places, 1));
-  if (count > 32) {
-    store(32, _mm512_extracti32x4_epi32(places, 2));
-    store(48, _mm512_extracti32x4_epi32(places, 3));
-  }
-  return count;
-}
-#else
-inline size_t append_bits(uint64_t mask, uint32_t base, uint32_t* out) {
-  const auto count = static_cast<size_t>(__builtin_popcountll(mask));
-  for (size_t done = 0; done < count; done += 8) {
-    for (size_t at = 0; at < 8; ++at) {
-      out[done + at] = base + static_cast<uint32_t>(__builtin_ctzll(mask | 1ull << 63));
-      mask &= mask - 1;
-    }
-  }
-  return count;
-}
-#endif
-
 template <class Id>
 class PathEncoder final : public WordEncoder {
  public:
@@ -59,13 +18,27 @@ class PathEncoder final : public WordEncoder {
  private:
   static constexpr size_t kBatch = 1024, kGroup = 128;
   static constexpr size_t kMost = kBatch + 80;  // a batch ends with the block of text that exceeds it
+  static constexpr size_t kWords = 3 * kBatch + 160;  // with parts of words
+  static constexpr size_t kPlaces = 16;         // of a word's ids on the way out; longer lists go there by themselves
   static constexpr size_t kOverflowLimit = 4 << 20;
   static constexpr Id kRare = static_cast<Id>(~Id{0}), kPending = kRare - 1;  // counts of words without ids yet
+
+  struct LongWord {
+    uint64_t hash;
+    uint32_t word;        // number in the batch
+    uint32_t ids, count;  // in the cache; of a pending one `ids` is the number of the miss
+  };
+  struct LongIds {
+    uint32_t ids, count;
+  };
 
   // Starts the cache with the words known from the model alone.
   void fill_cache() {
     overflow_.clear();
     for (const KnownWord& word : model_.known) cache_.insert(word.key, hash_key(word.key), pack(&word.id, 1));
+    for (size_t size = kKeyBytes + 1; size <= model_.runs.longest(); ++size) {
+      cache_.insert(run_key(size), hash_key(run_key(size)), pack(&model_.runs.ids[size], 1));
+    }
   }
 
   // Both return how much of the text they encoded: all of it, or up to a place where splitting must start afresh.
@@ -102,13 +75,76 @@ class PathEncoder final : public WordEncoder {
 
   // Encodes `count` words, of which the last ends at starts_[count]. 0, or where splitting must start afresh.
   size_t encode_words(size_t count) {
-    misses_ = 0;
+    if (!model_.pairs.has_whole_words() && may_cut(count)) return encode_parts(count);
+    begins_ = starts_;
+    return encode_batch(count);
+  }
+
+  // Whether some word is long and not in ASCII.
+  bool may_cut(size_t count) const {
+    for (size_t begin = 0; begin < count; begin += kGroup) {
+      const size_t end = std::min(begin + kGroup, count);
+      uint32_t longest = 0;
+      for (size_t at = begin; at < end; ++at) longest = std::max(longest, starts_[at + 1] - starts_[at]);
+      if (longest <= kKeyBytes) continue;
+      for (size_t at = begin; at < end; ++at) {
+        const uint32_t size = starts_[at + 1] - starts_[at];
+        if (size > kKeyBytes && has_high(text_ + starts_[at], size)) return true;
+      }
+    }
+    return false;
+  }
+
+  // The same with long words cut where no token can span, so that their parts are words to the caches.
+  size_t encode_parts(size_t count) {
+    begins_ = parts_;
+    size_t parts = 0;
+    for (size_t at = 0; at < count; ++at) {
+      const uint32_t begin = starts_[at], end = starts_[at + 1];
+      parts_[parts++] = begin;
+      if (__builtin_expect(end - begin <= kKeyBytes, 1)) continue;
+      if (const size_t restart = cut_word(begin, end, parts)) return restart;
+    }
+    parts_[parts] = starts_[count];
+    return encode_batch(parts);
+  }
+
+  // Appends the places where a word is cut; encodes what there is when there is too much.
+  __attribute__((noinline)) size_t cut_word(uint32_t begin, uint32_t end, size_t& parts) {
+    if (!has_high(text_ + begin, end - begin)) return 0;
+    for (uint32_t at = begin + 2; at + 1 < end; ++at) {
+      const bool boundary = !is_continuation(text_[at]) && (is_continuation(text_[at - 1]) || text_[at] & 0x80);
+      if (!boundary || model_.pairs.may_join(text_ + at)) continue;
+      parts_[parts++] = at;
+      if (parts <= 2 * kBatch) continue;
+      if (const size_t restart = encode_batch(parts - 1)) return restart;
+      parts_[0] = at;
+      parts = 1;
+    }
+    return 0;
+  }
+
+  // Whether a text of at least 8 bytes has a byte beyond ASCII.
+  static bool has_high(const char* text, size_t size) {
+    uint64_t all, part;
+    std::memcpy(&all, text + size - 8, 8);
+    for (size_t at = 0; at + 8 < size; at += 8) {
+      std::memcpy(&part, text + at, 8);
+      all |= part;
+    }
+    return all & 0x8080808080808080ull;
+  }
+
+  // The same for words that end where the next one of begins_ starts.
+  size_t encode_batch(size_t count) {
+    misses_ = long_words_ = 0;
     for (size_t begin = 0; begin < count; begin += kGroup) {
       const size_t end = std::min(begin + kGroup, count);
       load_group(begin, end);
       find_group(begin, end);
     }
     encode_misses();
+    if (long_words_) find_long_words();
     const size_t restart = write_ids(count);
     if (overflow_.size() > kOverflowLimit) {
       cache_.clear();
@@ -119,26 +155,38 @@ class PathEncoder final : public WordEncoder {
 
   // Keys and hashes of some words; their places in the cache are on their way from memory afterwards.
   void load_group(size_t begin, size_t end) {
+    const char* text = text_;
+    const uint32_t* begins = begins_;
     for (size_t at = begin; at < end; ++at) {
-      const uint32_t place = starts_[at], size = starts_[at + 1] - place;
-      if (size > kKeyBytes) {
-        hashes_[at - begin] = 0;
-        keys_[at - begin] = {1, 0};  // a key that no word has
-        continue;
-      }
-      keys_[at - begin] = load_key(text_ + place, size, size_ - place);
-      hashes_[at - begin] = hash_key(keys_[at - begin]);
+      const uint32_t place = begins[at], size = begins[at + 1] - place;
+      WordKey& key = keys_[at - begin];
+      key = __builtin_expect(size <= kKeyBytes, 1) ? load_key(text + place, size, size_ - place) : long_key(at, size);
+      hashes_[at - begin] = hash_key(key);
       __builtin_prefetch(&cache_.bucket(hashes_[at - begin]));
     }
   }
 
+  // A key of no bytes, which stands for a run of spaces with an id of its own; else one that no word has.
+  static WordKey run_key(size_t size) { return {size, 1}; }
+  __attribute__((noinline)) WordKey long_key(size_t at, size_t size) {
+    const std::string_view word(text_ + begins_[at], size);
+    if (is_run(word.data(), size)) return size <= model_.runs.longest() ? run_key(size) : WordKey{1, 0};
+    if (size <= LongWordCache::kLongest) {
+      const uint64_t hash = LongWordCache::hash(word);
+      __builtin_prefetch(&long_cache_.slot(hash));
+      long_[long_words_++] = {hash, static_cast<uint32_t>(at), 0, 0};
+    }
+    return {1, 0};
+  }
+
   void find_group(size_t begin, size_t end) {
+    const ShortWordCache<Id>& cache = cache_;
     for (size_t at = begin; at < end; ++at) {
-      const WordKey key = keys_[at - begin];
-      const auto& entries = cache_.bucket(hashes_[at - begin]).entries;
-      const bool first = key == entries[0].key, second = key == entries[1].key;
+      const auto& entries = cache.bucket(hashes_[at - begin]).entries;
+      bool first, second;
+      compare_keys(keys_[at - begin], entries, first, second);
       words_[at] = entries[!first].ids;
-      if (__builtin_expect(!(first | second), 0)) find_elsewhere(at, key, hashes_[at - begin]);
+      if (__builtin_expect(!(first | second), 0)) find_elsewhere(at, keys_[at - begin], hashes_[at - begin]);
     }
   }
 
@@ -167,19 +215,30 @@ class PathEncoder final : public WordEncoder {
 #if defined(ETTIN_AVX512)
     size_t plain = 0;  // misses that merging alone decides
     for (size_t at = 0; at < misses_; ++at) {
-      const auto* word = reinterpret_cast<const char*>(&missed_[at]);
-      const bool special = model_.pairs.has_whole_words() || is_run(word, missed_[at].size());
+      const bool special = model_.pairs.has_whole_words() || is_run(missed_[at]);
       if (special) finish_miss(at, encode_short(missed_[at]));
       else plain_[plain++] = static_cast<uint32_t>(at);
     }
+    if (const NarrowMerges* merges = model_.pairs.narrow()) {
+      const auto text = [&](uint32_t number) { return text_of(missed_[plain_[number]]); };
+      merge_in_narrow_lanes<Numbers16>(*merges, plain, text, [&](uint32_t number, const uint16_t* tokens, size_t count) {
+        finish_miss(plain_[number], pack_tokens(tokens, count));
+      });
+      return;
+    }
     merge_in_lanes(model_.pairs, missed_, plain_, plain, [&](uint32_t miss, const uint32_t* tokens, size_t count) {
-      uint32_t ids[16];
-      for (size_t at = 0; at < count; ++at) ids[at] = model_.pairs.id(tokens[at]);
-      finish_miss(miss, pack(ids, count));
+      finish_miss(miss, pack_tokens(tokens, count));
     });
 #else
     for (size_t at = 0; at < misses_; ++at) finish_miss(at, encode_short(missed_[at]));
 #endif
+  }
+
+  template <class Token>
+  WordIds<Id> pack_tokens(const Token* tokens, size_t count) {
+    uint32_t ids[16];
+    for (size_t at = 0; at < count; ++at) ids[at] = model_.pairs.id(tokens[at]);
+    return pack(ids, count);
   }
 
   void finish_miss(size_t miss, const WordIds<Id>& ids) {
@@ -188,17 +247,88 @@ class PathEncoder final : public WordEncoder {
     if (entry.key == missed_[miss]) entry.ids = ids;
   }
 
+  // Ids of the batch's long words, from their cache or by merging.
+  void find_long_words() {
+    long_cache_.make_room(long_words_);
+    for (size_t at = 0; at < long_words_; ++at) long_cache_.prefetch(long_cache_.slot(long_[at].hash));
+    size_t misses = 0, merged = 0;
+    for (size_t at = 0; at < long_words_; ++at) {
+      LongWord& word = long_[at];
+      auto& slot = long_cache_.slot(word.hash);
+      if (!long_cache_.holds(slot, long_text(word), word.hash)) {
+        long_cache_.enter(slot, long_text(word), word.hash, static_cast<uint32_t>(misses));
+        long_missed_[misses++] = static_cast<uint32_t>(at);
+      }
+      word.ids = slot.ids;
+      word.count = slot.count;
+    }
+    for (size_t miss = 0; miss < misses; ++miss) {
+      if (merges_in_lanes(long_text(long_[long_missed_[miss]]))) {
+        plain_[merged++] = static_cast<uint32_t>(miss);
+      } else {
+        fresh_.clear();
+        encode_alone(long_text(long_[long_missed_[miss]]), fresh_);
+        finish_long(miss, fresh_.data(), fresh_.size());
+      }
+    }
+    merge_long_words(merged);
+  }
+
+  bool merges_in_lanes([[maybe_unused]] std::string_view word) const {
+#if defined(ETTIN_AVX512)
+    return word.size() <= Numbers32::kCount && model_.pairs.narrow() && !model_.pairs.has_whole_words();
+#else
+    return false;
+#endif
+  }
+
+  // Merges the long words whose misses are in plain_.
+  void merge_long_words([[maybe_unused]] size_t count) {
+#if defined(ETTIN_AVX512)
+    if (!count) return;
+    const auto text = [&](uint32_t number) { return long_text(long_[long_missed_[plain_[number]]]); };
+    merge_in_narrow_lanes<Numbers32>(*model_.pairs.narrow(), count, text,
+                                     [&](uint32_t number, const uint16_t* tokens, size_t size) {
+                                       uint32_t ids[Numbers32::kCount];
+                                       for (size_t at = 0; at < size; ++at) ids[at] = model_.pairs.id(tokens[at]);
+                                       finish_long(plain_[number], ids, size);
+                                     });
+#endif
+  }
+
+  void finish_long(size_t miss, const uint32_t* ids, size_t count) {
+    const uint64_t hash = long_[long_missed_[miss]].hash;
+    auto& slot = long_cache_.slot(hash);
+    long_found_[miss] = {long_cache_.finish(slot, hash, static_cast<uint32_t>(miss), ids, count), static_cast<uint32_t>(count)};
+  }
+
+  // Merging for one word of more than 15 bytes.
+  void encode_alone(std::string_view word, std::vector<uint32_t>& ids) {
+#if defined(ETTIN_AVX512)
+    if (word.size() <= kWideWord && !model_.pairs.has_whole_words()) return merge_wide(model_.pairs, word, ids);
+#endif
+    model_.pairs.encode(word, ids, scratch_);
+  }
+
   size_t write_ids(size_t count) {
     constexpr size_t kCapacity = WordIds<Id>::kCapacity;
     uint32_t* out = out_;
+    const LongWord* next_long = long_;
     for (size_t at = 0; at < count; ++at) {
       const WordIds<Id>* ids = &words_[at];
       if (__builtin_expect(ids->count > kCapacity, 0)) {
         if (ids->count == kPending) ids = &missed_ids_[ids->ids[0]];
         if (ids->count > kCapacity) {
+          const bool is_long = next_long != long_ + long_words_ && next_long->word == at;
+          const IdRange range = is_long ? long_ids(*next_long++) : short_ids(*ids);
+          if (__builtin_expect(range.count <= kPlaces, 1)) {
+            for (size_t id = 0; id < range.count; ++id) out[id] = range.ids[id];
+            out += range.count;
+            continue;
+          }
           ids_->insert(ids_->end(), out_, out);
           out = out_;
-          const size_t restart = write_rare(*ids, at);
+          const size_t restart = write_rare(range, at);
           if (restart) return restart;
           continue;
         }
@@ -210,12 +340,31 @@ class PathEncoder final : public WordEncoder {
     return 0;
   }
 
-  // A long word, or a short one with more ids than an entry holds.
-  __attribute__((noinline)) size_t write_rare(const WordIds<Id>& ids, size_t word) {
-    const uint32_t begin = starts_[word], size = starts_[word + 1] - begin;
-    if (size > kKeyBytes) return encode_long(begin, size);
-    const uint32_t* from = overflow_.data() + overflow_place(ids);
-    ids_->insert(ids_->end(), from, from + ids.count);
+  struct IdRange {
+    const uint32_t* ids;
+    size_t count;
+  };
+  static constexpr size_t kUnknown = ~size_t{0};  // the count of a word that no cache takes
+
+  IdRange long_ids(const LongWord& word) const {
+    const bool fresh = word.count == LongWordCache::kPending;
+    const uint32_t place = fresh ? long_found_[word.ids].ids : word.ids;
+    return {long_cache_.ids(place), fresh ? long_found_[word.ids].count : word.count};
+  }
+  // Of a short word with more ids than an entry holds.
+  IdRange short_ids(const WordIds<Id>& ids) const {
+    if (ids.count == kRare) return {nullptr, kUnknown};
+    return {overflow_.data() + overflow_place(ids), ids.count};
+  }
+
+  __attribute__((noinline)) size_t write_rare(const IdRange& range, size_t word) {
+    if (range.count != kUnknown) {
+      ids_->insert(ids_->end(), range.ids, range.ids + range.count);
+      return 0;
+    }
+    const uint32_t begin = begins_[word], size = begins_[word + 1] - begin;
+    if (is_run(text_ + begin, size)) return encode_run(begin, size);
+    encode_alone(std::string_view(text_ + begin, size), *ids_);
     return 0;
   }
 
@@ -223,15 +372,21 @@ class PathEncoder final : public WordEncoder {
     return sizeof(Id) == 2 ? static_cast<size_t>(ids.ids[0]) << 16 | ids.ids[1] : ids.ids[0];
   }
 
-  // Merging for a word of up to 15 bytes that was not in the cache.
+  static std::string_view text_of(const WordKey& key) { return {reinterpret_cast<const char*>(&key), key.size()}; }
+  std::string_view long_text(const LongWord& word) const {
+    const uint32_t begin = begins_[word.word];
+    return {text_ + begin, begins_[word.word + 1] - begin};
+  }
+
+  // Merging for a word of up to 15 bytes that was not in the cache, or an evicted run of spaces.
   WordIds<Id> encode_short(const WordKey& key) {
-    const auto* word = reinterpret_cast<const char*>(&key);
-    if (is_run(word, key.size())) return pack(&model_.runs.ids[key.size()], 1);
+    if (is_run(key)) return pack(&model_.runs.ids[key.size() ? key.size() : key.low], 1);
     fresh_.clear();
-    model_.pairs.encode(std::string_view(word, key.size()), fresh_, scratch_);
+    model_.pairs.encode(text_of(key), fresh_, scratch_);
     return pack(fresh_.data(), fresh_.size());
   }
 
+  bool is_run(const WordKey& key) const { return !key.size() || is_run(text_of(key).data(), key.size()); }
   bool is_run(const char* word, size_t size) const {
     return !model_.runs.ids.empty() && size > 1 && word[0] == ' ' && word[1] == ' ';
   }
@@ -250,57 +405,8 @@ class PathEncoder final : public WordEncoder {
     return result;
   }
 
-  size_t encode_long(uint32_t begin, uint32_t size) {
-    if (is_run(text_ + begin, size)) return encode_run(begin, size);
-    const std::string_view word(text_ + begin, size);
-    const bool kept = size <= LongWordCache::kLongest;
-    const uint64_t hash = kept ? LongWordCache::hash(word) : 0;
-    size_t count = 0;
-    if (const uint32_t* ids = kept ? long_cache_.find(word, hash, count) : nullptr) {
-      ids_->insert(ids_->end(), ids, ids + count);
-      return 0;
-    }
-    const size_t before = ids_->size();
-    model_.pairs.has_whole_words() ? model_.pairs.encode(word, *ids_, scratch_) : encode_in_parts(word);
-    if (kept) long_cache_.insert(word, hash, ids_->data() + before, ids_->size() - before);
-    return 0;
-  }
-
-  // Cuts a word where no token can span, and encodes the parts.
-  void encode_in_parts(std::string_view word) {
-    size_t begin = 0;
-    for (size_t at = 2; at + 1 < word.size(); ++at) {
-      const bool boundary = !is_continuation(word[at]) && (is_continuation(word[at - 1]) || word[at] & 0x80);
-      if (!boundary || model_.pairs.may_join(word.data() + at)) continue;
-      encode_part(word.substr(begin, at - begin));
-      begin = at;
-    }
-    encode_part(word.substr(begin));
-  }
-
-  void encode_part(std::string_view part) {
-#if defined(ETTIN_AVX512)
-    if (part.size() > kKeyBytes && part.size() <= kWideWord) return merge_wide(model_.pairs, part, *ids_);
-#endif
-    if (part.size() > kKeyBytes) return model_.pairs.encode(part, *ids_, scratch_);
-    const WordKey key = make_key(part.data(), part.size());
-    const uint32_t hash = hash_key(key);
-    WordIds<Id> ids;
-    if (const auto* entry = cache_.find(key, hash)) {
-      ids = entry->ids;
-    } else {
-      ids = encode_short(key);
-      cache_.insert(key, hash, ids);
-    }
-    if (ids.count > WordIds<Id>::kCapacity) {
-      const uint32_t* from = overflow_.data() + overflow_place(ids);
-      ids_->insert(ids_->end(), from, from + ids.count);
-    } else {
-      ids_->insert(ids_->end(), ids.ids, ids.ids + ids.count);
-    }
-  }
-
-  // A run of spaces longer than an entry. A single space left over belongs to what follows: splitting starts there.
+  // A run of spaces longer than all that have an id. A single space left over belongs to what follows: splitting starts
+  // there.
   size_t encode_run(uint32_t begin, uint32_t size) {
     const size_t longest = model_.runs.longest();
     size_t left = size;
@@ -314,12 +420,16 @@ class PathEncoder final : public WordEncoder {
   LongWordCache long_cache_;
   std::vector<uint32_t>* ids_ = nullptr;
   const char* text_ = nullptr;
-  size_t size_ = 0, misses_ = 0;
-  uint32_t starts_[kMost], hashes_[kGroup], plain_[kMost];
-  typename ShortWordCache<Id>::Entry* missed_entries_[kMost];
-  WordKey keys_[kGroup], missed_[kMost];
-  WordIds<Id> words_[kMost], missed_ids_[kMost];
-  uint32_t out_[kMost * 8 + 8];
+  const uint32_t* begins_ = nullptr;  // of the words of the batch: starts_ or parts_
+  size_t size_ = 0, misses_ = 0, long_words_ = 0;
+  uint32_t starts_[kMost], parts_[kWords + 1], hashes_[kGroup], plain_[kWords];
+  LongWord long_[kWords];
+  LongIds long_found_[kWords];
+  uint32_t long_missed_[kWords];
+  typename ShortWordCache<Id>::Entry* missed_entries_[kWords];
+  WordKey keys_[kGroup], missed_[kWords];
+  WordIds<Id> words_[kWords], missed_ids_[kWords];
+  uint32_t out_[kWords * kPlaces + 8];
   std::vector<uint32_t> overflow_, fresh_;
   BytePairModel::Scratch scratch_;
 };

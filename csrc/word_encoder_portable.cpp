@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "cpu_paths.h"
+#include "long_word_cache.h"
 #include "pretokenizer.h"
 #include "text_scan.h"
 #include "unicode.h"
@@ -12,6 +13,7 @@ namespace portable {
 #include "text_scan_path.h"
 #include "byte_masks_path.h"
 #include "gpt2_splitter_path.h"
+#include "word_steps_path.h"
 #include "word_encoder_path.h"
 }
 

@@ -49,19 +49,23 @@ class Tokenizer:
         try:
             self.native = _native().Tokenizer(content) if engine == "native" else None
             """The tokenizer of the extension, which threads may share; None with the other engine."""
-            self._encoder = self._new_encoder(special_tokens_in_text)
+            self._foreign = None if engine == "native" else HuggingFaceEncoder(content, special_tokens_in_text)
         except ValueError as error:
             raise DataError(
                 f"{where}: cannot be reproduced exactly: {error}; use a byte-level BPE tokenizer.json, or the engine"
                 " 'huggingface', which is exact and about a hundred times slower"
             ) from error
-        self.vocabulary_size: int = (self.native or self._encoder).vocabulary_size
+        self._policy = special_tokens_in_text
+        loaded: Any = self.native or self._foreign
+        self.vocabulary_size: int = loaded.vocabulary_size
         """One more than the largest id; len(tokenizer) where ids have no hole."""
 
-    def _new_encoder(self, policy: SpecialTokensInText) -> Any:  # noqa: ANN401 - one of two engines
+    @cached_property
+    def _encoder(self) -> Any:  # noqa: ANN401 - one of two engines
+        """Made when texts come: the native one holds 16 MB of caches, and the corpus builder has its own."""
         if self.native is None:
-            return HuggingFaceEncoder(self.content, policy)
-        return _native().Encoder(self.native, getattr(_native().SpecialPolicy, policy))
+            return self._foreign
+        return _native().Encoder(self.native, getattr(_native().SpecialPolicy, self._policy))
 
     @classmethod
     def from_file(
@@ -102,12 +106,14 @@ class Tokenizer:
         """Ids of all texts one after another, and offsets [texts + 1].
 
         Text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``. Neither texts nor ids are copied on the way. Raises DataError
-        for a text with a lone surrogate, or with a special token where these are to be rejected.
+        for a text with a lone surrogate or of more than 1 GiB, or with a special token where these are to be rejected.
         """
         try:
             ids, offsets, specials, rejected = self._encoder.encode_batch(list(texts))
         except UnicodeEncodeError as error:
             raise DataError(f"a text holds a lone surrogate, which is not text: {error}") from error
+        except ValueError as error:
+            raise DataError(f"{error}; cut it into documents") from error
         if rejected >= 0:
             raise DataError(f"text {rejected} holds a special token; remove it, or choose special or split")
         self.specials_met += specials

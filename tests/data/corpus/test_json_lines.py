@@ -185,3 +185,14 @@ def test_scanned_ids_give_checksum_and_largest_id(dtype, count):
         assert _native.scan_ids(ids, ids.itemsize, 7, portable=True) == expected
         ids[place] = 0
     assert _native.scan_ids(ids, ids.itemsize) == (_native.crc32c(ids), int(ids.max(initial=0)))
+
+
+@pytest.mark.parametrize(
+    "escape", ['\\"', "\\\\", "\\n", "\\/", "\\u00e9", "\\ud83d\\ude00", "\\q", "\\", '\\\\\\"', '"', "\x01", "é"]
+)
+def test_escapes_at_every_place_of_a_block(escape: str) -> None:
+    """Strings longer than several blocks of 64 bytes, with escapes side by side and across their borders."""
+    for before in range(140):
+        for between in (0, 1, 2, 61, 64):
+            text = "x" * before + escape + "y" * between + escape + "z" * (130 - before % 7)
+            check(f'{{"text": "{text}"}}'.encode())

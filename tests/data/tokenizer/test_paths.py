@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,43 @@ def test_encoders_of_all_paths_agree_with_the_library(pair: Pair, path: str) -> 
     ids, offsets, _, _ = encoder.encode_batch(texts)
     for at, expected in enumerate(pair.reference.encode_batch_fast(texts, add_special_tokens=False)):
         assert ids[offsets[at] : offsets[at + 1]].tolist() == expected.ids
+
+
+LETTERS = {"ascii": "abcdefthequickbrownfox", "cyrillic": "Приветмирслово", "han": "中国日本語文字", "mixed": "aé語b👩"}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_words_of_every_length_agree_with_the_library(pair: Pair, path: str) -> None:
+    """Short, long, longer than the caches take; alone, among others, and twice in a batch."""
+    source = random.Random(3)
+    texts = []
+    for letters in LETTERS.values():
+        words = ["".join(source.choices(letters, k=size)) for size in range(1, 110)]
+        texts += [*words, " ".join(words + words), " ".join(" " * size + words[size] for size in range(80))]
+    texts.append(" " * 49 + " ".join("".join(source.choices(LETTERS["han"], k=3000)) for _ in range(3)))
+    encoder = native.Encoder(
+        native.Tokenizer(pair.ours.content), native.SpecialPolicy.special, getattr(native.CpuPath, path)
+    )
+    for _ in range(2):
+        ids, offsets, _, _ = encoder.encode_batch(texts)
+        for at, expected in enumerate(pair.reference.encode_batch_fast(texts, add_special_tokens=False)):
+            assert ids[offsets[at] : offsets[at + 1]].tolist() == expected.ids, repr(texts[at])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_vocabularies_above_16_bits_agree_with_the_library(kind: str, path: str) -> None:
+    source = json.loads(KINDS[kind]().to_str())
+    source["added_tokens"] = []  # their ids would have to follow the vocabulary
+    vocabulary = source["model"]["vocab"]
+    vocabulary |= {f"qq{number}": number for number in range(len(vocabulary), 70_000)}
+    pair = Pair.of(json.dumps(source))
+    assert pair.ours.vocabulary_size == 70_000
+    encoder = native.Encoder(pair.ours.native, native.SpecialPolicy.special, getattr(native.CpuPath, path))
+    texts = [*SENTENCES, *islice(random_texts(seed=5), 200), *LETTERS.values()]
+    ids, offsets, _, _ = encoder.encode_batch(texts)
+    for at, expected in enumerate(pair.reference.encode_batch_fast(texts, add_special_tokens=False)):
+        assert ids[offsets[at] : offsets[at + 1]].tolist() == expected.ids, repr(texts[at])
 
 
 def test_the_environment_chooses_the_path(tmp_path: Path, root: Path) -> None:

@@ -45,3 +45,10 @@ def test_reject_names_the_text(engine: str) -> None:
 def test_lone_surrogates_are_refused(engine: str) -> None:
     with pytest.raises(DataError, match="surrogate"):
         Tokenizer(CONTENT, engine=engine).encode("a\ud800b")
+
+
+def test_a_text_too_long_for_the_encoder_is_refused_before_anything_is_encoded() -> None:
+    tokenizer = Tokenizer(CONTENT)
+    with pytest.raises(DataError, match="text 1 has 1073741825 bytes.*cut it into documents"):
+        tokenizer.encode_batch(["fine", "a" * (2**30 + 1)])
+    assert tokenizer.encode("fine").size
