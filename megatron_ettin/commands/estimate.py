@@ -19,8 +19,6 @@ from megatron_ettin.config.hardware import GIBI
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
-from megatron_ettin.data.corpus import open_corpus
-from megatron_ettin.data.mixture import read_mixture
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.progress import format_count
@@ -83,6 +81,9 @@ def one_run(arguments: list[str]) -> int:
 
 def vocabulary_of(data: str) -> int:
     """Ids of the tokenizer that made the data. Raises DataError where the data cannot be opened."""
+    from megatron_ettin.data.corpus import open_corpus  # only here: without data nothing of it is needed
+    from megatron_ettin.data.mixture import read_mixture
+
     return open_corpus(read_mixture(data).sources[0].prefix).manifest.tokenizer.vocabulary
 
 
