@@ -80,7 +80,12 @@ void StreamCutter::emit_records(size_t size, const std::function<void(Block)>& e
   block.kind = kind_;
   block.begin = offset_;
   block.end = offset_ + size;
-  block.bytes = buffer_.substr(0, size);
+  std::string rest;
+  rest.reserve(size);  // for the next block
+  rest.append(buffer_, size, std::string::npos);
+  buffer_.resize(size);
+  block.bytes = std::move(buffer_);
+  buffer_ = std::move(rest);
   if (kind_ == RecordKind::texts) {
     block.separator = separator_.size();
     size_t begin = 0;
@@ -91,7 +96,6 @@ void StreamCutter::emit_records(size_t size, const std::function<void(Block)>& e
       begin = end + separator_.size();
     }
   }
-  buffer_.erase(0, size);
   offset_ += size;
   records_ -= std::min(records_, size);
   scanned_ -= std::min(scanned_, size);

@@ -9,8 +9,8 @@ from typing import Any
 
 from megatron_ettin.errors import DataError
 
-READ_BYTES = 1 << 20
-PIECE_BYTES = 2 << 20
+READ_BYTES = 256 << 10
+PIECE_BYTES = 512 << 10
 """Upper bound of one decompressed piece."""
 
 

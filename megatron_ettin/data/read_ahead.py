@@ -15,7 +15,7 @@ from megatron_ettin.data.decompress import PIECES, RawFile
 from megatron_ettin.data.inputs import Source
 from megatron_ettin.data.members import next_cut
 
-PIECES_AHEAD = 4
+PIECES_AHEAD = 16
 """Pieces of a part that wait to be taken: 8 MiB."""
 ENCODERS_A_READER = 4
 """One thread decompresses gzip four to five times as fast as one encodes."""
