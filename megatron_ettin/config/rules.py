@@ -280,6 +280,16 @@ def packages(config: RunConfig) -> Iterator[str]:
         )
 
 
+def precision(config: RunConfig) -> Iterator[str]:
+    """Scaling by earlier steps needs all layers in fp8."""
+    compute = config.compute
+    if compute.precision == "fp8" and compute.fp8_recipe == "delayed" and compute.fp8_ends_in_bf16:
+        yield (
+            "compute.fp8_recipe=delayed keeps one record of scales for all layers and can leave none out; "
+            "set compute.fp8_ends_in_bf16=false or use the recipe current or blocks"
+        )
+
+
 def start(config: RunConfig) -> Iterator[str]:
     """One origin of the weights."""
     begin = config.start
@@ -314,7 +324,7 @@ def world_rules(config: RunConfig, world_size: int | None) -> Iterator[str]:
 Rule = Callable[[RunConfig], Iterator[str]]
 POSITIVE_RULES: tuple[Rule, ...] = (numbers, shares)
 RULES: tuple[Rule, ...] = (
-    shape, rows, schedule, batch, tensor, context, pipeline, micro_batches, checkpoints, packages, start,
+    shape, rows, schedule, batch, tensor, context, pipeline, micro_batches, precision, checkpoints, packages, start,
 )  # fmt: skip
 
 
@@ -354,6 +364,9 @@ def without_effect(config: RunConfig, base: RunConfig) -> list[str]:
         dead["schedule.end_factor"] = "schedule.shape=warmup_stable never falls"
     if config.schedule.shape != "trapezoid":
         dead["schedule.decay_tokens"] = f"schedule.shape={config.schedule.shape} has no separate fall"
+    if config.compute.precision != "fp8":
+        reason = f"compute.precision={config.compute.precision}"
+        dead |= dict.fromkeys(("compute.fp8_recipe", "compute.fp8_ends_in_bf16"), reason)
     if config.batch.warmup_tokens == 0:
         dead["batch.warmup_increment"] = "batch.warmup_tokens=0 keeps the batch constant"
     if not config.start.from_run and config.start.carry_optimizer:

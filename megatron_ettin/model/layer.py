@@ -27,6 +27,7 @@ from megatron_ettin.model.norm import Norm
 from megatron_ettin.model.packed import PackedRows
 from megatron_ettin.model.pattern import LayerKind
 from megatron_ettin.model.rope import rotate, split
+from megatron_ettin.parallel.device import compute_capability
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.packages import genuine
 
@@ -84,16 +85,27 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
         return (packed.dropout_seed, self.layer_number - 1, packed.start, shard)
 
 
-def linear_classes(config: RunConfig, cuda: bool) -> tuple[type, type]:
+FP8_CAPABILITY = {"delayed": (8, 9), "current": (8, 9), "blocks": (9, 0)}
+"""The first generation of GPUs that computes a recipe in fp8: Ada, and Hopper for scales of blocks."""
+
+
+def linear_classes(config: RunConfig, capability: tuple[int, int] | None) -> tuple[type, type]:
     """Classes of the linear layers that are split by columns and by rows: Transformer Engine's for fp8.
 
-    Raises ConfigError when fp8 is asked for where there is no GPU or no Transformer Engine.
+    `capability`: of the GPU, None without one. Raises ConfigError when fp8 is asked for where it cannot be computed.
     """
     if config.compute.precision != "fp8":
         return ColumnParallelLinear, RowParallelLinear
-    if not cuda or not genuine("transformer_engine"):
-        missing = "Transformer Engine is not installed" if cuda else "this machine has no CUDA device"
+    if capability is None or not genuine("transformer_engine"):
+        missing = "Transformer Engine is not installed" if capability else "this machine has no CUDA device"
         raise ConfigError(f"compute.precision=fp8 needs NVIDIA's Transformer Engine on a GPU, but {missing}; use bf16")
+    recipe = config.compute.fp8_recipe
+    if capability < FP8_CAPABILITY[recipe]:
+        needed, found = (".".join(map(str, version)) for version in (FP8_CAPABILITY[recipe], capability))
+        raise ConfigError(
+            f"compute.precision=fp8 with compute.fp8_recipe={recipe} needs a GPU of compute capability {needed}, and "
+            f"this one has {found}; use bf16"
+        )
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
 
     return TEColumnParallelLinear, TERowParallelLinear
@@ -101,7 +113,7 @@ def linear_classes(config: RunConfig, cuda: bool) -> tuple[type, type]:
 
 def layer_spec(kind: LayerKind, config: RunConfig, groups: Groups, attend: Attend) -> ModuleSpec:
     """Megatron-Core's description of one layer. Layer 0 has no attention norm: the embedding's norm has just run."""
-    columns, rows = linear_classes(config, groups.device.kind == "cuda")
+    columns, rows = linear_classes(config, compute_capability(groups.device))
     parts = pointwise(config.compute.compile)
     return ModuleSpec(
         module=EttinLayer,

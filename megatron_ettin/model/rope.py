@@ -42,8 +42,11 @@ def rotate(
 ) -> Tensor:
     """Apply the rotary tables [T, D/2] to the queries and keys of a projection, in place, with gradient.
 
-    `turn`: what does it on [T, N, 3, D], in place of `rotate_`.
+    `turn`: what does it on [T, N, 3, D], in place of `rotate_`. A view, as Transformer Engine's layers return, is
+    copied first: autograd forbids to change what another function of its kind handed out as a view.
     """
+    if qkv._is_view():
+        qkv = qkv.clone()
     rotated: Tensor = _Rotate.apply(qkv, heads, cosine_TD, sine_TD, turn or rotate_)  # type: ignore[no-untyped-call]
     return rotated
 

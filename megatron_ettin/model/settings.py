@@ -13,6 +13,8 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.parallel.groups import Groups
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+FP8_RECIPES = {"delayed": "delayed", "current": "tensorwise", "blocks": "blockwise"}
+"""Megatron-Core's names of the recipes."""
 
 
 def transformer_config(config: RunConfig, groups: Groups) -> TransformerConfig:
@@ -50,10 +52,15 @@ def transformer_config(config: RunConfig, groups: Groups) -> TransformerConfig:
 
 
 def _fp8(config: RunConfig) -> dict[str, Any]:
-    """Linear layers in fp8 with current scaling; the first and the last layer stay in bf16."""
-    if config.compute.precision != "fp8":
+    """Linear layers in fp8: 4 bits of exponent forward, 5 backward."""
+    compute = config.compute
+    if compute.precision != "fp8":
         return {}
-    return {"fp8": "hybrid", "fp8_recipe": "tensorwise", "first_last_layers_bf16": True}
+    return {
+        "fp8": "hybrid",
+        "fp8_recipe": FP8_RECIPES[compute.fp8_recipe],
+        "first_last_layers_bf16": compute.fp8_ends_in_bf16,
+    }
 
 
 def _pipeline(config: RunConfig, groups: Groups) -> dict[str, Any]:

@@ -156,6 +156,11 @@ def _replace_generators() -> None:
     logging.getLogger(megatron_random.__name__).addFilter(_SharedGeneratorFilter())
 
 
+def compute_capability(device: Device) -> tuple[int, int] | None:
+    """(major, minor) of a GPU's generation; None without a GPU."""
+    return torch.cuda.get_device_capability(device.torch_device) if device.kind == "cuda" else None
+
+
 def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A host tensor on the device; from pinned memory, so that nobody waits for the copy. On a CPU it is there."""
     if device.type == "cpu":

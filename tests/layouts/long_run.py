@@ -106,6 +106,9 @@ def transformers_model(config: RunConfig, initial: dict[str, Tensor]) -> torch.n
     missing = model.load_state_dict(to_huggingface(initial, config.model, kind), strict=False)
     assert set(missing.missing_keys) <= {"decoder.weight"}
     assert not missing.unexpected_keys
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None  # the rows hold id 0 as text, and its embedding learns like any other
     return model
 
 

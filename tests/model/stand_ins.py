@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import types
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -80,7 +85,7 @@ def flash_attn_interface(calls: Calls) -> types.ModuleType:
     return module
 
 
-def transformer_engine(calls: Calls) -> dict[str, types.ModuleType]:
+def attention_of_transformer_engine(calls: Calls) -> dict[str, types.ModuleType]:
     """transformer_engine.pytorch 2.x: DotProductAttention, output [T, N * D]."""
 
     class DotProductAttention(torch.nn.Module):
@@ -127,3 +132,99 @@ class WholeStream:
         widened = torch.nn.functional.pad(self.kv_GN2D, (0, 0, 0, 0, 0, 0, left, right))
         stop = self.start + left + kv_TN2D.shape[0]
         return widened[self.start : self.start + left], widened[stop : stop + right]
+
+
+@dataclass
+class Fp8:
+    """What Transformer Engine was asked for: recipes, and for each call of a linear layer the recipe in force."""
+
+    recipes: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[tuple[str, str | None]] = field(default_factory=list)
+    current: str | None = None
+
+    def recipe(self, name: str) -> type:
+        """A recipe's class, which keeps what it is made with."""
+        log = self
+
+        class Recipe:
+            def __init__(self, **options: Any) -> None:
+                self.name = name
+                log.recipes.append({"recipe": name, **options})
+
+        return Recipe
+
+    @contextmanager
+    def fp8_autocast(self, enabled: bool, fp8_recipe: Any, fp8_group: Any) -> Iterator[None]:
+        """Transformer Engine's context: layers called inside compute in fp8."""
+        assert enabled
+        before, self.current = self.current, fp8_recipe.name
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def layer(self, base: type, name: str) -> type:
+        """A linear layer of Megatron-Core's that keeps its calls and returns a view, as Transformer Engine's does."""
+        log = self
+
+        class Layer(base):  # type: ignore[misc, valid-type]
+            def forward(self, x: Tensor, **options: Any) -> tuple[Tensor, Any]:
+                log.calls.append((name, log.current))
+                output, bias = super().forward(x, **options)
+                return _View.apply(output), bias
+
+        return Layer
+
+
+class _View(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (x * 1.0).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+@contextmanager
+def fp8(capability: tuple[int, int] = (9, 0)) -> Iterator[Fp8]:
+    """Transformer Engine's linear layers and recipes, computing in bf16; Megatron-Core's own code chooses among them.
+
+    Megatron-Core defines that code only where Transformer Engine can be imported: its source is compiled again here.
+    """
+    from megatron.core import fp8_utils, parallel_state
+    from megatron.core.extensions import transformer_engine
+    from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+
+    log = Fp8()
+    recipes = types.SimpleNamespace(
+        Format=types.SimpleNamespace(E4M3="e4m3", HYBRID="hybrid"),
+        Float8CurrentScaling=log.recipe("current"),
+        Float8BlockScaling=log.recipe("blocks"),
+    )
+    package = types.SimpleNamespace(
+        common=types.SimpleNamespace(recipe=recipes), pytorch=types.SimpleNamespace(fp8_autocast=log.fp8_autocast)
+    )
+    names = {
+        **vars(fp8_utils), "transformer_engine": package, "TEDelayedScaling": log.recipe("delayed"),
+        "is_te_min_version": lambda _: True, "parallel_state": parallel_state,
+    }  # fmt: skip
+    exec(compile(_with_transformer_engine(fp8_utils), "fp8_utils", "exec"), names)
+    columns, rows = log.layer(ColumnParallelLinear, "columns"), log.layer(RowParallelLinear, "rows")
+    with (
+        mock.patch.multiple(transformer_engine, TEColumnParallelLinear=columns, TERowParallelLinear=rows),
+        mock.patch("megatron.core.transformer.transformer_block.get_fp8_context", names["get_fp8_context"]),
+        mock.patch("megatron_ettin.model.layer.genuine", lambda _: True),
+        mock.patch("megatron_ettin.model.layer.compute_capability", lambda _: capability),
+    ):
+        yield log
+
+
+def _with_transformer_engine(module: types.ModuleType) -> ast.Module:
+    """The two functions that choose a recipe, out of the branch that is taken where Transformer Engine is."""
+    wanted = ("get_fp8_recipe", "get_fp8_context")
+    for node in ast.parse(inspect.getsource(module)).body:
+        inside = [part for part in getattr(node, "body", []) if getattr(part, "name", "") in wanted]
+        if isinstance(node, ast.If) and len(inside) == len(wanted):
+            return ast.Module(body=inside, type_ignores=[])
+    raise AssertionError("Megatron-Core chooses fp8 recipes elsewhere now")

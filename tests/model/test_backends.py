@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
@@ -16,13 +16,15 @@ from megatron_ettin.errors import ConfigError
 from megatron_ettin.model.attention import sdpa
 from megatron_ettin.model.attention.choice import Installed, choices, report
 from megatron_ettin.model.attention.core import Attend, attend_by
+from megatron_ettin.model.build import build_model
+from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.model.layer import linear_classes
 from megatron_ettin.model.packed import PackedRows
 from megatron_ettin.model.pattern import Reach, layer_kinds
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.packages import check_packages
 from tests.model import stand_ins
-from tests.model.inputs import PIECES, run_of
+from tests.model.inputs import PIECES, batch_of, run_of
 from tests.twins.attention import attention
 
 EXACT = 1e-12
@@ -99,7 +101,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> stand_ins.Calls:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", stand_ins.varlen(made))
     monkeypatch.setitem(sys.modules, "flash_attn", stand_ins.flash_attn(made))
     monkeypatch.setitem(sys.modules, "flash_attn_interface", stand_ins.flash_attn_interface(made))
-    for name, module in stand_ins.transformer_engine(made).items():
+    for name, module in stand_ins.attention_of_transformer_engine(made).items():
         monkeypatch.setitem(sys.modules, name, module)
     return made
 
@@ -204,20 +206,60 @@ def test_transformer_engine_on_a_machine_without_cuda_is_refused(
         check_packages(cuda=False)
 
 
-def test_fp8_without_a_gpu_is_refused_before_anything_is_built(groups: Groups) -> None:
-    with pytest.raises(ConfigError, match="fp8 needs NVIDIA's Transformer Engine on a GPU"):
-        linear_classes(asked(run_of("mlm"), "auto", "fp8"), cuda=False)
-
-
-def test_fp8_takes_transformer_engine_s_linear_layers_and_the_others_do_not(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("recipe", "capability", "reason"),
+    [
+        ("current", None, "no CUDA device"),
+        ("current", (8, 0), "needs a GPU of compute capability 8.9, and this one has 8.0"),
+        ("blocks", (8, 9), "needs a GPU of compute capability 9.0, and this one has 8.9"),
+    ],
+)
+def test_fp8_on_a_machine_without_it_is_refused_before_anything_is_built(
+    groups: Groups, monkeypatch: pytest.MonkeyPatch, recipe: str, capability: tuple[int, int] | None, reason: str
 ) -> None:
-    extension = types.ModuleType("megatron.core.extensions.transformer_engine")
-    classes = [type(name, (), {}) for name in ("TEColumnParallelLinear", "TERowParallelLinear")]
-    for made in classes:
-        setattr(extension, made.__name__, made)
-    monkeypatch.setitem(sys.modules, extension.__name__, extension)
+    config = with_fp8(recipe)
     monkeypatch.setattr("megatron_ettin.model.layer.genuine", lambda name: True)
-    assert linear_classes(asked(run_of("mlm"), "auto", "fp8"), cuda=True) == tuple(classes)
-    plain = linear_classes(asked(run_of("mlm"), "auto", "bf16"), cuda=True)
-    assert [made.__name__ for made in plain] == ["ColumnParallelLinear", "RowParallelLinear"]
+    monkeypatch.setattr("megatron_ettin.model.layer.compute_capability", lambda _: capability)
+    with pytest.raises(ConfigError, match=reason):
+        build_model(config, groups)
+
+
+def test_fp8_without_transformer_engine_is_refused(groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megatron_ettin.model.layer.compute_capability", lambda _: (9, 0))
+    with pytest.raises(ConfigError, match="Transformer Engine is not installed; use bf16"):
+        build_model(with_fp8("current"), groups)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+@pytest.mark.parametrize(
+    ("recipe", "ends", "scaled"),
+    [("current", True, 2), ("current", False, 4), ("blocks", True, 2), ("blocks", False, 4), ("delayed", False, 4)],
+)
+def test_fp8_recipes_reach_the_layers_that_they_are_for(
+    groups: Groups, objective: str, recipe: str, ends: bool, scaled: int
+) -> None:
+    config = with_fp8(recipe, ends, objective)
+    with stand_ins.fp8() as log:
+        (model,) = build_model(config, groups)
+        loss = model(DeviceBatch.from_batch(batch_of(PIECES, config.model.vocabulary), groups))
+        loss.sum().backward()
+    a_layer = ["columns", "rows"] * 2  # QKV, attention output, both halves of the MLP, MLP output
+    assert [name for name, _ in log.calls] == a_layer * config.model.layers
+    in_force = [recipe if recipe == "delayed" or not ends or 0 < layer < 3 else None for layer in range(4)]
+    assert [used for _, used in log.calls] == [used for used in in_force for _ in a_layer]
+    assert {made["recipe"] for made in log.recipes} == {recipe}
+    assert all(made["fp8_format"] == "hybrid" and not made.get("fp8_dpa") for made in log.recipes)
+    assert sum(used is not None for used in in_force) == scaled
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_without_fp8_no_layer_is_transformer_engine_s(groups: Groups) -> None:
+    with stand_ins.fp8() as log:
+        build_model(run_of("mlm", precision="bf16"), groups)
+    assert linear_classes(run_of("mlm", precision="bf16"), (9, 0)) == (ColumnParallelLinear, RowParallelLinear)
+    assert not log.calls and not log.recipes
+
+
+def with_fp8(recipe: str, ends: bool = True, objective: str = "mlm") -> RunConfig:
+    config = run_of(objective, precision="fp8")
+    return replace(config, compute=replace(config.compute, fp8_recipe=recipe, fp8_ends_in_bf16=ends))

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import torch
-
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.model.pattern import LayerKind, layer_kinds
-from megatron_ettin.parallel.device import Device
+from megatron_ettin.parallel.device import Device, compute_capability
 from megatron_ettin.parallel.packages import genuine
 
 
@@ -48,11 +46,12 @@ class Choice:
 
 def installed(device: Device) -> Installed:
     """Look at the device and the importable packages; imports none of them."""
-    if device.kind != "cuda":
+    capability = compute_capability(device)
+    if capability is None:
         return Installed(cuda=False)
     return Installed(
         cuda=True,
-        hopper=torch.cuda.get_device_capability(device.torch_device)[0] == 9,
+        hopper=capability[0] == 9,
         varlen=varlen_has_window(),
         flash=importlib.util.find_spec("flash_attn") is not None,
         flash_hopper=importlib.util.find_spec("flash_attn_interface") is not None,
