@@ -342,7 +342,7 @@ def roofline_rows(bench: Bench) -> None:
     from megatron_ettin import _native
 
     data = bench.text.read_bytes()
-    target = bytearray(len(data))
+    target = memoryview(bytearray(len(data)))
     works: dict[str, Callable[[], object]] = {
         "memcpy": lambda: target.__setitem__(slice(None), data),
         "finding newlines": lambda: data.count(b"\n"),
