@@ -20,6 +20,7 @@ class PathEncoder final : public WordEncoder {
   static constexpr size_t kMost = kBatch + 80;  // a batch ends with the block of text that exceeds it
   static constexpr size_t kWords = 3 * kBatch + 160;  // with parts of words
   static constexpr size_t kPlaces = 16;         // of a word's ids on the way out; longer lists go there by themselves
+  static constexpr size_t kAhead = 16;          // known words whose places are asked for in advance
   static constexpr size_t kOverflowLimit = 4 << 20;
   static constexpr Id kRare = static_cast<Id>(~Id{0}), kPending = kRare - 1;  // counts of words without ids yet
 
@@ -31,11 +32,19 @@ class PathEncoder final : public WordEncoder {
   struct LongIds {
     uint32_t ids, count;
   };
+  struct Waiting {
+    WordIds<Id> ids;     // pending, rare, or more than an entry holds
+    uint32_t word, out;  // number in the batch; place of its ids in out_
+  };
 
   // Starts the cache with the words known from the model alone.
   void fill_cache() {
     overflow_.clear();
-    for (const KnownWord& word : model_.known) cache_.insert(word.key, hash_key(word.key), pack(&word.id, 1));
+    const std::vector<KnownWord>& known = model_.known;
+    for (size_t at = 0; at < known.size(); ++at) {
+      if (at + kAhead < known.size()) __builtin_prefetch(&cache_.bucket(hash_key(known[at + kAhead].key)), 1);
+      cache_.insert(known[at].key, hash_key(known[at].key), pack(&known[at].id, 1));
+    }
     for (size_t size = kKeyBytes + 1; size <= model_.runs.longest(); ++size) {
       cache_.insert(run_key(size), hash_key(run_key(size)), pack(&model_.runs.ids[size], 1));
     }
@@ -137,7 +146,8 @@ class PathEncoder final : public WordEncoder {
 
   // The same for words that end where the next one of begins_ starts.
   size_t encode_batch(size_t count) {
-    misses_ = long_words_ = 0;
+    misses_ = long_words_ = waiting_ = 0;
+    out_end_ = out_;
     for (size_t begin = 0; begin < count; begin += kGroup) {
       const size_t end = std::min(begin + kGroup, count);
       load_group(begin, end);
@@ -145,7 +155,7 @@ class PathEncoder final : public WordEncoder {
     }
     encode_misses();
     if (long_words_) find_long_words();
-    const size_t restart = write_ids(count);
+    const size_t restart = write_ids();
     if (overflow_.size() > kOverflowLimit) {
       cache_.clear();
       fill_cache();
@@ -179,36 +189,59 @@ class PathEncoder final : public WordEncoder {
     return {1, 0};
   }
 
+  // Writes the ids of words that the cache holds to out_end_; the others wait.
   void find_group(size_t begin, size_t end) {
     const ShortWordCache<Id>& cache = cache_;
+    uint32_t* out = out_end_;
     for (size_t at = begin; at < end; ++at) {
       const auto& entries = cache.bucket(hashes_[at - begin]).entries;
       bool first, second;
       compare_keys(keys_[at - begin], entries, first, second);
-      words_[at] = entries[!first].ids;
-      if (__builtin_expect(!(first | second), 0)) find_elsewhere(at, keys_[at - begin], hashes_[at - begin]);
+      const WordIds<Id>& ids = entries[!first].ids;
+      copy_ids(ids, out);
+      const bool whole = ids.count <= WordIds<Id>::kCapacity;
+      if (__builtin_expect((first | second) & whole, 1)) {
+        out += ids.count;
+      } else if (first | second) {
+        wait(at, ids, out);
+      } else {
+        out += find_elsewhere(at, keys_[at - begin], hashes_[at - begin], out);
+      }
     }
+    out_end_ = out;
   }
 
-  // A word that its bucket does not hold: in the neighbour of a full bucket, or nowhere yet.
-  __attribute__((noinline)) void find_elsewhere(size_t at, const WordKey& key, uint32_t hash) {
+  // A word that its bucket does not hold: in the neighbour of a full bucket, or nowhere yet. Returns how many ids it wrote.
+  __attribute__((noinline)) size_t find_elsewhere(size_t at, const WordKey& key, uint32_t hash, uint32_t* out) {
+    WordIds<Id> ids{};
     if (!key.high) {  // a long word
-      words_[at].count = kRare;
+      ids.count = kRare;
     } else if (const auto* entry = cache_.find_spilled(key, hash)) {
-      words_[at] = entry->ids;
+      ids = entry->ids;
+      if (ids.count <= WordIds<Id>::kCapacity) {
+        copy_ids(ids, out);
+        return ids.count;
+      }
     } else {
-      note_miss(at, key, hash);
+      ids = note_miss(key, hash);
     }
+    wait(at, ids, out);
+    return 0;
+  }
+
+  // Remembers a word whose ids belong to `out` and come later.
+  void wait(size_t word, const WordIds<Id>& ids, const uint32_t* out) {
+    waits_[waiting_++] = {ids, static_cast<uint32_t>(word), static_cast<uint32_t>(out - out_)};
   }
 
   // Enters a word into the cache at once, as pending, so that it misses only once in a batch.
-  void note_miss(size_t at, const WordKey& key, uint32_t hash) {
+  WordIds<Id> note_miss(const WordKey& key, uint32_t hash) {
     WordIds<Id> pending{};
     pending.ids[0] = static_cast<Id>(misses_);
     pending.count = kPending;
-    words_[at] = pending;
     missed_[misses_] = key;
     missed_entries_[misses_++] = &cache_.insert(key, hash, pending);
+    return pending;
   }
 
   void encode_misses() {
@@ -310,35 +343,43 @@ class PathEncoder final : public WordEncoder {
     model_.pairs.encode(word, ids, scratch_);
   }
 
-  size_t write_ids(size_t count) {
-    constexpr size_t kCapacity = WordIds<Id>::kCapacity;
-    uint32_t* out = out_;
+  // Appends the ids of the batch: those written to out_, and between them those of the words that waited.
+  size_t write_ids() {
+    const uint32_t* from = out_;
     const LongWord* next_long = long_;
-    for (size_t at = 0; at < count; ++at) {
-      const WordIds<Id>* ids = &words_[at];
-      if (__builtin_expect(ids->count > kCapacity, 0)) {
-        if (ids->count == kPending) ids = &missed_ids_[ids->ids[0]];
-        if (ids->count > kCapacity) {
-          const bool is_long = next_long != long_ + long_words_ && next_long->word == at;
-          const IdRange range = is_long ? long_ids(*next_long++) : short_ids(*ids);
-          if (__builtin_expect(range.count <= kPlaces, 1)) {
-            for (size_t id = 0; id < range.count; ++id) out[id] = range.ids[id];
-            out += range.count;
-            continue;
-          }
-          ids_->insert(ids_->end(), out_, out);
-          out = out_;
-          const size_t restart = write_rare(range, at);
-          if (restart) return restart;
-          continue;
-        }
+    uint32_t* to = open_ids();
+    for (size_t at = 0; at < waiting_; ++at) {
+      const Waiting& word = waits_[at];
+      to = std::copy(from, static_cast<const uint32_t*>(out_ + word.out), to);
+      from = out_ + word.out;
+      const WordIds<Id>& ids = word.ids.count == kPending ? missed_ids_[word.ids.ids[0]] : word.ids;
+      if (ids.count <= WordIds<Id>::kCapacity) {
+        copy_ids(ids, to);
+        to += ids.count;
+        continue;
       }
-      copy_ids(*ids, out);
-      out += ids->count;
+      const bool is_long = next_long != long_ + long_words_ && next_long->word == word.word;
+      const IdRange range = is_long ? long_ids(*next_long++) : short_ids(ids);
+      if (range.count <= kPlaces) {
+        to = std::copy(range.ids, range.ids + range.count, to);
+        continue;
+      }
+      close_ids(to);
+      const size_t restart = write_rare(range, word.word);
+      if (restart) return restart;
+      to = open_ids();
     }
-    ids_->insert(ids_->end(), out_, out);
+    close_ids(std::copy(from, static_cast<const uint32_t*>(out_end_), to));
     return 0;
   }
+
+  // Makes room for the batch behind the ids so far; `close_ids` gives back what was not used.
+  uint32_t* open_ids() {
+    const size_t before = ids_->size();
+    ids_->resize(before + (out_end_ - out_) + waiting_ * kPlaces);
+    return ids_->data() + before;
+  }
+  void close_ids(const uint32_t* end) { ids_->resize(end - ids_->data()); }
 
   struct IdRange {
     const uint32_t* ids;
@@ -421,15 +462,17 @@ class PathEncoder final : public WordEncoder {
   std::vector<uint32_t>* ids_ = nullptr;
   const char* text_ = nullptr;
   const uint32_t* begins_ = nullptr;  // of the words of the batch: starts_ or parts_
-  size_t size_ = 0, misses_ = 0, long_words_ = 0;
+  size_t size_ = 0, misses_ = 0, long_words_ = 0, waiting_ = 0;
   uint32_t starts_[kMost], parts_[kWords + 1], hashes_[kGroup], plain_[kWords];
   LongWord long_[kWords];
   LongIds long_found_[kWords];
   uint32_t long_missed_[kWords];
   typename ShortWordCache<Id>::Entry* missed_entries_[kWords];
   WordKey keys_[kGroup], missed_[kWords];
-  WordIds<Id> words_[kWords], missed_ids_[kWords];
-  uint32_t out_[kWords * kPlaces + 8];
+  WordIds<Id> missed_ids_[kWords];
+  Waiting waits_[kWords];
+  uint32_t out_[kWords * 8 + 8];
+  uint32_t* out_end_ = out_;
   std::vector<uint32_t> overflow_, fresh_;
   BytePairModel::Scratch scratch_;
 };
