@@ -12,6 +12,8 @@ from megatron_ettin.errors import DataError
 READ_BYTES = 256 << 10
 PIECE_BYTES = 512 << 10
 """Upper bound of one decompressed piece."""
+WINDOW_ERROR = "too much memory"
+"""What libzstd says of a frame whose window is above its limit, 128 MiB."""
 
 
 class DamagedStreamError(Exception):
@@ -108,7 +110,7 @@ def gzip_pieces(raw: RawFile) -> Iterator[bytes]:
 
 
 def zstd_pieces(raw: RawFile) -> Iterator[bytes]:
-    """Decompressed pieces of a zstd file of any number of frames."""
+    """Decompressed pieces of a zstd file of any number of frames. Raises DataError for windows above 128 MiB."""
     import pyarrow
 
     stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(_Readable(raw), mode="r"), "zstd")
@@ -116,6 +118,11 @@ def zstd_pieces(raw: RawFile) -> Iterator[bytes]:
         try:
             piece = stream.read(PIECE_BYTES)
         except OSError as error:
+            if WINDOW_ERROR in str(error):
+                raise DataError(
+                    f"{raw.path}: a zstd frame before byte {raw.position} needs a window above 128 MiB, which is not "
+                    "read, so that memory stays bounded; compress it again with --long=27 at most"
+                ) from error
             raise DamagedStreamError(f"zstd data damaged before byte {raw.position} ({error})") from error
         if not piece:
             return

@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+import zstandard
 
 from megatron_ettin.data import BuildOptions, build_corpus
 from megatron_ettin.errors import ConfigError, DataError
@@ -152,3 +153,16 @@ def test_settings_that_cannot_work_are_refused(tmp_path, tokenizer, write):
     with pytest.raises(DataError, match="--input-format"):
         build_corpus(tmp_path / "x.unknown", tmp_path / "c", tokenizer)
     assert build_corpus(tmp_path / "x.unknown", tmp_path / "c", tokenizer, BuildOptions(input_format="jsonl")).corpus
+
+
+def test_a_zstd_window_without_bound_is_refused_with_the_remedy(tmp_path, tokenizer):
+    def build(window):
+        parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window)
+        packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        path = tmp_path / f"{window}.jsonl.zst"
+        path.write_bytes(packer.compress(b'{"text": "a"}\n') + packer.flush())
+        return build_corpus(path, tmp_path / f"c{window}", tokenizer)
+
+    assert build(27).corpus.documents == 1
+    with pytest.raises(DataError, match="window above 128 MiB.*compress it again"):
+        build(28)
