@@ -26,7 +26,7 @@ import torch
 from benchmarks.reporting import Claim, claim, show
 from benchmarks.train_step_sides import Ours, Peer, Work
 from megatron_ettin.config.run import LayoutConfig
-from megatron_ettin.model.attention.sdpa import attend
+from megatron_ettin.model.attention.native import attend
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.model.pattern import Reach
 from megatron_ettin.parallel.groups import Groups, initialize

@@ -71,7 +71,7 @@ def run_of(work: Work, loss_chunk_bytes: int = 0, compile: bool = False) -> RunC
         batch=BatchConfig(rows=work.rows),
         layout=LayoutConfig(micro_batch_rows=work.rows),
         compute=ComputeConfig(
-            precision=work.precision, attention="sdpa", loss_chunk_bytes=loss_chunk_bytes, compile=compile
+            precision=work.precision, attention="auto", loss_chunk_bytes=loss_chunk_bytes, compile=compile
         ),
     )
 

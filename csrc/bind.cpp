@@ -6,6 +6,8 @@ PYBIND11_MODULE(_native, module) {
   ettin::bind_rows(module);
   ettin::bind_stable_adamw(module);
   ettin::bind_cross_entropy(module);
+  ettin::bind_attention(module);
+  ettin::bind_pointwise(module);
   ettin::bind_builder(module);
   ettin::bind_tokenizer(module);
 }

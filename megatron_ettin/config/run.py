@@ -153,7 +153,7 @@ class ComputeConfig:
     """What scales fp8 numbers: the largest of earlier steps, that of the tensor itself, or those of blocks of it."""
     fp8_ends_in_bf16: bool = True
     """Keep the first and the last layer in bf16 where the others are in fp8."""
-    attention: Literal["auto", "sdpa", "varlen", "flash", "te"] = "auto"
+    attention: Literal["auto", "native", "sdpa", "varlen", "flash", "te"] = "auto"
     """Attention back end; auto chooses per layer and prints each choice with its reason."""
     loss_chunk_bytes: int = 0
     """Upper bound of the logits held at once; 0: whole logits on a CPU below 1 GiB, else chunks of 256 MiB."""

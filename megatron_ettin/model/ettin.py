@@ -15,6 +15,7 @@ A pipeline stage is an EttinModel with some of these lines.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -29,18 +30,40 @@ from torch import Tensor
 
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.model.device_batch import DeviceBatch
-from megatron_ettin.model.loss import VocabularyShard, vocabulary_loss
+from megatron_ettin.model.lookup import look_up
+from megatron_ettin.model.loss import VocabularyShard, gradient_buffer, vocabulary_loss
 from megatron_ettin.model.norm import Norm
-from megatron_ettin.parallel.groups import Groups
+from megatron_ettin.parallel.groups import Axis, Groups
+
+
+class WordEmbedding(VocabParallelEmbedding):  # type: ignore[misc]
+    """Megatron-Core's embedding, whose gradient goes straight into the weight's buffer where it has one to itself.
+
+    `shared`: the vocabulary projection of the same stage has the same weight.
+    """
+
+    def __init__(self, axis: Axis, shared: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.axis, self.shared = axis, shared
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows of the weight; the shape of the ids and one axis more."""
+        buffer_VH = gradient_buffer(self.weight, self.axis)
+        if buffer_VH is None or not torch.is_grad_enabled():
+            rows: Tensor = super().forward(ids)
+            return rows
+        return look_up(ids.reshape(-1), self.weight, buffer_VH, self.shared).view(*ids.shape, -1)
 
 
 class Embedding(torch.nn.Module):
     """Token embedding, its rows shared among the tensor ranks, and the norm behind it."""
 
-    def __init__(self, config: TransformerConfig, rows: int, groups: Groups) -> None:
+    def __init__(self, config: TransformerConfig, rows: int, groups: Groups, *, shared: bool) -> None:
         super().__init__()
         self.along_sequence = config.sequence_parallel
-        self.word_embeddings = VocabParallelEmbedding(
+        self.word_embeddings = WordEmbedding(
+            groups.tensor,
+            shared,
             num_embeddings=rows,
             embedding_dim=config.hidden_size,
             init_method=torch.nn.init.zeros_,
@@ -116,7 +139,8 @@ class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
             weight_VH, bias_V = weight_VH[: self.rows], bias_V[: self.rows]
         if label_ids_L is None:
             return functional.linear(query_LH, weight_VH, bias_V)
-        return vocabulary_loss(query_LH, weight_VH, bias_V, label_ids_L, self.shard, self.loss_chunk)
+        buffer_VH = gradient_buffer(weight_VH, self.shard.axis)
+        return vocabulary_loss(query_LH, weight_VH, bias_V, label_ids_L, self.shard, self.loss_chunk, buffer_VH)
 
 
 class EttinModel(LanguageModule):  # type: ignore[misc]
@@ -143,7 +167,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         self.pre_process, self.post_process = first, last
         self.share_embeddings_and_output_weights = True
         if first:
-            self.embedding = Embedding(config, padded_vocabulary, groups)
+            self.embedding = Embedding(config, padded_vocabulary, groups, shared=last)
         self.decoder = TransformerBlock(
             config=config,
             spec=TransformerBlockSubmodules(layer_specs=list(layers), layer_norm=Norm),

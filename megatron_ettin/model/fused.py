@@ -14,6 +14,8 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.model.native_pointwise import native_gated_gelu, native_rotate_
+from megatron_ettin.model.native_types import is_native
 from megatron_ettin.model.rope import rotate_
 
 Rotation = Callable[[Tensor, Tensor, Tensor], None]
@@ -31,9 +33,9 @@ class Pointwise:
 
 
 def pointwise(compiled: bool) -> Pointwise:
-    """The parts as torch runs them one operation after the other, or as one kernel each."""
+    """The parts as one kernel each: compiled, or by the extension on a CPU. Elsewhere one operation after the other."""
     if not compiled:
-        return Pointwise(gated_gelu=gated_gelu, rotate=rotate_)
+        return Pointwise(gated_gelu=gated_gelu_here, rotate=rotate_here_)
     return Pointwise(gated_gelu=one_kernel(gated_gelu), rotate=one_kernel(rotate_))
 
 
@@ -48,6 +50,17 @@ def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         raise ConfigError("compute.compile: torch.compile does not work in this Python; leave the setting off")
     compiled: Callable[..., Any] = torch.compile(function, fullgraph=True)
     return compiled
+
+
+def gated_gelu_here(gated: Tensor) -> Tensor:
+    """gelu(first half) * second half of the last axis, by the extension where it can, else by torch."""
+    return native_gated_gelu(gated) if is_native(gated) else gated_gelu(gated)
+
+
+def rotate_here_(qkv_TN3D: Tensor, cosine_TD: Tensor, sine_TD: Tensor) -> None:
+    """The rotary embedding in place by the extension where it can, else by torch."""
+    native = is_native(qkv_TN3D) and qkv_TN3D.is_contiguous()
+    (native_rotate_ if native else rotate_)(qkv_TN3D, cosine_TD, sine_TD)
 
 
 def gated_gelu(gated: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from megatron_ettin import _native
 from megatron_ettin.model.fused import one_kernel, softmax_gradients_, softmax_statistics
+from megatron_ettin.parallel import products
 from megatron_ettin.parallel.groups import Axis
 
 
@@ -22,12 +23,18 @@ class Workspace:
 
     memory: Tensor | None = None
 
-    def logits(self, labels: int, like_VH: Tensor) -> Tensor:
-        """Uninitialized [L, V] of the weight's type."""
+    def take(self, labels: int, like_VH: Tensor) -> Tensor:
+        """Uninitialized [L, V] of the weight's type; the memory is the caller's until it is put back."""
         needed = labels * like_VH.shape[0]
-        if self.memory is None or self.memory.numel() < needed or self.memory.dtype != like_VH.dtype:
-            self.memory = like_VH.new_empty(needed)
-        return self.memory[:needed].view(labels, -1)
+        memory, self.memory = self.memory, None
+        if memory is None or memory.numel() < needed or memory.dtype != like_VH.dtype:
+            memory = like_VH.new_empty(needed)
+        return memory[:needed].view(labels, -1)
+
+    def put_back(self, logits_LV: Tensor) -> None:
+        """Keep the memory of logits that nobody needs any more."""
+        base = logits_LV if logits_LV._base is None else logits_LV._base
+        self.memory = base.view(-1)
 
 
 @dataclass(frozen=True)
@@ -131,15 +138,22 @@ class _CompiledRows:
 
 
 def vocabulary_loss(
-    hidden_LH: Tensor, weight_VH: Tensor, bias_V: Tensor, label_ids_L: Tensor, shard: VocabularyShard, chunk: int
+    hidden_LH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor,
+    label_ids_L: Tensor,
+    shard: VocabularyShard,
+    chunk: int,
+    buffer_VH: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each label in fp32, [L].
 
     Logits exist for `chunk` labels at a time; their gradients are made at once and only sums are kept, so that the
-    backward pass costs nothing more. The gradient needs every label scaled alike, as by a sum.
+    backward pass costs little more. The gradient needs every label scaled alike, as by a sum. With a buffer the
+    weight's gradient is added to it in the backward pass, and the weight's own gradient is empty memory.
     """
     loss: Tensor = _VocabularyLoss.apply(  # type: ignore[no-untyped-call]
-        hidden_LH, weight_VH, bias_V, label_ids_L, shard, chunk, torch.is_grad_enabled()
+        hidden_LH, weight_VH, bias_V, label_ids_L, shard, chunk, buffer_VH, torch.is_grad_enabled()
     )
     return loss
 
@@ -159,32 +173,84 @@ class _VocabularyLoss(torch.autograd.Function):
         label_ids_L: Tensor,
         shard: VocabularyShard,
         chunk: int,
+        buffer_VH: Tensor | None,
         with_gradients: bool,
     ) -> Tensor:
         exact = torch.promote_types(hidden_LH.dtype, torch.float32)
-        loss_L = hidden_LH.new_empty(hidden_LH.shape[0], dtype=exact)
-        sums = _Sums(hidden_LH, weight_VH, bias_V, exact)
-        for first in range(0, hidden_LH.shape[0], chunk):
+        labels = hidden_LH.shape[0]
+        loss_L = hidden_LH.new_empty(labels, dtype=exact)
+        hidden, weight = _operands(hidden_LH, weight_VH)
+        late = buffer_VH is not None and with_gradients and 0 < labels <= chunk
+        sums = _Sums(hidden, weight, late)
+        for first in range(0, labels, chunk):
             part = slice(first, first + chunk)
-            logits_LV = shard.workspace.logits(hidden_LH[part].shape[0], weight_VH)
-            torch.mm(hidden_LH[part], weight_VH.t(), out=logits_LV)
+            logits_LV = shard.workspace.take(hidden[part].shape[0], weight)
+            torch.mm(hidden[part], weight.t(), out=logits_LV)
             loss_L[part], d_bias_V = shard.cross_entropy_(logits_LV, bias_V, label_ids_L[part])
             if with_gradients:
                 sums.add(part, logits_LV, d_bias_V)
+            if not late:
+                shard.workspace.put_back(logits_LV)
         if with_gradients:
-            ctx.save_for_backward(shard.reduce_(sums.hidden_LH, dist.ReduceOp.SUM), *sums.of_parameters())
+            ctx.shard, ctx.buffer_VH, ctx.weight_VH = shard, buffer_VH, weight_VH
+            ctx.late = (logits_LV, hidden) if late else None
+            d_hidden_LH = shard.reduce_(sums.hidden_LH, dist.ReduceOp.SUM).to(hidden_LH.dtype)
+            ctx.save_for_backward(d_hidden_LH, sums.d_weight_VH, sums.bias_gradient(bias_V))
         return loss_L
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (scale_L,) = gradients
-        hidden_LH, weight_VH, bias_V = ctx.saved_tensors
+        hidden_LH, d_weight_VH, bias_V = ctx.saved_tensors
         if scale_L.numel() > 1 and any(scale_L.stride()):
             raise RuntimeError("the loss of all labels must be scaled alike: sum it before anything else")
-        if scale_L.numel() and not _is_one(scale_L):
-            scale = scale_L.reshape(-1)[0]
-            hidden_LH, weight_VH, bias_V = (x.mul_(scale.to(x.dtype)) for x in (hidden_LH, weight_VH, bias_V))
-        return hidden_LH, weight_VH, bias_V, None, None, None, None
+        scale = scale_L.reshape(-1)[0] if scale_L.numel() and not _is_one(scale_L) else None
+        if scale is not None:
+            hidden_LH, bias_V = (x.mul_(scale.to(x.dtype)) for x in (hidden_LH, bias_V))
+        if ctx.buffer_VH is None:
+            weight_VH = torch.zeros_like(ctx.weight_VH) if d_weight_VH is None else d_weight_VH
+            weight_VH = weight_VH if scale is None else weight_VH.mul_(scale.to(weight_VH.dtype))
+            return hidden_LH, weight_VH.to(ctx.weight_VH.dtype), bias_V, None, None, None, None, None
+        _add_to_buffer(ctx, d_weight_VH, 1.0 if scale is None else float(scale))
+        return hidden_LH, no_gradient(ctx.weight_VH), bias_V, None, None, None, None, None
+
+
+def _operands(hidden_LH: Tensor, weight_VH: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as the products take them: bf16 in float32 where that is faster, logits included."""
+    if hidden_LH.dtype == torch.bfloat16 and hidden_LH.device.type == "cpu" and products.widens():
+        return hidden_LH.float(), products.widened("vocabulary", weight_VH)
+    return hidden_LH, weight_VH
+
+
+def _add_to_buffer(ctx: Any, d_weight_VH: Tensor | None, scale: float) -> None:
+    if ctx.late is None:
+        if d_weight_VH is not None:
+            ctx.buffer_VH.add_(d_weight_VH, alpha=scale)
+        return
+    (logits_LV, hidden), ctx.late = ctx.late, None
+    if logits_LV.dtype == ctx.buffer_VH.dtype:
+        ctx.buffer_VH.addmm_(logits_LV.t(), hidden, alpha=scale)
+    else:
+        ctx.buffer_VH.add_(logits_LV.t() @ hidden, alpha=scale)
+    ctx.shard.workspace.put_back(logits_LV)
+
+
+def gradient_buffer(weight: Tensor, axis: Axis) -> Tensor | None:
+    """Where a whole weight's gradient is to be added, on a CPU after the model has been wrapped; None: return it."""
+    if weight.device.type != "cpu" or axis.size > 1:
+        return None
+    return getattr(weight, "main_grad", None)
+
+
+def no_gradient(weight: Any) -> Tensor:
+    """What to return for a weight whose gradient has been added to its buffer: memory that nobody touches.
+
+    Megatron-Core's hook needs some gradient to run, and looks at both marks: the second would have it added although
+    the first says that nothing is left to add.
+    """
+    weight.grad_added_to_main_grad = True
+    weight.zero_out_wgrad = False
+    return torch.empty_like(weight)
 
 
 def _is_one(scale_L: Tensor) -> bool:
@@ -193,10 +259,14 @@ def _is_one(scale_L: Tensor) -> bool:
 
 
 class _Sums:
-    """Gradients that grow chunk by chunk; those of the parameters in fp32 when there is more than one chunk."""
+    """Gradients that grow chunk by chunk; those of the parameters in fp32 when there is more than one chunk.
 
-    def __init__(self, hidden_LH: Tensor, weight_VH: Tensor, bias_V: Tensor, exact: torch.dtype) -> None:
-        self.input_LH, self.weight_VH, self.bias_V, self.exact = hidden_LH, weight_VH, bias_V, exact
+    `late`: the weight's is left to the backward pass.
+    """
+
+    def __init__(self, hidden_LH: Tensor, weight_VH: Tensor, late: bool) -> None:
+        self.input_LH, self.weight_VH, self.late = hidden_LH, weight_VH, late
+        self.exact = torch.promote_types(hidden_LH.dtype, torch.float32)
         self.hidden_LH = torch.empty_like(hidden_LH)
         self.d_weight_VH: Tensor | None = None
         self.d_bias_V: Tensor | None = None
@@ -204,18 +274,20 @@ class _Sums:
     def add(self, part: slice, d_logits_LV: Tensor, d_bias_V: Tensor) -> None:
         """Take the gradients of one chunk of labels."""
         torch.mm(d_logits_LV, self.weight_VH, out=self.hidden_LH[part])
-        if self.d_weight_VH is None or self.d_bias_V is None:
-            self.d_weight_VH, self.d_bias_V = d_logits_LV.t() @ self.input_LH[part], d_bias_V
+        self.d_bias_V = d_bias_V if self.d_bias_V is None else self.d_bias_V.add_(d_bias_V)
+        if not self.late:
+            self._add_weight(part, d_logits_LV)
+
+    def _add_weight(self, part: slice, d_logits_LV: Tensor) -> None:
+        if self.d_weight_VH is None:
+            self.d_weight_VH = d_logits_LV.t() @ self.input_LH[part]
             return
-        self.d_bias_V += d_bias_V
         self.d_weight_VH = self.d_weight_VH.to(self.exact)
         if self.exact == d_logits_LV.dtype:
             self.d_weight_VH.addmm_(d_logits_LV.t(), self.input_LH[part])
         else:
             self.d_weight_VH += d_logits_LV.t() @ self.input_LH[part]
 
-    def of_parameters(self) -> tuple[Tensor, Tensor]:
-        """Gradients of weight and bias in their own types; zeros when there was no label."""
-        if self.d_weight_VH is None or self.d_bias_V is None:
-            return torch.zeros_like(self.weight_VH), torch.zeros_like(self.bias_V)
-        return self.d_weight_VH.to(self.weight_VH.dtype), self.d_bias_V.to(self.bias_V.dtype)
+    def bias_gradient(self, bias_V: Tensor) -> Tensor:
+        """Of the bias in its own type; zeros when there was no label."""
+        return torch.zeros_like(bias_V) if self.d_bias_V is None else self.d_bias_V.to(bias_V.dtype)

@@ -19,6 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.parallel import products
 from megatron_ettin.parallel.packages import check_packages
 
 
@@ -46,9 +47,22 @@ class CudaOnCpu(TorchFunctionMode):
             return args[0]
         if func is torch.Tensor.type and len(args) == 1 and not kwargs:
             return func(*args).replace("torch.", "torch.cuda.", 1)
+        if func in _PRODUCTS and _is_widened(args):
+            return products.product(*args)
         if _names_cuda(kwargs.get("device")):
             kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"} | {"device": "cpu"}
         return func(*args, **kwargs)
+
+
+_PRODUCTS = (torch.matmul, torch.Tensor.matmul)
+"""What Megatron-Core's linear layers call."""
+
+
+def _is_widened(args: tuple[Any, ...]) -> bool:
+    """Whether a product is one of bf16 matrices, inside a function that makes its own gradient."""
+    left, right = args
+    half = left.dtype == torch.bfloat16 == right.dtype
+    return half and right.dim() == 2 and not torch.is_grad_enabled() and products.widens()
 
 
 def _names_cuda(device: Any) -> bool:
@@ -137,6 +151,7 @@ def _install() -> None:
     cuda.set_rng_state = _set_rng_state
     cuda.manual_seed = torch.manual_seed
     _replace_generators()
+    _replace_weight_gradients()
 
 
 def _get_rng_state(device: Any = None) -> torch.Tensor:
@@ -167,6 +182,13 @@ def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
         return host
     pinned = host.pin_memory() if device.type == "cuda" else host
     return pinned.to(device, non_blocking=True)
+
+
+def _replace_weight_gradients() -> None:
+    """Megatron-Core's linear layers add a weight gradient to its buffer by a CUDA kernel of that name."""
+    from megatron.core.tensor_parallel import layers as megatron_layers
+
+    megatron_layers.fused_weight_gradient_mlp_cuda = products
 
 
 def limit_threads(threads: int) -> None:

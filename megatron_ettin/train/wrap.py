@@ -9,6 +9,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.distributed import finalize_model_grads as reduce_gradients
 from megatron.core.enums import ModelType
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.utils import get_model_config
 
 from megatron_ettin.config.run import LayoutConfig
@@ -40,10 +41,20 @@ def wrap(
         )
         for index, model in enumerate(models)
     ]
+    if groups.device.kind == "cpu":
+        _add_gradients_in_place(chunks)
     config = get_model_config(chunks[0])
     config.finalize_model_grads_func = finish_backward
     config.no_sync_func = _no_sync(chunks) if layout.overlap else None
     return chunks
+
+
+def _add_gradients_in_place(chunks: list[DistributedDataParallel]) -> None:
+    """Let the linear layers add their weights' gradients to the buffers themselves: no copy in between."""
+    for chunk in chunks:
+        for module in chunk.modules():
+            if isinstance(module, ColumnParallelLinear | RowParallelLinear):
+                module.gradient_accumulation_fusion = True
 
 
 def _no_sync(chunks: list[DistributedDataParallel]) -> Callable[[], object] | list[Callable[[], object]]:

@@ -34,6 +34,7 @@ class Case:
     precision: str = "fp32"
     layers: int = 7
     whole_logits: bool = True
+    attention: str = "auto"
     mutation: str = ""
     """A fault to seed, for the test that the suite notices one."""
 
@@ -51,7 +52,8 @@ class Case:
             batch=BatchConfig(rows=ROWS),
             layout=LayoutConfig(**self.layout),
             compute=ComputeConfig(
-                precision=self.precision, attention="sdpa", loss_chunk_bytes=0 if self.whole_logits else 4 * 256 * 5
+                precision=self.precision, attention=self.attention,
+                loss_chunk_bytes=0 if self.whole_logits else 4 * 256 * 5,
             ),
         )  # fmt: skip
 
@@ -79,6 +81,7 @@ _LAYOUTS: tuple[Case, ...] = (
     Case("dp2-overlap", 2, {"overlap": True}),
     Case("dp2-micro2", 2, {"micro_batch_rows": 2}),
     Case("cp2", 2, {"context": 2}),
+    Case("sdpa-cp2", 2, {"context": 2}, attention="sdpa"),
     Case("cp2-micro2", 2, {"context": 2, "micro_batch_rows": 2}),
     Case("cp2-recompute", 2, {"context": 2, "recompute": "full"}),
     Case("tp4", 4, {"tensor": 4}),
@@ -106,7 +109,8 @@ _SLOW_LAYOUTS: tuple[Case, ...] = (
 )  # fmt: skip
 
 _DECODER_BY_DEFAULT = (
-    "one", "chunked-loss", "tp2-sp", "pp2-vpp2", "dp2-overlap", "cp2", "tp2-pp2-sp", "cp2-tp2-sp", "cp2-dp2",
+    "one", "chunked-loss", "tp2-sp", "pp2-vpp2", "dp2-overlap", "cp2", "sdpa-cp2", "tp2-pp2-sp", "cp2-tp2-sp",
+    "cp2-dp2",
 )  # fmt: skip
 """What direction changes is attention and labels: the decoder runs the layouts that touch those, the rest is slow."""
 

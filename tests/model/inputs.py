@@ -33,7 +33,7 @@ def run_of(
         model=model or small_model(),
         schedule=ScheduleConfig(tokens=1_000_000, peak_rate=1e-3),
         data=DataConfig(row_length=row_length, piece_length=row_length),
-        compute=ComputeConfig(precision=precision, attention="sdpa"),
+        compute=ComputeConfig(precision=precision, attention="auto"),
     )
     return replace(config, layout=replace(config.layout, **layout))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from megatron_ettin.model.attention.sdpa import attend
+from megatron_ettin.model.attention import native, sdpa
+from megatron_ettin.model.attention.core import Attend
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.model.packed import PackedRows
@@ -24,6 +28,8 @@ FP64 = 1e-12
 """The back end in fp64 against the definition in fp64."""
 FP32 = 2e-6
 """The back end in fp32 against the definition in fp64, of the largest value."""
+BF16 = 1e-2
+"""The same in bf16, whose numbers are rounded by 0.4 %: the output, the upstream gradient and the result."""
 
 REACHES = {
     "encoder global": Reach(left=None, right=None),
@@ -46,12 +52,14 @@ def packed_rows(pieces: tuple[int, ...]) -> PackedRows:
     )
 
 
-def both(pieces: tuple[int, ...], reach: Reach, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+def both(
+    attend: Attend, pieces: tuple[int, ...], reach: Reach, dtype: torch.dtype, head_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """(ours, definition) of the output and of the gradient."""
     torch.manual_seed(sum(pieces))
     packed = packed_rows(pieces)
-    qkv = torch.randn(sum(pieces), 2, 3, 16, dtype=dtype)
-    upstream = torch.randn(sum(pieces), 2, 16, dtype=dtype)
+    qkv = torch.randn(sum(pieces), 2, 3, head_size, dtype=dtype)
+    upstream = torch.randn(sum(pieces), 2, head_size, dtype=dtype)
     ours, twin = qkv.clone().requires_grad_(), qkv.double().requires_grad_()
     output = attend(ours, reach, packed, None)
     expected = attention(twin, list(packed.cu_seqlens), reach.left, reach.right)
@@ -62,8 +70,10 @@ def both(pieces: tuple[int, ...], reach: Reach, dtype: torch.dtype) -> Iterator[
     yield ours.grad, twin.grad
 
 
-def assert_exact(pieces: tuple[int, ...], reach: Reach, dtype: torch.dtype, tolerance: float) -> None:
-    for got, expected in both(pieces, reach, dtype):
+def assert_exact(
+    attend: Attend, pieces: tuple[int, ...], reach: Reach, dtype: torch.dtype, tolerance: float, head_size: int = 16
+) -> None:
+    for got, expected in both(attend, pieces, reach, dtype, head_size):
         assert torch.isfinite(got).all()
         assert float((got - expected).abs().max() / expected.abs().max()) < tolerance
 
@@ -71,8 +81,40 @@ def assert_exact(pieces: tuple[int, ...], reach: Reach, dtype: torch.dtype, tole
 @pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES)
 @pytest.mark.parametrize("pieces", [PIECES, (1,), (64,), (65, 1, 1, 300), (1,) * 70], ids=str)
 def test_sdpa_equals_the_definition_with_its_gradient(pieces: tuple[int, ...], reach: Reach) -> None:
-    assert_exact(pieces, reach, torch.float64, FP64)
-    assert_exact(pieces, reach, torch.float32, FP32)
+    assert_exact(sdpa.attend, pieces, reach, torch.float64, FP64)
+    assert_exact(sdpa.attend, pieces, reach, torch.float32, FP32)
+
+
+@pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES)
+@pytest.mark.parametrize("pieces", [PIECES, (1,), (64,), (65, 1, 1, 300), (1,) * 70, (59, 60, 61, 200)], ids=str)
+def test_the_native_kernel_equals_the_definition_with_its_gradient(pieces: tuple[int, ...], reach: Reach) -> None:
+    for head_size in (16, 64, 24, 10):
+        assert_exact(native.attend, pieces, reach, torch.float32, FP32, head_size)
+        assert_exact(native.attend, pieces, reach, torch.bfloat16, BF16, head_size)
+
+
+@pytest.mark.parametrize("path", ["portable", "avx2"])
+def test_the_native_kernel_is_exact_on_every_instruction_set(path: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "native_kernel_equals"]
+    done = subprocess.run(command, env={**os.environ, "ETTIN_CPU_PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "[100%]" in done.stdout
+
+
+def test_the_native_kernel_gives_the_same_bits_on_any_number_of_threads() -> None:
+    results = []
+    for threads in (1, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        results.append(list(both(native.attend, (65, 1, 1, 300), REACHES["encoder local"], torch.float32, 64)))
+        torch.set_num_threads(before)
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one[0], other[0])
+
+
+def test_the_native_kernel_refuses_types_that_it_does_not_compute() -> None:
+    with pytest.raises(TypeError, match="float64"):
+        native.attend(torch.zeros(4, 1, 3, 16, dtype=torch.float64), REACHES["narrow"], packed_rows((4,)), None)
 
 
 @settings(max_examples=30, deadline=None)
@@ -82,7 +124,8 @@ def test_sdpa_equals_the_definition_with_its_gradient(pieces: tuple[int, ...], r
     right=st.integers(0, 70),
 )
 def test_any_window_on_any_pieces_equals_the_definition(pieces: tuple[int, ...], left: int, right: int) -> None:
-    assert_exact(pieces, Reach(left=left, right=right), torch.float64, FP64)
+    assert_exact(sdpa.attend, pieces, Reach(left=left, right=right), torch.float64, FP64)
+    assert_exact(native.attend, pieces, Reach(left=left, right=right), torch.float32, FP32)
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])

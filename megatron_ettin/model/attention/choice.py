@@ -39,7 +39,7 @@ class Choice:
 
     layer: int
     backend: str
-    """sdpa, varlen, flash or te."""
+    """native, sdpa, varlen, flash or te."""
     reason: str
     """Why, in a few words, for the report at the start."""
 
@@ -90,6 +90,8 @@ def choose(kind: LayerKind, config: RunConfig, has: Installed) -> Choice:
 def obstacles(backend: str, config: RunConfig, has: Installed) -> str:
     """Why a back end cannot compute this run exactly here; empty when it can."""
     compute, context = config.compute, config.layout.context
+    if backend == "native":
+        return "computes on a CPU only" if has.cuda else ""
     if backend == "sdpa":
         split = has.cuda and context > 1
         return "on a GPU it cannot join the parts of a segment that lie on several context ranks" if split else ""
@@ -123,7 +125,7 @@ _KERNEL_OBSTACLES = {"varlen": _varlen, "flash": _flash, "te": _te}
 
 def _preferences(has: Installed) -> Sequence[tuple[str, str]]:
     if not has.cuda:
-        return (("sdpa", "the exact kernel of a CPU"),)
+        return (("native", "the exact kernel of a CPU"),)
     flash = ("flash", "flash-attn is the fastest kernel here")
     varlen = ("varlen", "torch's own variable-length FlashAttention")
     sdpa = ("sdpa", "the only one that is exact for these settings")

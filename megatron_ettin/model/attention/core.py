@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.model.attention import kernels, sdpa
+from megatron_ettin.model.attention import kernels, native, sdpa
 from megatron_ettin.model.attention.choice import Installed
 from megatron_ettin.model.attention.exchange import Exchange
 from megatron_ettin.model.packed import PackedRows
@@ -36,6 +36,8 @@ class CoreAttention(torch.nn.Module):
 
 def attend_by(backend: str, kind: LayerKind, config: RunConfig, has: Installed) -> Attend:
     """The function that computes a layer's attention with the chosen back end."""
+    if backend == "native":
+        return native.attend
     if backend == "sdpa":
         return sdpa.attend_plain if has.cuda else sdpa.attend
     if backend == "varlen":

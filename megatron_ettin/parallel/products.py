@@ -1,0 +1,75 @@
+"""Matrix products on a CPU: bf16 ones in float32 where that is faster, weight gradients straight into their buffer.
+
+A float32 product of bf16 numbers is the exact one up to float32 rounding, so widening changes only time.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def widens() -> bool:
+    """Whether bf16 products are computed in float32 here: where the processor has no fast bf16 instruction.
+
+    With AMX a bf16 product is many times faster than a float32 one, and on AMD's processors with AVX-512 bf16 twice
+    as fast. Intel's without AMX take twice as long as float32 for the bf16 instruction, older ones convert instead.
+    """
+    if torch.cuda.is_available():
+        return False
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    x86 = "GenuineIntel" in text or "AuthenticAMD" in text
+    return x86 and "amx_bf16" not in text and not ("AuthenticAMD" in text and "avx512_bf16" in text)
+
+
+class _Scratch:
+    """Memory for widened operands, kept: fresh pages would cost as much as the conversion."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    def floats(self, name: str, *shape: int) -> Tensor:
+        """Uninitialized float32 of that shape; the same memory for the same name."""
+        needed = 1
+        for size in shape:
+            needed *= size
+        if name not in self._memory or self._memory[name].numel() < needed:
+            self._memory[name] = torch.empty(needed)
+        return self._memory[name][:needed].view(shape)
+
+
+_scratch = _Scratch()
+
+
+def widened(name: str, x: Tensor) -> Tensor:
+    """A float32 copy of a matrix that is valid until the name is used again; float32 is passed through."""
+    if x.dtype == torch.float32:
+        return x
+    if not x.is_contiguous() and x.t().is_contiguous():
+        return widened(name, x.t()).t()
+    return _scratch.floats(name, *x.shape).copy_(x)
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right for bf16 [..., K] and [K, N] by way of float32; rounded once. No gradient."""
+    rows = left.reshape(-1, left.shape[-1])
+    wide = _scratch.floats("result", rows.shape[0], right.shape[1])
+    torch.mm(widened("left", rows), widened("right", right), out=wide)
+    result = left.new_empty(*left.shape[:-1], right.shape[1])
+    result.view(-1, right.shape[1]).copy_(wide)
+    return result
+
+
+def wgrad_gemm_accum_fp32(inputs: Tensor, gradient: Tensor, buffer: Tensor) -> None:
+    """buffer [N, K] += gradient [T, N]^T @ inputs [T, K], in float32. Named as the CUDA kernel that it stands for."""
+    if gradient.dtype == torch.float32 or widens():
+        buffer.addmm_(widened("left", gradient).t(), widened("right", inputs))
+    else:
+        buffer += gradient.t() @ inputs
