@@ -17,6 +17,9 @@ SHORT = ["--tokens", "12000", "--vocabulary", "600"]
 KINDS = ("encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder")
 SHORT_TIMEOUT = 900
 FULL_TIMEOUT = 1800
+LEARNED = 0.3
+"""Nats a token below the unigram entropy of the held-out text: noise of that text is under 0.1, what is learned above
+0.5."""
 
 
 def ready(folder: Path) -> dict[str, str]:
@@ -68,4 +71,5 @@ def test_quickstart_from_a_fresh_clone_learns(root: Path, tmp_path: Path) -> Non
     assert_whole_report(study)
     report = json.loads((study / "report.json").read_text())
     entropy = report["text"]["unigram_entropy"]
-    assert report["models"]["decoder"]["losses"]["clm"] < entropy
+    assert report["models"]["encoder"]["losses"]["mlm"] < entropy - LEARNED
+    assert report["models"]["decoder"]["losses"]["clm"] < entropy - LEARNED
