@@ -85,16 +85,21 @@ def age() -> float:
     return time.time() - psutil.Process().create_time()
 
 
-def leave_at(seconds: float) -> None:
-    """End the process when a row takes longer than there is time; the file names it, and it is tried once more."""
+def leave_at(seconds: float) -> threading.Timer:
+    """End the process when a row takes longer than there is time; the file names it, and it is tried once more.
+
+    Cancel the result when no row is being measured any more.
+    """
 
     def leave() -> None:
         print("the budget is spent within a row; the next call tries it again", flush=True)
         os._exit(3)
 
-    timer = threading.Timer(max(0.0, seconds), leave)
+    timer = threading.Timer(seconds, leave)
     timer.daemon = True
-    timer.start()
+    if seconds > 0.0:
+        timer.start()
+    return timer
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,9 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
     with stand_ins() if options.dry_run else nullcontext():
         results = Results.open(options.resume, environment(machine.name, sys.argv))
         results.close_lost()
-        leave_at(options.budget_seconds - age())
+        timer = leave_at(options.budget_seconds - age())
         rows = [row for row in (thinned(plan()) if options.dry_run else plan()) if options.only in row.key]
         waiting = work_off(rows, machine, results, lambda: options.budget_seconds - age())
+        timer.cancel()
     print("\n".join(table(results)))
     print(f"{len(rows) - len(waiting)} of {len(rows)} rows are settled" + (
         "; call again for the rest" if waiting else ""
