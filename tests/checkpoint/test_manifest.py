@@ -6,6 +6,8 @@ import json
 import pickle
 
 import pytest
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING as MEM_FORMAT_ENCODING
+from torch.distributed.checkpoint.metadata import Metadata
 
 from megatron_ettin.checkpoint.allowed import check_index
 from megatron_ettin.checkpoint.folder import (
@@ -152,6 +154,26 @@ class Hostile:
         import os
 
         return os.system, ("touch /tmp/should-not-exist",)
+
+
+class Reached:
+    """Pickles as an attribute of something, the way in which Python 3.11.2 and 3.12 store members of enumerations."""
+
+    def __init__(self, owner, name):
+        self.parts = (owner, name)
+
+    def __reduce__(self):
+        return getattr, self.parts
+
+
+def test_members_of_enumerations_are_read_in_every_spelling_and_other_attributes_refused(tmp_path):
+    path = tmp_path / ".metadata"
+    path.write_bytes(pickle.dumps(Reached(MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT")))
+    check_index(path)
+    for owner, name in ((MEM_FORMAT_ENCODING, "__subclasses__"), (Metadata, "__init__"), ("text", "format")):
+        path.write_bytes(pickle.dumps(Reached(owner, name)))
+        with pytest.raises(CheckpointError, match="which no checkpoint needs"):
+            check_index(path)
 
 
 def test_an_index_that_would_run_code_is_refused(tmp_path):
