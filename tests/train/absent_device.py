@@ -125,6 +125,7 @@ def main(case: dict[str, Any]) -> None:
     stand_in = mock.MagicMock(flash_attn_varlen_func=flash_attn_varlen_func)
     with (
         mock.patch("megatron_ettin.model.build.installed", lambda _: HOPPER),
+        mock.patch("megatron_ettin.model.layer.compute_capability", lambda _: (9, 0)),
         mock.patch.dict(sys.modules, {"flash_attn_interface": stand_in}),
         without_collectives(), gpu, fault(case["fault"]),
     ):  # fmt: skip
