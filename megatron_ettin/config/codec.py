@@ -121,6 +121,8 @@ FREE_FIELDS = (
     "data.data", "compute.attention", "compute.loss_chunk_bytes", "compute.compile", "compute.deterministic",
     "compute.threads",
 )  # fmt: skip
+FP8_FIELDS = ("compute.fp8_recipe", "compute.fp8_ends_in_bf16")
+"""Without effect in another precision, and then no part of what a run is."""
 
 
 def changes_result(path: str) -> bool:
@@ -130,7 +132,10 @@ def changes_result(path: str) -> bool:
 
 def fingerprint(config: RunConfig) -> str:
     """A sha256 of every field that changes what is learned; equal under every layout, precision apart."""
-    leaves = {path: to_dict(value) for path, value in flatten(config).items() if changes_result(path)}
+    idle = () if config.compute.precision == "fp8" else FP8_FIELDS
+    leaves = {
+        path: to_dict(value) for path, value in flatten(config).items() if changes_result(path) and path not in idle
+    }
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 

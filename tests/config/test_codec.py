@@ -80,6 +80,13 @@ def test_the_fingerprint_changes_with_every_field_that_changes_what_is_learned()
     assert len(seen) == len(learned) + 1
 
 
+def test_fp8_settings_are_part_of_fp8_runs_alone() -> None:
+    scaled = with_fields(RUN, {"compute.precision": "fp8"})
+    for path, value in (("compute.fp8_recipe", "blocks"), ("compute.fp8_ends_in_bf16", False)):
+        assert fingerprint(with_fields(RUN, {path: value})) == fingerprint(RUN)
+        assert fingerprint(with_fields(scaled, {path: value})) != fingerprint(scaled)
+
+
 def test_the_fingerprint_of_a_recipe_is_known() -> None:
     assert fingerprint(RUN) == GOLDEN_FINGERPRINT, "checkpoints of this recipe would no longer be recognised"
 
