@@ -99,6 +99,6 @@ def plot_losses(results: Results, path: Path) -> None:
     axes.axhline(results["text"]["unigram_nats_per_token"], color="gray", linestyle="--", label="unigram entropy")
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("nats a token, held-out text")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside upper center", ncols=len(COLUMNS) + 1, fontsize="small", frameon=False)
     figure.savefig(path)
     pyplot.close(figure)
