@@ -70,6 +70,6 @@ def test_quickstart_from_a_fresh_clone_learns(root: Path, tmp_path: Path) -> Non
     study = clone / ".quickstart" / "study"
     assert_whole_report(study)
     report = json.loads((study / "report.json").read_text())
-    entropy = report["text"]["unigram_entropy"]
+    entropy = report["evaluation"]["text"]["unigram_nats_per_token"]
     assert report["models"]["encoder"]["losses"]["mlm"] < entropy - LEARNED
     assert report["models"]["decoder"]["losses"]["clm"] < entropy - LEARNED
