@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from benchmarks.gpu_parts import worker
 from benchmarks.gpu_parts.limits import H100, roofline
 from benchmarks.gpu_parts.results import RUNNING, Results
 from benchmarks.gpu_parts.rows import Row, plan, thinned
+from benchmarks.gpu_parts.supervisor import LOST, SPENT, WORTH, supervise
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from tests.support.launch import ROOT, run
 
@@ -99,6 +104,72 @@ def test_a_row_in_which_the_process_ends_twice_is_given_up(tmp_path: Path) -> No
     assert "the process ended in it 2 times" in results.rows[row.key]["reason"]
     with pytest.raises(SystemExit, match="another file"):
         Results.open(tmp_path / "results.json", {"device": "another GPU"})
+
+
+def failing_at(failures: dict[str, Exception]):
+    """A measurement that fails for some rows."""
+
+    def measure(row: Row, machine: object, results: Results) -> dict[str, Any]:
+        if row.key in failures:
+            raise failures[row.key]
+        return {"met": True}
+
+    return measure
+
+
+def test_a_row_that_fails_in_any_way_costs_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(kind="step", size=size) for size in PUBLISHED_SIZES[:4]]
+    lost = RuntimeError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(worker, "measure", failing_at({rows[0].key: KeyError("renamed"), rows[1].key: lost}))
+    results = Results.open(tmp_path / "results.json", {"device": "some GPU"})
+    with pytest.raises(SystemExit) as ended:
+        worker.work_off(rows, mock.MagicMock(), results, lambda: 1000.0)
+    assert ended.value.code == LOST
+    assert [stored(tmp_path / "results.json")[row.key]["status"] for row in rows[:2]] == ["refused", "refused"]
+    results = Results.open(tmp_path / "results.json", {"device": "some GPU"})
+    assert worker.work_off(rows, mock.MagicMock(), results, lambda: 1000.0) == []
+    assert [entry["status"] for entry in stored(tmp_path / "results.json").values()] == ["refused"] * 2 + ["done"] * 2
+
+
+def test_a_row_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LEAST_PATIENCE", 0.05)
+    monkeypatch.setattr(worker, "PATIENCE", 0.0)
+    row, results = Row(kind="step"), Results.open(tmp_path / "results.json", {"device": "some GPU"})
+    with mock.patch.object(worker.os, "_exit") as leave, worker.watched(row, results, 1000.0):
+        time.sleep(0.5)
+    leave.assert_called_once_with(LOST)
+    assert "no end after" in stored(tmp_path / "results.json")[row.key]["reason"]
+    with mock.patch.object(worker.os, "_exit") as leave, worker.watched(row, results, 0.01):
+        time.sleep(0.5)
+    leave.assert_called_once_with(SPENT)
+
+
+@pytest.mark.parametrize(
+    ("ends", "workers", "status"),
+    [([-signal.SIGKILL, LOST, 0], 3, 0), ([SPENT, 0], 1, SPENT), ([1, 0], 1, 1)],
+    ids=["killed and lost", "out of time", "cannot begin"],
+)
+def test_a_worker_that_lost_the_device_is_followed_by_another(
+    tmp_path: Path, ends: list[int], workers: int, status: int
+) -> None:
+    program = """
+import os, sys
+calls = open(sys.argv[1], "a+"); calls.write("x"); calls.flush(); calls.seek(0)
+end = int(sys.argv[2].split(",")[len(calls.read()) - 1])
+os.kill(os.getpid(), -end) if end < 0 else sys.exit(end)
+"""
+    calls, given = tmp_path / "calls", []
+
+    def command(left: float) -> list[str]:
+        given.append(left)
+        return [sys.executable, "-c", program, str(calls), ",".join(map(str, ends))]
+
+    assert supervise(command, 1000.0) == status
+    assert len(calls.read_text()) == workers
+    assert given == sorted(given, reverse=True) and given[0] <= 1000.0
+
+def test_no_worker_is_begun_that_has_no_time_to_measure() -> None:
+    assert supervise(lambda _: [sys.executable, "-c", f"raise SystemExit({LOST})"], WORTH / 2) == LOST
 
 
 def test_the_plan_covers_every_size_objective_and_length_once() -> None:
