@@ -103,7 +103,7 @@ def _choices() -> Iterator[Row]:
             yield Row(kind="step", size=size, row_length=length, backend=backend)
     for size in (SMALLEST, MIDDLE, LARGEST):
         yield Row(kind="step", size=size, compile=False)
-    for mebibytes in (64, 1024, 4096):
+    for mebibytes in (64, 256, 4096):
         yield Row(kind="step", loss_chunk_mebibytes=mebibytes)
     yield Row(kind="step", precision="fp32", backend="sdpa")
 

@@ -20,8 +20,12 @@ MOMENT_BYTES = 8
 GRADIENT_BYTES = 4
 """Gradients are accumulated in fp32."""
 DROPOUT_MASK_BYTES = 1
-LOSS_CHUNK_BYTES = 256 * 2**20
-"""Logits held at once on an accelerator when no bound is set."""
+LOSS_CHUNK_BYTES = 2**30
+"""Logits in fp32 that a chunk has at most on an accelerator when no bound is set.
+
+Every chunk reads and writes the whole gradient of the vocabulary: few large ones cost less."""
+LOSS_COPIES = 2
+"""Copies of a chunk in fp32 that the passes over the logits make where they are not compiled."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Memory:
     activations: int
     """What the forward passes in flight keep for their backward passes."""
     logits: int
-    """Logits and their gradient, one chunk at a time."""
+    """Logits, which become their gradient, one chunk at a time, and the copies that are made of them."""
 
     @property
     def total(self) -> int:
@@ -101,14 +105,16 @@ def activations(config: RunConfig, device: int) -> int:
 
 
 def logits(config: RunConfig, device: int) -> int:
-    """Bytes of one chunk of logits in fp32 and of its gradient, on the last pipeline rank."""
+    """Bytes of one chunk of logits and of its copies in fp32, on the last pipeline rank."""
     layout = config.layout
     if device != layout.pipeline - 1:
         return 0
     share = label_share(OBJECTIVES[config.objective], config.data)
     labels = layout.micro_batch_rows * config.data.row_length * share / layout.context
     whole = round(labels * vocabulary_rows(config.model.vocabulary, layout.tensor) * 4)
-    return 2 * min(whole, config.compute.loss_chunk_bytes or LOSS_CHUNK_BYTES)
+    chunk = min(whole, config.compute.loss_chunk_bytes or LOSS_CHUNK_BYTES)
+    copies = 0 if config.compute.compile else LOSS_COPIES
+    return chunk * WEIGHT_BYTES[config.compute.precision] // 4 + copies * chunk
 
 
 def memory(config: RunConfig, device: int = 0) -> Memory:

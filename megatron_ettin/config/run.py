@@ -156,9 +156,9 @@ class ComputeConfig:
     attention: Literal["auto", "native", "sdpa", "varlen", "flash", "te"] = "auto"
     """Attention back end; auto chooses per layer and prints each choice with its reason."""
     loss_chunk_bytes: int = 0
-    """Upper bound of the logits held at once; 0: whole logits on a CPU below 1 GiB, else chunks of 256 MiB."""
+    """Upper bound of the logits in fp32 held at once; 0: on a CPU all below 1 GiB, else 256 MiB; on a GPU 1 GiB."""
     compile: bool = False
-    """torch.compile the pointwise parts: gated GELU, rotary embedding and, on a GPU, the passes over the logits."""
+    """torch.compile the pointwise parts: gated GELU, rotary embedding; on a GPU also passes over logits, optimizer."""
     deterministic: bool = False
     """Ask for deterministic kernels, and refuse where there are none."""
     threads: int = 0

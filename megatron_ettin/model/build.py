@@ -8,6 +8,7 @@ from typing import Any
 
 from megatron.core.transformer.spec_utils import ModuleSpec
 
+from megatron_ettin.config.memory import LOSS_CHUNK_BYTES
 from megatron_ettin.config.placement import layer_placement
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
@@ -27,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 WHOLE_LOGITS_ON_CPU = 1 << 30
 """Below this many bytes a CPU computes all logits at once: the products are larger and nothing else competes."""
-LOGITS_CHUNK = 256 << 20
-"""Else, and always on a GPU, logits are made in chunks of this many bytes."""
+CHUNK_ON_CPU = 256 << 20
+"""Else it makes logits in chunks of this many bytes."""
 
 
 def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
@@ -82,8 +83,9 @@ def loss_chunk(config: RunConfig, groups: Groups) -> int:
     most = config.layout.micro_batch_rows * config.data.row_length
     budget = config.compute.loss_chunk_bytes
     if not budget:
-        whole = groups.device.kind == "cpu" and 4 * rows * most <= WHOLE_LOGITS_ON_CPU
-        budget = 4 * rows * most if whole else LOGITS_CHUNK
+        budget = LOSS_CHUNK_BYTES
+        if groups.device.kind == "cpu":
+            budget = 4 * rows * most if 4 * rows * most <= WHOLE_LOGITS_ON_CPU else CHUNK_ON_CPU
     return chunk_labels(budget, rows)
 
 

@@ -158,9 +158,14 @@ def vocabulary_loss(
     return loss
 
 
+TILE = 128
+"""Rows of the tiles in which a GPU multiplies; a chunk that ends within one wastes the rest of it."""
+
+
 def chunk_labels(logit_bytes: int, vocabulary_rows: int) -> int:
-    """Labels whose fp32 logits fit into that many bytes, at least one."""
-    return max(1, logit_bytes // (4 * vocabulary_rows))
+    """Labels whose fp32 logits fit into that many bytes: whole tiles where there are several, at least one label."""
+    labels = max(1, logit_bytes // (4 * vocabulary_rows))
+    return labels - labels % TILE if labels >= TILE else labels
 
 
 class _VocabularyLoss(torch.autograd.Function):

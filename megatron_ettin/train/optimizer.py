@@ -171,6 +171,7 @@ def build_optimizer(
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         epsilon=config.optimizer.epsilon,
         peak_rate=config.schedule.peak_rate,
+        compiled=config.compute.compile,
     )
     optimizer = ShardedOptimizer(
         inner,

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from megatron_ettin import _native
+from megatron_ettin.model.fused import one_kernel
 from megatron_ettin.parallel.device import to_device
+
+LARGE = 1 << 20
+"""Elements from which a tensor is worth compiled passes of its own: they move a quarter of the bytes that foreach
+kernels do, and a launch costs more."""
 
 
 def debiased(beta: float, step: int) -> float:
@@ -64,15 +69,22 @@ class StableAdamW(torch.optim.AdamW):
     """The update above on float32 tensors. State of a tensor: exactly exp_avg and exp_avg_sq; ``step`` is in the group.
 
     It derives from torch's AdamW because Megatron-Core's distributed optimizer accepts nothing else; only the state's
-    names are shared. On a CPU the work is done by two fused passes of the extension, elsewhere by foreach kernels.
+    names are shared. On a CPU the work is done by two fused passes of the extension, elsewhere by foreach kernels, and
+    with ``compiled`` by two compiled passes for each large tensor.
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, betas: tuple[float, float], epsilon: float, peak_rate: float
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        betas: tuple[float, float],
+        epsilon: float,
+        peak_rate: float,
+        compiled: bool = False,
     ) -> None:
         defaults = {"lr": peak_rate, "weight_decay": 0.0, "betas": betas, "eps": epsilon, "step": 0}
         torch.optim.Optimizer.__init__(self, groups, defaults)
-        self.peak_rate = peak_rate
+        self.peak_rate, self.compiled = peak_rate, compiled
         self.sharding: Sharding | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -104,14 +116,15 @@ class StableAdamW(torch.optim.AdamW):
         rates = self._rates(self.sharding.means(sums))
         kernel.apply(beta1, rates, 1.0 - self._decays(rates))
 
-    def _kernel(self, epsilon: float, device: torch.device) -> _FusedKernel | _ForeachKernel:
+    def _kernel(self, epsilon: float, device: torch.device) -> _FusedKernel | _ForeachKernel | _CompiledKernel:
         tensors = self.tensors()
         gradients = [tensor.grad for tensor in tensors]
         firsts = [self.state[tensor]["exp_avg"] for tensor in tensors]
         seconds = [self.state[tensor]["exp_avg_sq"] for tensor in tensors]
         if device.type == "cpu":
             return _FusedKernel(tensors, gradients, firsts, seconds, epsilon)
-        return _ForeachKernel(tensors, gradients, firsts, seconds, epsilon, device)
+        kernel = _CompiledKernel if self.compiled else _ForeachKernel
+        return kernel(tensors, gradients, firsts, seconds, epsilon, device)
 
     def _rates(self, means: Tensor) -> Tensor:
         rates = [float(group["lr"]) for group in self.param_groups for _ in group["params"]]
@@ -183,3 +196,61 @@ class _ForeachKernel:
         torch._foreach_mul_(updates, list(rates.float().unbind()))
         torch._foreach_mul_(self._tensors, list(keeps.float().unbind()))
         torch._foreach_sub_(self._tensors, updates)
+
+
+class _CompiledKernel:
+    """The same with one kernel a pass for each large tensor; the small ones share foreach kernels."""
+
+    def __init__(
+        self, tensors: list[Tensor], gradients: list[Tensor | None], firsts: list[Tensor], seconds: list[Tensor],
+        epsilon: float, device: torch.device,
+    ) -> None:  # fmt: skip
+        kinds = (tensors, _floats(gradients), firsts, seconds)
+        self._large = [index for index, tensor in enumerate(tensors) if tensor.numel() >= LARGE]
+        self._small = [index for index, tensor in enumerate(tensors) if tensor.numel() < LARGE]
+        self._flat = [[kind[index].view(-1) for kind in kinds] for index in self._large]
+        small = [[kind[index] for index in self._small] for kind in kinds]
+        self._rest = _ForeachKernel(small[0], [*small[1]], small[2], small[3], epsilon, device)
+        self._epsilon, self._device = epsilon, device
+        for x in (x for flat in self._flat for x in flat):
+            torch._dynamo.maybe_mark_dynamic(x, 0)  # one compilation serves all sizes
+
+    def second_moments(self, beta2: float) -> Tensor:
+        # A number that changes from step to step must be a tensor: it would be compiled into the kernel.
+        beta = self._numbers(beta2, 1.0 - beta2)
+        run = one_kernel(second_moment_)
+        sums: dict[int, Tensor] = {
+            index: run(second, gradient, beta, self._epsilon).double()
+            for index, (_, gradient, _, second) in zip(self._large, self._flat, strict=True)
+        }
+        sums |= zip(self._small, self._rest.second_moments(beta2).unbind(), strict=True)
+        if not sums:
+            return torch.zeros(0, dtype=torch.float64, device=self._device)
+        return torch.stack([sums[index] for index in range(len(sums))])
+
+    def apply(self, beta1: float, rates: Tensor, keeps: Tensor) -> None:
+        beta, run = self._numbers(beta1, 1.0 - beta1), one_kernel(update_)
+        # Each row begins at a multiple of 16 bytes: compiled code would copy any other.
+        scales = torch.stack([rates, keeps, rates, keeps], dim=1).float()
+        for index, flat in zip(self._large, self._flat, strict=True):
+            run(*flat, beta, self._epsilon, scales[index])
+        if self._small:
+            self._rest.apply(beta1, *(torch.stack([x[index] for index in self._small]) for x in (rates, keeps)))
+
+    def _numbers(self, *numbers: float) -> Tensor:
+        return to_device(torch.tensor(numbers), self._device)
+
+
+def second_moment_(second: Tensor, gradient: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+    """Move the second moment by [beta, 1 - beta]; returns the sum of squares of the gradient in its units."""
+    square = gradient * gradient
+    second.mul_(beta[0]).add_(square * beta[1])
+    return (square / second.clamp(min=epsilon**2)).sum()
+
+
+def update_(
+    tensor: Tensor, gradient: Tensor, first: Tensor, second: Tensor, beta: Tensor, epsilon: float, scales: Tensor
+) -> None:
+    """Move the first moment by [beta, 1 - beta], and the tensor against it, by scales [rate, share to keep, ...]."""
+    first.mul_(beta[0]).add_(gradient * beta[1])
+    tensor.mul_(scales[1]).sub_(scales[0] * first / (second.sqrt() + epsilon))

@@ -44,13 +44,17 @@ def build(shapes):
     return tensors, StableAdamW(groups, betas=BETAS, epsilon=EPSILON, peak_rate=PEAK)
 
 
-@pytest.mark.parametrize("kernel", ["fused", "foreach"])
+KERNELS = {"fused": "_FusedKernel", "foreach": "_ForeachKernel", "compiled": "_CompiledKernel"}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_every_step_follows_the_formula(kernel, monkeypatch):
-    if kernel == "foreach":
-        monkeypatch.setattr(
-            stable_adamw, "_FusedKernel", lambda *a: stable_adamw._ForeachKernel(*a, torch.device("cpu"))
-        )
-    shapes = [(70, 33), (5,), (128, 300), (1,), (17, 1)]
+    if kernel != "fused":
+        made = getattr(stable_adamw, KERNELS[kernel])
+        monkeypatch.setattr(stable_adamw, "_FusedKernel", lambda *a: made(*a, torch.device("cpu")))
+        monkeypatch.setattr(stable_adamw, "LARGE", 5000)
+        torch._dynamo.utils.counters.clear()
+    shapes = [(70, 33), (5,), (128, 300), (1,), (17, 1), (300, 40)]
     tensors, optimizer = build(shapes)
     expected = [(t.detach().double(), torch.zeros_like(t).double(), torch.zeros_like(t).double()) for t in tensors]
     for step in range(1, STEPS + 1):
@@ -64,6 +68,8 @@ def test_every_step_follows_the_formula(kernel, monkeypatch):
             reference_step(p, g.double(), m, v, step, rate, DECAY if p.dim() > 1 else 0.0)
             for (p, m, v), g in zip(expected, gradients(shapes, step), strict=True)
         ]
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert kernel != "compiled" or graphs == 2  # one a pass, whatever the sizes and the step
     for tensor, (p, m, v) in zip(tensors, expected, strict=True):
         state = optimizer.state[tensor]
         assert set(state) == {"exp_avg", "exp_avg_sq"}
