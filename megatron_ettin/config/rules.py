@@ -280,10 +280,29 @@ def packages(config: RunConfig) -> Iterator[str]:
         )
 
 
+FP8_MULTIPLE = 16
+"""Rows and columns of the matrices that are multiplied in fp8."""
+
+
 def precision(config: RunConfig) -> Iterator[str]:
-    """Scaling by earlier steps needs all layers in fp8."""
-    compute = config.compute
-    if compute.precision == "fp8" and compute.fp8_recipe == "delayed" and compute.fp8_ends_in_bf16:
+    """Scaling by earlier steps needs all layers in fp8, and fp8 matrices whole groups of numbers."""
+    compute, layout, model = config.compute, config.layout, config.model
+    if compute.precision != "fp8":
+        return
+    tokens = layout.micro_batch_rows * config.data.row_length // layout.context
+    tokens //= layout.tensor if layout.sequence_parallel else 1
+    sides = {
+        "the tokens of a micro-batch on a rank": tokens,
+        "model.hidden / layout.tensor": model.hidden // layout.tensor,
+        "model.intermediate / layout.tensor": model.intermediate // layout.tensor,
+    }
+    for name, value in sides.items():
+        if value % FP8_MULTIPLE:
+            yield (
+                f"compute.precision=fp8 needs {name} = {value} to be a multiple of {FP8_MULTIPLE}; "
+                "change the rows, the layout or the model, or use bf16"
+            )
+    if compute.fp8_recipe == "delayed" and compute.fp8_ends_in_bf16:
         yield (
             "compute.fp8_recipe=delayed keeps one record of scales for all layers and can leave none out; "
             "set compute.fp8_ends_in_bf16=false or use the recipe current or blocks"

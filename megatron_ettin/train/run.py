@@ -65,6 +65,8 @@ def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Ou
         parts = build_parts(config, groups, len(stage.sources))
         recorder = Recorder(config, groups, run, stage.sources)
         recorder.say(report(stage))
+        if groups.device.kind == "cuda" and not config.compute.compile:
+            recorder.say("compute.compile is off: every pointwise part reads and writes all of its numbers by itself")
         state = start(parts, run, stage.fingerprint, read_huggingface, recorder.say)
         recorder.open(state)
         state, stopped = _steps(parts, run, stage, state, recorder, stop)

@@ -46,6 +46,16 @@ BROKEN: list[tuple[tuple[str, str, str], dict[str, object], list[str]]] = [
         {"layout.tensor": 2, "layout.micro_batch_rows": 1, "data.row_length": 1025},
         ["layout.tensor=2 does not divide the 1025 tokens"],
     ),
+    (
+        ("17m", "mlm", "pretrain"),
+        {"compute.precision": "fp8", "layout.micro_batch_rows": 1, "data.row_length": 1020, "data.piece_length": 1020},
+        ["fp8 needs the tokens of a micro-batch on a rank = 1020 to be a multiple of 16", "use bf16"],
+    ),
+    (
+        ("17m", "mlm", "pretrain"),
+        {"compute.precision": "fp8", "model.intermediate": 392},
+        ["fp8 needs model.intermediate / layout.tensor = 392"],
+    ),
     (("17m", "mlm", "pretrain"), {"layout.context": 128}, ["32 tokens of a micro-batch", "window of 64", "at most 64"]),
     (("17m", "mlm", "pretrain"), {"layout.sequence_parallel": True}, ["no effect with layout.tensor=1"]),
     (
