@@ -70,10 +70,17 @@ def thinned(rows: list[Row]) -> list[Row]:
     return list({replace(row, size=SMALLEST): row for row in reversed(rows)}.values())[::-1]
 
 
+def without_twins(rows: list[Row], chosen: str) -> list[Row]:
+    """The rows but those that ask for the attention that `auto` chooses here anyway."""
+    return [row for row in rows if row.kind == "peer" or row.backend != chosen or row.precision == "fp32"]
+
+
 def _plan() -> Iterator[Row]:
     yield Row(kind="machine", compile=False)
     for objective in ("mlm", "clm"):
         yield Row(kind="numerics", objective=objective)
+    yield Row(kind="step")
+    yield Row(kind="step", compile=False)  # something to go by where nothing compiles
     for size in PUBLISHED_SIZES:
         yield Row(kind="step", size=size)
     for size in (SMALLEST, LARGEST):

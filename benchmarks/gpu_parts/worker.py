@@ -20,10 +20,14 @@ from benchmarks.gpu_parts.limits import H100
 from benchmarks.gpu_parts.machine import TINY, Machine, Scale, ceilings_of
 from benchmarks.gpu_parts.numerics import numerics
 from benchmarks.gpu_parts.results import Results, environment, table
-from benchmarks.gpu_parts.rows import Row, plan, thinned
+from benchmarks.gpu_parts.rows import Row, plan, thinned, without_twins
 from benchmarks.gpu_parts.speed import our_step, peer_step, profiled
 from benchmarks.gpu_parts.supervisor import LOST, SPENT
+from benchmarks.gpu_parts.work import run_of
 from megatron_ettin.config.run import LayoutConfig
+from megatron_ettin.model import build
+from megatron_ettin.model.attention.choice import choose
+from megatron_ettin.model.pattern import layer_kinds
 from megatron_ettin.parallel.groups import initialize
 
 PATIENCE, LEAST_PATIENCE = 3.0, 60.0
@@ -101,6 +105,12 @@ def watched(row: Row, results: Results, left: float) -> Iterator[None]:
         timer.cancel()
 
 
+def chosen(machine: Machine) -> str:
+    """The attention back end that `auto` takes for a bf16 run here."""
+    config = run_of(Row(kind="step"), machine, rows=1)
+    return choose(layer_kinds(config)[0], config, build.installed(machine.groups.device)).backend
+
+
 def age() -> float:
     """Seconds since this process began: imports count too."""
     return time.time() - psutil.Process().create_time()
@@ -119,7 +129,8 @@ def work(file: Path | None, budget: float, only: str, dry_run: bool) -> int:
     with stand_ins():
         results = Results.open(file, environment(machine.name, sys.argv))
         results.close_lost()
-        rows = [row for row in (thinned(plan()) if dry_run else plan()) if only in row.key]
+        planned = thinned(plan()) if dry_run else without_twins(plan(), chosen(machine))
+        rows = [row for row in planned if only in row.key]
         waiting = work_off(rows, machine, results, lambda: budget - age())
     print("\n".join(table(results)))
     settled = f"{len(rows) - len(waiting)} of {len(rows)} rows are settled"

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.gpu_parts import worker
 from benchmarks.gpu_parts.limits import H100, roofline
 from benchmarks.gpu_parts.results import RUNNING, Results
-from benchmarks.gpu_parts.rows import Row, plan, thinned
+from benchmarks.gpu_parts.rows import Row, plan, thinned, without_twins
 from benchmarks.gpu_parts.supervisor import LOST, SPENT, WORTH, supervise
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from tests.support.launch import ROOT, run
@@ -179,6 +179,14 @@ def test_the_plan_covers_every_size_objective_and_length_once() -> None:
         kind="step", size=row.size, objective=row.objective, row_length=row.row_length
     )}  # fmt: skip
     assert plain == {(s, o, n) for s in PUBLISHED_SIZES for o in ("mlm", "clm") for n in (1024, 8192)}
+
+
+def test_attention_that_auto_chooses_is_not_measured_twice() -> None:
+    left = without_twins(plan(), "varlen")
+    assert {row.backend for row in left if row.kind == "step"} == {"auto", "flash", "te", "sdpa"}
+    left = without_twins(plan(), "sdpa")
+    assert [row.precision for row in left if row.backend == "sdpa" and row.kind != "peer"] == ["fp32"]
+    assert {row.backend for row in left if row.kind == "peer"} == {"sdpa", "flash_attention_2"}
 
 
 @pytest.mark.parametrize("size", PUBLISHED_SIZES)
