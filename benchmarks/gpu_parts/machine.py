@@ -96,10 +96,15 @@ class Machine:
         gc.collect()
         if self.is_gpu:
             torch.cuda.empty_cache()
+        self.count_peak()
+
+    def count_peak(self) -> None:
+        """Count the peak of memory anew: the first step also holds what compiling tries out."""
+        if self.is_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_bytes(self) -> int | None:
-        """Most bytes of tensors held since `forget`."""
+        """Most bytes of tensors held since `count_peak`."""
         return torch.cuda.max_memory_allocated(self.device) if self.is_gpu else None
 
     def host_waits(self, job: Callable[[], object]) -> int:

@@ -75,6 +75,7 @@ def our_step(row: Row, machine: Machine, ceilings: Ceilings) -> dict[str, Any]:
         lambda rows: Ours(row, machine, rows), machine.micro_batch_rows(row.size, row.row_length)
     )
     assert isinstance(side, Ours)
+    machine.count_peak()
     config = side.config
     values: dict[str, Any] = {"micro_batch_rows": rows, "first_step_seconds": first} | paced(side, machine)
     values |= {"host_waits": machine.host_waits(side.step), "loss": side.step().loss}
@@ -118,11 +119,12 @@ def peer_step(row: Row, machine: Machine) -> dict[str, Any]:
     side, rows, first = fitting(
         lambda rows: Peer(row, machine, rows), machine.micro_batch_rows(row.size, row.row_length)
     )
-    peak = machine.peak_bytes()
+    machine.count_peak()
+    pace, peak = paced(side, machine), machine.peak_bytes()
     return {
         "micro_batch_rows": rows,
         "first_step_seconds": first,
-        **paced(side, machine),
+        **pace,
         "peak_gibibytes": None if peak is None else peak / GIBI,
     }
 
