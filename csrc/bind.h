@@ -5,11 +5,13 @@
 
 namespace ettin {
 
+void bind_packing(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_stable_adamw(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
 void bind_attention(pybind11::module_& module);
 void bind_pointwise(pybind11::module_& module);
+void bind_checks(pybind11::module_& module);
 void bind_builder(pybind11::module_& module);
 void bind_tokenizer(pybind11::module_& module);
 

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "bind.h"
+#include "bind_arrays.h"
 #include "huge_array.h"
 #include "tokenizer.h"
 #include "tokenizer_json.h"
@@ -16,16 +17,6 @@ namespace py = pybind11;
 
 namespace ettin {
 namespace {
-
-// A one-dimensional array that owns `values` without copying them.
-template <class T>
-py::array_t<T> as_array(std::vector<T>&& values) {
-  auto owner = std::make_unique<std::vector<T>>(std::move(values));
-  T* data = owner->data();
-  const size_t size = owner->size();
-  py::capsule release(owner.release(), [](void* pointer) { delete static_cast<std::vector<T>*>(pointer); });
-  return py::array_t<T>(size, data, release);
-}
 
 // Ids of many texts, growing without copies: pages that are not used cost nothing.
 class IdBuffer {
@@ -118,7 +109,7 @@ py::tuple encode_batch(Encoder& encoder, const py::list& texts) {
       offsets.push_back(static_cast<int64_t>(ids.size()));
     }
   }
-  return py::make_tuple(std::move(ids).release(), as_array(std::move(offsets)), specials, rejected);
+  return py::make_tuple(std::move(ids).release(), adopt(std::move(offsets)), specials, rejected);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ case $target in
   text_cutter) sources="stream_cutter" longest=64 ;;
   corpus_check) sources="corpus_check input_file crc32c id_scan" longest=300 ;;
   indexed_corpus) sources="indexed_corpus" longest=300 ;;
-  block_encoder) sources="block_encoder json_record json_string utf8 crc32c input_file" longest=160 ;;
+  block_encoder) sources="block_encoder block_batches json_record json_string utf8 crc32c input_file" longest=160 ;;
   *) echo "no fuzz target '$target'" >&2; exit 2 ;;
 esac
 folder=build/fuzz/$target
