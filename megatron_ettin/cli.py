@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
+import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
-from megatron_ettin.errors import EttinError
+from megatron_ettin.errors import EttinError, file_trouble
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,14 @@ def usage() -> str:
     return "\n".join(["usage: ettin VERB ...", "", *lines, "", "ettin VERB --help tells what a verb takes."])
 
 
+def report(message: str) -> int:
+    """Print an error of the user and return the exit status; torchrun repeats the message in its summary."""
+    print(f"error: {message}", file=sys.stderr)
+    if reply := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        Path(reply).write_text(json.dumps({"message": f"error: {message}", "timestamp": int(time.time())}))
+    return USAGE_ERROR
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit status; errors of the user are printed without a traceback."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -61,11 +72,14 @@ def main(argv: list[str] | None = None) -> int:
         status: int = importlib.import_module(VERBS[name].module).main(rest)
         return status
     except EttinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        return report(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is read: flushing must not fail
         return USAGE_ERROR
+    except OSError as error:
+        if error.filename is None:  # no file of the user's
+            raise
+        return report(file_trouble(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

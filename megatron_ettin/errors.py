@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class EttinError(Exception):
     """Base of every error that a user can act upon; the command line prints it without a traceback."""
@@ -17,3 +20,17 @@ class DataError(EttinError):
 
 class CheckpointError(EttinError):
     """A checkpoint or exported model that is missing, damaged or belongs to another model."""
+
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then start the same command again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may read and write"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "check the path, or choose another"),
+}
+
+
+def file_trouble(error: OSError) -> str:
+    """What the system refuses, at which path where it says so, and the remedy."""
+    remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk, then start the same command again")
+    what = error.strerror or str(error)
+    return f"{what}; {remedy}" if error.filename is None else f"{os.fsdecode(error.filename)}: {what}; {remedy}"

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_ettin.errors import ConfigError
+
 
 def fsync_path(path: Path) -> None:
     """Flush one file or folder to the disk."""
@@ -36,11 +38,11 @@ def staging_path(target: Path) -> Path:
 def publish(folder: Path) -> Iterator[Path]:
     """Yield an empty staging folder; on a clean exit it becomes ``folder`` by one rename after fsync.
 
-    Raises FileExistsError when ``folder`` is there already. After an error the staging folder is removed.
+    Raises ConfigError when ``folder`` is there already. After an error the staging folder is removed.
     """
     folder = Path(folder)
     if folder.exists():
-        raise FileExistsError(f"{folder} exists already; published folders are never overwritten")
+        raise ConfigError(f"{folder} exists already and is never overwritten; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_path(folder)
     staging.mkdir()

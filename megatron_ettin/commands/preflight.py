@@ -134,9 +134,13 @@ def from_huggingface_finding(config: RunConfig) -> Finding:
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         shape = {ours: fields[theirs] for ours, theirs in HUGGINGFACE_NAMES.items()}
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder}/config.json: no such file; --init-from takes the Hugging Face folder of a model"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder}: not a Hugging Face folder with a config.json of this kind ({error})"
+            f"{folder}: its config.json is not that of a ModernBERT or Ettin model ({error!r}); give the folder of one"
         ) from error
     refuse_other_shape(config.model, shape, str(folder))
     if not list(folder.glob("*.safetensors")):

@@ -11,7 +11,7 @@ from megatron_ettin.data.corpus import Corpus, open_corpus
 from megatron_ettin.data.mixture import Mixture, read_mixture
 from megatron_ettin.data.packing import open_pack, pack_spec
 from megatron_ettin.data.pool import build_pool
-from megatron_ettin.data.stage import common_vocabulary
+from megatron_ettin.data.stage import common_vocabulary, refuse_empty
 from megatron_ettin.data.verify import verify_corpus
 from megatron_ettin.errors import DataError
 
@@ -28,8 +28,7 @@ def data_findings(config: RunConfig, deep: bool, corpora: list[Corpus]) -> Itera
     mixture = read_mixture(config.data.data)
     for source in mixture.sources:
         corpus = open_corpus(source.prefix)
-        if corpus.tokens == 0:
-            raise DataError(f"source {source.name!r} ({source.prefix}) has only empty documents; take it out")
+        refuse_empty(source, corpus)
         if deep:
             refuse_damage(source.prefix)
         corpora.append(corpus)

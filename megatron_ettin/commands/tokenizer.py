@@ -13,12 +13,13 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="ettin tokenizer", description=__doc__)
     verbs = result.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="learn a tokenizer from text files")
-    train.add_argument(
-        "--input", nargs="+", required=True, help="files, globs or folders: .jsonl and .txt, each also with .gz or .zst"
-    )
+    formats = ".jsonl, .txt (each also with .gz or .zst) and .parquet"
+    train.add_argument("--input", nargs="+", required=True, help=f"files, globs or folders: {formats}")
     train.add_argument("--output", type=Path, required=True, help="folder to create, with tokenizer.json in it")
     train.add_argument("--vocabulary", type=int, default=50_368, help="tokens, special tokens included (default 50368)")
-    train.add_argument("--json-key", default="text", help="member of each JSON line that holds the text")
+    train.add_argument(
+        "--json-key", "--json-keys", default="text", help="member of each JSON line, or column, with the text"
+    )
     train.add_argument("--characters", type=int, default=1_000_000_000, help="read at most this many characters")
     return result
 
@@ -28,10 +29,13 @@ def main(arguments: list[str]) -> int:
     from megatron_ettin.data.train_tokenizer import read_texts, save_tokenizer, text_files, train_tokenizer
 
     options = parser().parse_args(arguments)
-    paths = text_files(options.input)
+    sources = text_files(options.input)
     if options.output.exists():
         raise ConfigError(f"{options.output} exists already; choose another folder")
-    tokenizer = train_tokenizer(read_texts(paths, options.json_key, options.characters), options.vocabulary)
+    tokenizer = train_tokenizer(read_texts(sources, options.json_key, options.characters), options.vocabulary)
     save_tokenizer(tokenizer, options.output)
-    print(f"{options.output}/tokenizer.json: {tokenizer.get_vocab_size()} tokens")
+    made = tokenizer.get_vocab_size()
+    print(f"{options.output}/tokenizer.json: {made} tokens")
+    if made < options.vocabulary:
+        print(f"note: the text gives no more than {made} of the {options.vocabulary} tokens asked for")
     return 0

@@ -19,7 +19,7 @@ from megatron_ettin.data.publication import is_complete, publish_job
 from megatron_ettin.data.run_build import run_build
 from megatron_ettin.data.staging import Staging
 from megatron_ettin.data.tokenizer import Tokenizer
-from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.errors import ConfigError, DataError, file_trouble
 
 DEFAULT_EOD = "<|endoftext|>"
 
@@ -132,7 +132,7 @@ def build_corpus(
         with staging.locked():
             resumed = _build(job, staging)
     except OSError as error:
-        raise DataError(f"{error}; repair that, then the same command goes on where it stopped") from error
+        raise DataError(f"{file_trouble(error)}; what is built is kept") from error
     return BuildReport(
         corpora=tuple(open_corpus(target) for target in job.targets),
         seconds=time.monotonic() - start,

@@ -68,8 +68,10 @@ class BuildOptions:
             )
         if self.shard is not None and not 0 <= self.shard[0] < self.shard[1]:
             raise ConfigError(f"shard {self.shard[0]}/{self.shard[1]}: shards are numbered 0 to n - 1")
-        if self.threads < 0 or self.partitions < 1:
-            raise ConfigError(f"threads={self.threads}, partitions={self.partitions}: must not be negative or 0")
+        if self.threads < 0:
+            raise ConfigError(f"workers={self.threads} must not be negative; 0 takes every core")
+        if self.partitions < 1:
+            raise ConfigError(f"partitions={self.partitions} must be at least 1")
         if self.text_separator == "":
             raise ConfigError("the text separator is empty; leave it out to make a file one document")
         if self.keep_newlines and not self.split_sentences:

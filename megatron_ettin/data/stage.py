@@ -17,7 +17,7 @@ from megatron_ettin.config.objective import OBJECTIVES, Objective, ObjectiveName
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.corpus import Corpus, open_corpus
 from megatron_ettin.data.masking import mask_rule
-from megatron_ettin.data.mixture import Mixture, read_mixture
+from megatron_ettin.data.mixture import Mixture, MixtureSource, read_mixture
 from megatron_ettin.data.order import Permutation, Rows, StageOrder
 from megatron_ettin.data.packing import PackIndex, Side, default_threads, open_pack, pack_spec
 from megatron_ettin.data.pool import Pool, PoolRows, build_pool
@@ -251,6 +251,15 @@ def common_vocabulary(mixture: Mixture, corpora: list[Corpus], config: RunConfig
     return Vocabulary(size=first.vocabulary, special_ids=first.special_ids, fingerprint=first.sha256)
 
 
+def refuse_empty(source: MixtureSource, corpus: Corpus) -> None:
+    """Raise DataError where a source has no text."""
+    if corpus.tokens == 0:
+        what = "only empty documents" if corpus.documents else "no documents"
+        raise DataError(
+            f"source {source.name!r} ({source.prefix}) has {what}; prepare text for it, or take it out of the mixture"
+        )
+
+
 def open_stage(config: RunConfig, threads: int | None = None) -> StageData:
     """Open the data of a run; builds the pack indexes of its corpora where they are missing.
 
@@ -264,8 +273,7 @@ def open_stage(config: RunConfig, threads: int | None = None) -> StageData:
     corpora = [open_corpus(source.prefix) for source in mixture.sources]
     common_vocabulary(mixture, corpora, config)
     for source, corpus in zip(mixture.sources, corpora, strict=True):
-        if corpus.tokens == 0:
-            raise DataError(f"source {source.name!r} ({source.prefix}) has only empty documents; take it out")
+        refuse_empty(source, corpus)
     spec = pack_spec(config.data)
     packs = [open_pack(corpus, spec, count) for corpus in corpora]
     return StageData(config, mixture, corpora, packs, count)

@@ -22,6 +22,7 @@ from megatron_ettin.errors import DataError
 SpecialTokensInText = Literal["special", "split", "reject"]
 Engine = Literal["native", "huggingface"]
 SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "<|endoftext|>")
+NO_TOKENIZER = "give a tokenizer.json or a folder with one, or make one of your text by `ettin tokenizer train`"
 UINT16_VOCABULARY = 65_500
 """Ids are stored as uint16 when the vocabulary is smaller than this (Megatron's rule), else as int32."""
 
@@ -76,8 +77,10 @@ class Tokenizer:
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
             content = file.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise DataError(f"{file}: no such file; {NO_TOKENIZER}") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file}: cannot be read as a tokenizer.json: {error}") from error
+            raise DataError(f"{file}: cannot be read as a tokenizer.json ({error}); {NO_TOKENIZER}") from error
         return cls(content, special_tokens_in_text, engine, where=str(file))
 
     @cached_property

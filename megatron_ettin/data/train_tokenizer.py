@@ -7,11 +7,13 @@ import gzip
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from megatron_ettin.data.inputs import find_inputs
+from megatron_ettin.data.inputs import Source, find_inputs, make_sources
+from megatron_ettin.data.parquet import parquet_rows
 from megatron_ettin.data.tokenizer import SPECIAL_NAMES
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.publish import publish
@@ -37,10 +39,13 @@ def empty_tokenizer() -> Tokenizer:
 def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Tokenizer:
     """Learn merges from ``texts`` until the vocabulary, special tokens included, has ``vocabulary_size`` tokens.
 
-    Raises ConfigError when that is too small. Where the texts are too few the vocabulary stays smaller.
+    Raises ConfigError when that is too small and DataError when there is no text. Where the texts are too few the
+    vocabulary stays smaller.
     """
     if vocabulary_size < SMALLEST_VOCABULARY:
-        raise ConfigError(f"vocabulary={vocabulary_size} is too small; every byte needs a token: {SMALLEST_VOCABULARY}")
+        raise ConfigError(
+            f"vocabulary={vocabulary_size} is too small: every byte needs a token; use {SMALLEST_VOCABULARY} or more"
+        )
     tokenizer = empty_tokenizer()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
@@ -48,7 +53,10 @@ def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Tokenizer:
         special_tokens=special_tokens(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    some = next((text for text in texts if text), None)
+    if some is None:
+        raise DataError("no text in the input: every document is empty; give text to learn a tokenizer from")
+    tokenizer.train_from_iterator(chain([some], texts), trainer)
     ids = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
@@ -68,78 +76,89 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "eos": "[SEP]",
     }
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
-    try:
-        with publish(folder) as staging:
-            tokenizer.save(str(staging / "tokenizer.json"))
-            tokens = {f"{role}_token": name for role, name in names.items()}
-            (staging / "tokenizer_config.json").write_text(json.dumps(settings | tokens, indent=2) + "\n")
-            (staging / "special_tokens_map.json").write_text(json.dumps(tokens, indent=2) + "\n")
-    except FileExistsError as error:
-        raise ConfigError(f"{folder} exists already; choose another folder") from error
+    with publish(folder) as staging:
+        tokenizer.save(str(staging / "tokenizer.json"))
+        tokens = {f"{role}_token": name for role, name in names.items()}
+        (staging / "tokenizer_config.json").write_text(json.dumps(settings | tokens, indent=2) + "\n")
+        (staging / "special_tokens_map.json").write_text(json.dumps(tokens, indent=2) + "\n")
 
 
-def text_files(inputs: Sequence[str]) -> list[Path]:
-    """Files, globs and folders as a list of files in a stable order. Raises DataError for one that is not text."""
-    files = find_inputs(inputs).files
-    for path, format, _ in files:
-        if format not in ("jsonl", "txt"):
-            raise DataError(f"{path}: a tokenizer is trained on jsonl and txt files, not on {format}; convert it first")
-    return [path for path, _, _ in files]
+def text_files(inputs: Sequence[str]) -> list[Source]:
+    """Files, globs and folders as sources in a stable order. Raises DataError for one that is not text."""
+    sources = make_sources(find_inputs(inputs).files)
+    for source in sources:
+        if source.format not in ("jsonl", "txt", "parquet"):
+            raise DataError(
+                f"{source.path}: a tokenizer is trained on jsonl, txt and parquet files, not on {source.format}; "
+                "convert it first"
+            )
+    return sources
 
 
-def read_texts(paths: Sequence[Path], key: str, limit: int) -> Iterator[str]:
-    """Texts of .jsonl, .jsonl.gz, .jsonl.zst (member ``key`` of each line) and .txt files, up to ``limit`` characters.
+def read_texts(sources: Sequence[Source], key: str, limit: int) -> Iterator[str]:
+    """Texts of jsonl (member ``key`` of each line), parquet (column ``key``) and txt files, up to ``limit`` characters.
 
     Raises DataError naming file and line for anything that cannot be read.
     """
     left = limit
-    for path in paths:
-        for text in _texts_of(path, key):
+    for source in sources:
+        for text in _parquet_texts(source, key) if source.format == "parquet" else _texts_of(source, key):
             if left <= 0:
                 return
             yield text[:left]
             left -= len(text)
 
 
-def _texts_of(path: Path, key: str) -> Iterator[str]:
+def _parquet_texts(source: Source, key: str) -> Iterator[str]:
+    for rows in parquet_rows(source, [key], 0):
+        if rows.ids:
+            raise DataError(f"{source.path}: column {key!r} holds ids, not text; name another by --json-key")
+        start = 0
+        for end in rows.ends.tolist():
+            yield bytes(rows.content[start:end]).decode("utf-8", "replace")
+            start = end
+
+
+def _texts_of(source: Source, key: str) -> Iterator[str]:
     number = 0
     try:
-        with _open(path) as stream:
-            if not _is_jsonl(path):
+        with _open(source) as stream:
+            if source.format == "txt":
                 yield stream.read()
                 return
             for line in stream:
                 number += 1
                 if line.strip():
                     yield _text_of(json.loads(line), key)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        place = (
-            f"{path}, line {number + 1 if isinstance(error, UnicodeDecodeError) else number}" if number else str(path)
-        )
-        raise DataError(f"{place}: {type(error).__name__}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{_place(source, number + 1)}: not UTF-8 ({error.reason}); convert the file") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{_place(source, number)}: no JSON ({error.msg}); correct or remove the line") from error
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{_place(source, number)}: {error}") from error
 
 
-def _text_of(record: dict[str, object], key: str) -> str:
-    text = record[key]
+def _place(source: Source, line: int) -> str:
+    return f"{source.path}, line {line}" if line and source.format == "jsonl" else str(source.path)
+
+
+def _text_of(record: object, key: str) -> str:
+    text = record.get(key) if isinstance(record, dict) else None
     if not isinstance(text, str):
-        raise TypeError(f"the value of {key!r} is not a string")
+        raise ValueError(f"no member {key!r} that is a string; name the one that holds the text by --json-key")
     return text.encode("utf-8", "replace").decode()
 
 
-def _is_jsonl(path: Path) -> bool:
-    return any(suffix in (".jsonl", ".ndjson", ".json") for suffix in path.suffixes)
-
-
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[io.TextIOBase]:
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as stream:
+def _open(source: Source) -> Iterator[io.TextIOBase]:
+    if source.compression == "gz":
+        with gzip.open(source.path, "rt", encoding="utf-8") as stream:
             yield stream
-    elif path.suffix in (".zst", ".zstd"):
+    elif source.compression == "zst":
         import zstandard
 
-        with zstandard.open(path, "rt", encoding="utf-8") as stream:
+        with zstandard.open(source.path, "rt", encoding="utf-8") as stream:
             yield stream
     else:
-        with open(path, encoding="utf-8", newline="") as stream:
+        with open(source.path, encoding="utf-8", newline="") as stream:
             yield stream

@@ -76,8 +76,10 @@ def read_folder_config(folder: Path) -> FolderConfig:
     path = Path(folder) / "config.json"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; give a Hugging Face folder of a model") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read: {error}; fetch the folder again") from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds no JSON object")
     return read_config(fields, str(folder), size=Path(folder).resolve().name)

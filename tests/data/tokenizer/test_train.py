@@ -6,12 +6,14 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from transformers import AutoTokenizer
 
 from megatron_ettin.cli import main
 from megatron_ettin.data.tokenizer import SPECIAL_NAMES, Tokenizer
-from megatron_ettin.data.train_tokenizer import text_files
+from megatron_ettin.data.train_tokenizer import read_texts, text_files, train_tokenizer
 from megatron_ettin.errors import DataError
 from tests.data.tokenizer.conftest import Pair
 from tests.data.tokenizer.samples import ATOMS, SENTENCES, training_text
@@ -81,7 +83,20 @@ def test_a_vocabulary_too_small_for_bytes_is_refused(texts: Path, capsys: pytest
 def test_a_folder_of_text_is_found_and_other_formats_are_refused(tmp_path):
     (tmp_path / "b.txt").write_text("two")
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
-    assert [path.name for path in text_files([str(tmp_path)])] == ["a.jsonl", "b.txt"]
-    (tmp_path / "c.parquet").write_bytes(b"")
-    with pytest.raises(DataError, match="parquet"):
+    assert [source.path.name for source in text_files([str(tmp_path)])] == ["a.jsonl", "b.txt"]
+    (tmp_path / "c.mds").write_bytes(b"")
+    with pytest.raises(DataError, match="mds"):
         text_files([str(tmp_path)])
+
+
+def test_every_format_gives_the_same_tokenizer(tmp_path):
+    texts = list(training_text())
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "b.parquet", row_group_size=3)
+    learned = [
+        train_tokenizer(read_texts(text_files([str(tmp_path / name)]), "text", 10**9), 500).to_str()
+        for name in ("a.jsonl", "b.parquet")
+    ]
+    assert learned[0] == learned[1]
+    with pytest.raises(DataError, match="no column 'body'.*columns: text"):
+        next(read_texts(text_files([str(tmp_path / "b.parquet")]), "body", 10**9))
