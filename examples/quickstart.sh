@@ -40,11 +40,18 @@ done
 for path in "$data" "$tokenizer"; do
     [ -z "$path" ] || [ -e "$path" ] || { echo "error: $path does not exist" >&2; exit 2; }
 done
+if ! mkdir -p "$work" 2>/dev/null || [ ! -w "$work" ]; then
+    echo "error: cannot write in $work; choose another folder with --work" >&2
+    exit 2
+fi
 
 # shellcheck source=tools/environment.sh
 source tools/environment.sh
 ettin_environment ''
-mkdir -p "$work"
+
+study=(ettin study --size "$size" --data "$work/mixture.json" --run "$work/study" --tokens "$tokens" --ranks "$ranks"
+    --check-layout)
+"${study[@]}" --dry-run >/dev/null # a setting that cannot work is told before anything is made
 
 step() { # step NAME COMMAND...: runs it once; a mark in the work folder holds the command that is done
     local name=$1 mark=$work/.done-$1
@@ -83,6 +90,5 @@ for i in "${!sources[@]}"; do
 done
 (IFS=,; printf '{"sources": [%s]}\n' "${entries[*]}") >"$work/mixture.json"
 
-ettin study --size "$size" --data "$work/mixture.json" --run "$work/study" --tokens "$tokens" --ranks "$ranks" \
-    --check-layout
+"${study[@]}"
 ettin_say "report: $work/study/report.md, plots: $work/study/*.png"

@@ -13,6 +13,7 @@ set -euo pipefail
 text=$1 folder=$2
 shift 2
 
+ettin study --data "$folder/corpus" --run "$folder" "$@" --dry-run >/dev/null # a bad flag is told before anything is made
 mkdir -p "$folder"
 tokenizer=${ETTIN_TOKENIZER:-$folder/tokenizer}
 [ -e "$tokenizer" ] || ettin tokenizer train --input "$text" --vocabulary "${ETTIN_VOCABULARY:-50368}" --output "$tokenizer"

@@ -65,7 +65,7 @@ ettin_install_package() { # $1: an extra or nothing
     # torch is pinned by what is installed now, so that no dependency can replace it
     pins=$(mktemp)
     grep -v '^torch==' constraints.txt >"$pins"
-    "$ETTIN_PYTHON" -c 'import torch; print("torch==" + torch.__version__)' >>"$pins"
+    "$ETTIN_PYTHON" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >>"$pins"
     "$ETTIN_PYTHON" -m pip install -q -c "$pins" setuptools pybind11 wheel &&
         "$ETTIN_PYTHON" -m pip install -q -c "$pins" --no-build-isolation -e "$target" || status=1
     rm -f "$pins"

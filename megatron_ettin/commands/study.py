@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
 
 from megatron_ettin.study.settings import StudySettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFlags(StudySettings):
+    """The settings of a study and what to do with them."""
+
+    dry_run: bool = False
+    """Check the settings and print the steps; start and write nothing."""
 
 
 def main(arguments: list[str]) -> int:
@@ -15,12 +24,31 @@ def main(arguments: list[str]) -> int:
     from megatron_ettin.study.report import write_report
     from megatron_ettin.study.runner import run_steps
 
-    settings = tyro.cli(StudySettings, args=arguments, prog="ettin study", description=DESCRIPTION)
+    flags = tyro.cli(StudyFlags, args=arguments, prog="ettin study", description=DESCRIPTION)
+    settings = StudySettings(**{item.name: getattr(flags, item.name) for item in fields(StudySettings)})
     steps = plan(settings)
-    failed = run_steps(steps, settings.run, say)
+    if flags.dry_run:
+        say("\n".join(f"[{number}/{len(steps)}] {step.name}" for number, step in enumerate(steps, start=1)))
+        return 0
+    refuse_bad_data(settings.data)
+    try:
+        failed = run_steps(steps, settings.run, say)
+    except KeyboardInterrupt:
+        say("what is done is kept; the same command goes on")
+        raise
     report = write_report(settings, failed)
     tell(report, settings.run)
     return 1 if failed else 0
+
+
+def refuse_bad_data(data: str) -> None:
+    """Raise DataError, before any step, for a corpus that is missing, damaged or without text."""
+    from megatron_ettin.data.corpus import open_corpus
+    from megatron_ettin.data.mixture import read_mixture
+    from megatron_ettin.data.stage import refuse_empty
+
+    for source in read_mixture(data).sources:
+        refuse_empty(source, open_corpus(source.prefix))
 
 
 DESCRIPTION = """Train an encoder and a decoder of one size on the same rows through pretraining, extension and decay,

@@ -1,50 +1,83 @@
-"""The loss curves of a study in one picture: each member's stages one after the other."""
+"""The loss curves of a study in one picture: the members' stages one after the other, each from where it began."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_ettin.observe.plot import LOSS, REFERENCE, STYLE, Curves, draw, legend
 from megatron_ettin.observe.records import Record
 
-History = Sequence[Sequence[Record]]
-"""The records of a member's runs, stage after stage."""
+Run = tuple[str, Sequence[Record]]
+"""The stage's name and the records of its steps and evaluations."""
 
 
-def plot_curves(histories: Mapping[str, History], path: Path) -> None:
-    """Training loss (thin, smoothed) and held-out loss (dots) over the tokens seen since the member's own start."""
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """The runs of one member."""
+
+    runs: Sequence[Run]
+    start: str = ""
+    """The member whose last run it goes on from."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens between which a stage ran."""
+
+    stage: str
+    first: float
+    last: float
+
+
+def plot_curves(histories: Mapping[str, History], path: Path, reference: float = 0.0) -> None:
+    """Training and held-out loss of every member over all tokens that went into it; stages are named above.
+
+    ``reference`` is a loss drawn as a dashed line, such as a unigram entropy; 0: none.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(figsize=(9, 4.8), layout="constrained")
-    for number, (name, runs) in enumerate(histories.items()):
-        color, start = f"C{number}", 0
-        for place, records in enumerate(runs):
-            steps = [record for record in records if record.get("kind") == "step" and record.get("loss") is not None]
-            if not steps:
-                continue
-            tokens = [start + record["tokens"] for record in steps]
-            losses = smoothed([record["loss"] for record in steps])
-            axes.plot(tokens, losses, color=color, linewidth=1, label=name if place == 0 else None)
-            seen = [
-                record for record in records if record.get("kind") == "evaluation" and record.get("loss") is not None
-            ]
-            axes.plot([start + r["tokens"] for r in seen], [r["loss"] for r in seen], "o", color=color, markersize=4)
-            start = tokens[-1]
-            axes.axvline(start, color=color, alpha=0.25, linewidth=0.8, linestyle=":")
-    axes.set_xlabel("tokens since the model's start (dotted: end of a stage)")
-    axes.set_ylabel("loss, nats a predicted token (dots: held out)")
-    if axes.has_data():
-        axes.legend(fontsize="small")
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    curves, spans = timeline(histories)
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(10, 5.4), layout="constrained")
+        axes = figure.subplots()
+        draw(axes, LOSS, curves)
+        if reference:
+            axes.axhline(reference, **REFERENCE)
+        axes.set_title("Loss of the four models", pad=20)
+        axes.set_xlabel("tokens seen, those of the model that it started from included")
+        for span in spans:
+            axes.axvline(span.last, color="#8A8A8A", linewidth=0.8, linestyle=":")
+            middle = (span.first + span.last) / 2
+            axes.annotate(
+                span.stage, (middle, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 4),
+                textcoords="offset points", ha="center", va="bottom", fontsize=9, color="#444444",
+            )  # fmt: skip
+        if curves:
+            legend(figure, curves, reference)
+        figure.savefig(path, dpi=150)
 
 
-def smoothed(values: Sequence[float], share: float = 0.3) -> list[float]:
-    """Exponential moving average that starts at the first value; ``share`` is the weight of each newer one."""
-    out: list[float] = []
-    for value in values:
-        out.append(value if not out else out[-1] + share * (value - out[-1]))
-    return out
+def timeline(histories: Mapping[str, History]) -> tuple[list[Curves], list[Span]]:
+    """Each member's runs as one curve over the tokens since random weights, and where each stage lies."""
+    curves: list[Curves] = []
+    spans: dict[str, Span] = {}
+    ends: dict[str, float] = {}
+    for name, history in histories.items():
+        shifted: list[Record] = []
+        end = ends.get(history.start, 0.0)
+        for stage, records in history.runs:
+            first = end
+            shifted += [{**record, "tokens": first + record["tokens"]} for record in records if "tokens" in record]
+            end = max((record["tokens"] for record in shifted), default=first)
+            spans.setdefault(stage, Span(stage, first, end))
+        ends[name] = end
+        steps = [record for record in shifted if record.get("kind") == "step"]
+        if steps:
+            seen = [record for record in shifted if record.get("kind") == "evaluation"]
+            curves.append(Curves(name, steps, seen))
+    return curves, [span for span in spans.values() if span.last > span.first]

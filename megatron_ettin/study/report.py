@@ -10,7 +10,7 @@ from typing import Any
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.publish import write_atomically
-from megatron_ettin.study.curves import plot_curves
+from megatron_ettin.study.curves import History, plot_curves
 from megatron_ettin.study.plan import MEMBERS, export_folder, run_folder
 from megatron_ettin.study.settings import StudySettings
 
@@ -20,8 +20,7 @@ Report = dict[str, Any]
 def write_report(settings: StudySettings, failed: list[str]) -> Report:
     """Write report.json, report.md and curves.png of what is there, and return the content."""
     report = collect(settings, failed)
-    plot_curves({name: [run["records"] for run in runs] for name, runs in histories(settings).items()},
-                settings.run / "curves.png")  # fmt: skip
+    plot_curves(member_histories(settings), settings.run / "curves.png", unigram_entropy(report))
     write_atomically(settings.run / "report.json", json.dumps(report, indent=2) + "\n")
     write_atomically(settings.run / "report.md", markdown(report))
     return report
@@ -48,6 +47,24 @@ def model_summary(settings: StudySettings, name: str, evaluation: Report | None)
         "losses": {short: loss["nats_per_token"] for short, loss in asked.items() if loss},
         "parity": parity_of(export_folder(settings, name)),
     }
+
+
+def member_histories(settings: StudySettings) -> dict[str, History]:
+    """What is plotted of each member."""
+    runs = histories(settings)
+    return {
+        member.name: History(
+            runs=[(run["name"].removeprefix(f"{member.name}-"), run["records"]) for run in runs[member.name]],
+            start=member.start,
+        )
+        for member in MEMBERS
+    }
+
+
+def unigram_entropy(report: Report) -> float:
+    """Of the held-out text; 0 before the evaluation."""
+    evaluation = report["evaluation"]
+    return float(evaluation["text"]["unigram_nats_per_token"]) if evaluation else 0.0
 
 
 def histories(settings: StudySettings) -> dict[str, list[dict[str, Any]]]:

@@ -8,9 +8,9 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import format_seconds
@@ -95,11 +95,19 @@ def stream(command: Sequence[str], log: Path, shown: bool) -> int:
         )  # fmt: skip
         assert child.stdout is not None
         try:
-            for line in child.stdout:
-                kept.write(line)
-                if shown:
-                    sys.stdout.write(f"  {line}")
-                    sys.stdout.flush()
+            copy_lines(child.stdout, kept, shown)
+        except KeyboardInterrupt:
+            copy_lines(child.stdout, kept, shown)  # a training that is interrupted saves, and says so
+            raise
         finally:
             status = child.wait()
     return status
+
+
+def copy_lines(lines: Iterable[str], kept: TextIO, shown: bool) -> None:
+    """Write lines to the log, and to the terminal where they are to be shown."""
+    for line in lines:
+        kept.write(line)
+        if shown:
+            sys.stdout.write(f"  {line}")
+            sys.stdout.flush()

@@ -11,6 +11,7 @@ from megatron_ettin.config.derived import model_ranks
 from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import LayoutConfig, RunConfig, StageName
 from megatron_ettin.config.shape_file import run_of
+from megatron_ettin.errors import ConfigError
 
 FEWEST_STEPS: dict[StageName, int] = {"pretrain": 200, "extension": 60, "decay": 60, "cross": 60}
 """A stage with fewer steps than this learns little more than word frequencies; rows, then their length, are cut."""
@@ -54,6 +55,15 @@ class StudySettings:
     launcher: str = ""
     """What starts a training, ahead of `-m megatron_ettin pretrain`; empty: torchrun with `ranks` on this machine."""
 
+    def __post_init__(self) -> None:
+        for name in ("ranks", "tensor", "pipeline", "rows", "sample"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} {getattr(self, name)}: use 1 or more")
+        if self.tokens < 0:
+            raise ConfigError(f"--tokens {self.tokens}: use a positive number, or 0 for the recipe's")
+        if not 0 < self.held_out_share < 1:
+            raise ConfigError(f"--held-out-share {self.held_out_share}: use a share between 0 and 1, such as 0.02")
+
 
 def check_run(settings: StudySettings, tensor: int, pipeline: int) -> RunConfig:
     """Three steps of the encoder's pretraining under one layout, without dropout, at full rate from the start."""
@@ -70,6 +80,17 @@ def check_run(settings: StudySettings, tensor: int, pipeline: int) -> RunConfig:
     )  # fmt: skip
     rules.check(config, tensor * pipeline)
     return config
+
+
+def refuse_too_few_tokens(settings: StudySettings) -> None:
+    """Raise ConfigError where a stage would be shorter than one row."""
+    stages = {stage: run_of(settings.size, "clm", stage, settings.variant).schedule.tokens for stage in FEWEST_STEPS}
+    fewest = max(-(-SHORTEST_ROW * stages["pretrain"] // tokens) for tokens in stages.values())
+    if 0 < settings.tokens < fewest:
+        raise ConfigError(
+            f"--tokens {settings.tokens}: the other stages shrink with pretraining, and the shortest would have less "
+            f"than a row of {SHORTEST_ROW} tokens; use {fewest:,} or more"
+        )
 
 
 def stage_run(settings: StudySettings, objective: ObjectiveName, stage: StageName) -> RunConfig:

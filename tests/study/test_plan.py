@@ -126,3 +126,21 @@ def test_the_layout_check_comes_first_and_asks_for_one_and_four_ranks():
     assert "--nproc-per-node=4" in steps[1].command
     with pytest.raises(ConfigError, match="leave it out with --launcher"):
         plan(settings(check_layout=True, launcher="srun python"))
+
+
+@pytest.mark.parametrize("size", ["tiny", "17m"])
+def test_too_few_tokens_are_refused_with_the_fewest_that_work(size):
+    with pytest.raises(ConfigError, match="use [0-9,]+ or more") as refused:
+        plan(settings(size=size, tokens=10))
+    fewest = int(str(refused.value).rsplit("use ", 1)[1].split()[0].replace(",", ""))
+    assert plan(settings(size=size, tokens=fewest))
+    with pytest.raises(ConfigError, match="use"):
+        plan(settings(size=size, tokens=fewest - 1))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("ranks", 0), ("tensor", 0), ("rows", 0), ("tokens", -1), ("held_out_share", 0.0)]
+)
+def test_a_study_of_nothing_is_refused_by_its_flag(flag, value):
+    with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} .*use"):
+        settings(**{flag: value})

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+from megatron_ettin.study.curves import timeline
 from megatron_ettin.study.plan import MEMBERS, export_folder, run_folder
-from megatron_ettin.study.report import write_report
+from megatron_ettin.study.report import member_histories, write_report
 from megatron_ettin.study.settings import StudySettings
 
 LOSS = {"nats_per_token": 5.0, "standard_error": 0.1, "nats_per_byte": 1.5, "reading": "from both sides"}
@@ -58,3 +59,13 @@ def test_a_study_that_failed_says_so_in_its_report(tmp_path):
     assert "**Not complete**: train encoder-pretrain" in (tmp_path / "report.md").read_text()
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["evaluation"] is None and report["training"] == []
+
+
+def test_stages_follow_each_other_in_the_curves_and_members_begin_where_they_started(tmp_path):
+    curves, spans = timeline(member_histories(finished_study(tmp_path)))
+    assert [(span.stage, span.first, span.last) for span in spans] == [
+        ("pretrain", 0, 300), ("extension", 300, 600), ("decay", 600, 900), ("cross", 900, 1200),
+    ]  # fmt: skip
+    tokens = {item.label: [record["tokens"] for record in item.steps] for item in curves}
+    assert tokens["encoder"] == [100 * step for step in range(1, 10)]
+    assert tokens["decoder-from-encoder"] == [1000, 1100, 1200]

@@ -1,6 +1,9 @@
 """The runner does each step once, goes on where it stopped, and says what failed."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from megatron_ettin.errors import DataError
 from megatron_ettin.study.plan import Step
 from megatron_ettin.study.runner import run_steps
+from tests.support.launch import environment
 
 COUNTING = (
     "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
@@ -72,3 +76,30 @@ def test_a_damaged_state_is_named(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps([]))
     with pytest.raises(DataError, match="study.json is damaged"):
         run_steps([], tmp_path, print)
+
+
+def test_ctrl_c_shows_what_a_step_says_while_it_saves_and_the_study_goes_on_later(tmp_path):
+    """The terminal interrupts the study and what it runs; torchrun hands the signal on to its ranks."""
+    saving = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_): print('saved', flush=True); sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, stop); print('training', flush=True); time.sleep(60)"
+    )
+    study = (
+        "import sys, pathlib\n"
+        "from megatron_ettin.study.runner import run_steps\n"
+        "from tests.study.test_runner import step\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        f"run_steps([step('train', folder / 'a', code={saving!r})], folder, print)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", study, str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline().strip() == "[1/1] train" and child.stdout.readline().strip() == "training"
+    os.killpg(child.pid, signal.SIGINT)
+    shown, _ = child.communicate(timeout=60)
+    assert "saved" in shown and child.returncode != 0
+    assert "saved" in (tmp_path / "logs" / "train.log").read_text()
+    assert run_steps([step("train", tmp_path / "a")], tmp_path, print) == []
