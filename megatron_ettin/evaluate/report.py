@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE
+from megatron_ettin.observe.plot import COLORS, REFERENCE, STYLE
 from megatron_ettin.publish import write_atomically
 
 PLAIN_WIDTH = 120
@@ -81,24 +82,34 @@ def plot_losses(results: Results, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     names = list(results["models"])
-    figure, axes = pyplot.subplots(figsize=(1.5 + 1.6 * len(names), 4.2), layout="constrained")
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(max(6.4, 1.5 + 1.9 * len(names)), 4.6), layout="constrained")
+        axes = figure.subplots()
+        for place, column in enumerate(COLUMNS):
+            draw_bars(axes, results, place, column)
+        entropy = results["text"]["unigram_nats_per_token"]
+        axes.axhline(entropy, label="unigram entropy", **REFERENCE)
+        axes.set_title("Held-out loss, with its standard error")
+        axes.set_xticks(range(len(names)), names)
+        axes.set_ylabel("nats per token (lower is better)")
+        axes.grid(visible=False, axis="x")
+        figure.legend(loc="outside lower center", ncols=len(COLUMNS) + 1)
+        figure.savefig(path, dpi=150)
+
+
+def draw_bars(axes: Any, results: Results, place: int, column: str) -> None:  # noqa: ANN401
+    """The answers of all models to one question, each with its figure."""
     width = 0.8 / len(COLUMNS)
-    for place, column in enumerate(COLUMNS):
-        found = [(i, model["losses"][column]) for i, model in enumerate(results["models"].values())
-                 if column in model["losses"]]  # fmt: skip
-        axes.bar(
-            [i + (place - 1) * width for i, _ in found],
-            [loss["nats_per_token"] for _, loss in found],
-            width,
-            yerr=[loss["standard_error"] for _, loss in found],
-            label=column,
-        )
-    axes.axhline(results["text"]["unigram_nats_per_token"], color="gray", linestyle="--", label="unigram entropy")
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("nats a token, held-out text")
-    figure.legend(loc="outside upper center", ncols=len(COLUMNS) + 1, fontsize="small", frameon=False)
-    figure.savefig(path)
-    pyplot.close(figure)
+    losses = [model["losses"].get(column) for model in results["models"].values()]
+    found = [(number, loss) for number, loss in enumerate(losses) if loss]
+    bars = axes.bar(
+        [number + (place - 1) * width for number, _ in found],
+        [loss["nats_per_token"] for _, loss in found],
+        width,
+        yerr=[loss["standard_error"] for _, loss in found],
+        label=column, color=COLORS[place], ecolor="#444444",
+    )  # fmt: skip
+    axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)

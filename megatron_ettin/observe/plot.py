@@ -38,6 +38,10 @@ STYLE: dict[str, Any] = {
 }
 
 
+REFERENCE: dict[str, Any] = {"color": "#444444", "linewidth": 1.2, "linestyle": (0, (5, 4))}
+"""The line of a loss to compare with."""
+
+
 @dataclass(frozen=True)
 class Curves:
     """The records of one run."""
@@ -60,8 +64,9 @@ class Panel:
     """Held-out values of the same name are drawn as points."""
 
 
+LOSS = Panel("Loss", "loss", "nats per predicted token", smooth=True, evaluated=True)
 PANELS = (
-    Panel("Loss", "loss", "nats per predicted token", smooth=True, evaluated=True),
+    LOSS,
     Panel("Learning rate", "lr", ""),
     Panel("Gradient norm", "gradient_norm", "", smooth=True, logarithmic=True),
     Panel("Throughput", "tokens_per_second", "tokens per second", smooth=True),
@@ -142,7 +147,7 @@ def mosaic(count: int) -> list[list[str]]:
     return [["0"] * len(below), ["0"] * len(below), below]
 
 
-def draw(axes: Any, panel: Panel, curves: Sequence[Curves], reference: float) -> None:  # noqa: ANN401
+def draw(axes: Any, panel: Panel, curves: Sequence[Curves], reference: float = 0.0) -> None:  # noqa: ANN401
     """One panel with all runs."""
     from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
@@ -150,7 +155,7 @@ def draw(axes: Any, panel: Panel, curves: Sequence[Curves], reference: float) ->
     for number, item in enumerate(curves):
         draw_run(axes, panel, item, COLORS[number % len(COLORS)], alone=len(curves) == 1)
     if panel.key == "loss" and reference:
-        axes.axhline(reference, color="#444444", linewidth=1.2, linestyle=(0, (5, 4)), label="unigram entropy")
+        axes.axhline(reference, label="unigram entropy", **REFERENCE)
     axes.set_title(panel.title)
     axes.set_ylabel(panel.unit)
     axes.set_xlabel("tokens seen")
@@ -188,8 +193,8 @@ def draw_run(axes: Any, panel: Panel, item: Curves, color: str, alone: bool) -> 
         )  # fmt: skip
 
 
-def legend(figure: Any, curves: Sequence[Curves]) -> None:  # noqa: ANN401
-    """The names of the runs, once, below the panels."""
+def legend(figure: Any, curves: Sequence[Curves], reference: float = 0.0) -> None:  # noqa: ANN401
+    """The names of the runs, once, below the panels, and of the line of a reference drawn beside them."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=COLORS[number % len(COLORS)], linewidth=2.5) for number in range(len(curves))]
@@ -197,7 +202,11 @@ def legend(figure: Any, curves: Sequence[Curves]) -> None:  # noqa: ANN401
     if any(item.evaluations for item in curves):
         handles.append(Line2D([], [], color="#444444", linestyle="none", marker="o", markeredgecolor="white"))
         names.append("held out")
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+    if reference:
+        handles.append(Line2D([], [], **REFERENCE))
+        names.append("unigram entropy")
+    rows = -(-len(names) // 4)
+    figure.legend(handles, names, loc="outside lower center", ncols=-(-len(names) // rows))
 
 
 def save(figure: Any, target: Path) -> list[Path]:  # noqa: ANN401
