@@ -66,7 +66,7 @@ def print_step(run: Path, step: int, text: bool, rows: int) -> int:
     batch = seen.batch
     print(
         f"step {step}: {batch.rows} rows, {batch.tokens} tokens, {batch.labels} labels, digest {digest}"
-        + (", as recorded" if recorded else "")
+        + (", as recorded" if recorded else ", not in metrics.jsonl: the run has not made this step")
     )
     for place in range(min(rows or batch.rows, batch.rows)):
         for line in text_lines(stage, seen, place) if text else row_lines(stage, seen, place):

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     if flags.dry_run:
         say("\n".join(f"[{number}/{len(steps)}] {step.name}" for number, step in enumerate(steps, start=1)))
         return 0
-    refuse_bad_data(settings.data)
+    refuse_bad_data(settings)
     try:
         failed = run_steps(steps, settings.run, say)
     except KeyboardInterrupt:
@@ -41,14 +41,15 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def refuse_bad_data(data: str) -> None:
-    """Raise DataError, before any step, for a corpus that is missing, damaged or without text."""
-    from megatron_ettin.data.corpus import open_corpus
-    from megatron_ettin.data.mixture import read_mixture
-    from megatron_ettin.data.stage import refuse_empty
+def refuse_bad_data(settings: StudySettings) -> None:
+    """Raise DataError, before any step, for data that is missing, damaged or without text to train on or hold out.
 
-    for source in read_mixture(data).sources:
-        refuse_empty(source, open_corpus(source.prefix))
+    Builds the row indexes that the first training needs.
+    """
+    from megatron_ettin.data.stage import open_stage
+    from megatron_ettin.study.settings import stage_run
+
+    open_stage(stage_run(settings, "mlm", "pretrain")).held_out("mlm", rows=1)
 
 
 DESCRIPTION = """Train an encoder and a decoder of one size on the same rows through pretraining, extension and decay,

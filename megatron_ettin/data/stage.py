@@ -192,7 +192,7 @@ class StageData:
             documents = sum(corpus.documents for corpus in self.corpora)
             raise DataError(
                 f"none of the {documents} documents is held out at data.held_out_share="
-                f"{self.config.data.held_out_share}; set a larger share"
+                f"{self.config.data.held_out_share}; set a larger share, or give more documents"
             )
         firsts = np.concatenate(([0], np.cumsum([pack.rows for pack in self.held_out_packs])))
         order = Permutation(self.held_out_rows, permutation_keys(FIXED_SEED, Stream.HELD_OUT_ORDER, 0, 0))

@@ -52,6 +52,8 @@ class Tokenizer:
             """The tokenizer of the extension, which threads may share; None with the other engine."""
             self._foreign = None if engine == "native" else HuggingFaceEncoder(content, special_tokens_in_text)
         except ValueError as error:
+            if not holds_model(content):
+                raise DataError(f"{where}: not a tokenizer.json: {error}; {NO_TOKENIZER}") from error
             raise DataError(
                 f"{where}: cannot be reproduced exactly: {error}; use a byte-level BPE tokenizer.json, or the engine"
                 " 'huggingface', which is exact and about a hundred times slower"
@@ -133,6 +135,15 @@ class Tokenizer:
         tokenizer = HuggingFaceTokenizer.from_str(self.content)
         text: str = tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
         return text
+
+
+def holds_model(content: str) -> bool:
+    """Whether a text is a JSON object with a model in it, as every tokenizer.json is."""
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):  # nested too deep
+        return False
+    return isinstance(parsed, dict) and "model" in parsed
 
 
 def _native() -> Any:  # noqa: ANN401 - the extension has no types

@@ -55,15 +55,6 @@ class StudySettings:
     launcher: str = ""
     """What starts a training, ahead of `-m megatron_ettin pretrain`; empty: torchrun with `ranks` on this machine."""
 
-    def __post_init__(self) -> None:
-        for name in ("ranks", "tensor", "pipeline", "rows", "sample"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} {getattr(self, name)}: use 1 or more")
-        if self.tokens < 0:
-            raise ConfigError(f"--tokens {self.tokens}: use a positive number, or 0 for the recipe's")
-        if not 0 < self.held_out_share < 1:
-            raise ConfigError(f"--held-out-share {self.held_out_share}: use a share between 0 and 1, such as 0.02")
-
 
 def check_run(settings: StudySettings, tensor: int, pipeline: int) -> RunConfig:
     """Three steps of the encoder's pretraining under one layout, without dropout, at full rate from the start."""
@@ -82,8 +73,15 @@ def check_run(settings: StudySettings, tensor: int, pipeline: int) -> RunConfig:
     return config
 
 
-def refuse_too_few_tokens(settings: StudySettings) -> None:
-    """Raise ConfigError where a stage would be shorter than one row."""
+def check(settings: StudySettings) -> None:
+    """Raise ConfigError for a setting that no study can have, or where a stage would be shorter than one row."""
+    for name in ("ranks", "tensor", "pipeline", "rows", "sample"):
+        if getattr(settings, name) < 1:
+            raise ConfigError(f"--{name} {getattr(settings, name)}: use 1 or more")
+    if settings.tokens < 0:
+        raise ConfigError(f"--tokens {settings.tokens}: use a positive number, or 0 for the recipe's")
+    if not 0 < settings.held_out_share < 1:
+        raise ConfigError(f"--held-out-share {settings.held_out_share}: use a share between 0 and 1, such as 0.02")
     stages = {stage: run_of(settings.size, "clm", stage, settings.variant).schedule.tokens for stage in FEWEST_STEPS}
     fewest = max(-(-SHORTEST_ROW * stages["pretrain"] // tokens) for tokens in stages.values())
     if 0 < settings.tokens < fewest:

@@ -59,6 +59,20 @@ def test_a_missing_tokenizer_is_named_with_the_way_to_make_one(tmp_path, text, c
         assert str(missing) in said and "ettin tokenizer train" in said and "Errno" not in said
 
 
+def test_a_file_that_is_no_tokenizer_is_told_so(tmp_path, text, capsys):
+    said = refusal(capsys, "prepare", "--input", text, "--tokenizer-model", text, "--output-prefix", tmp_path / "c")
+    assert "not a tokenizer.json" in said and "ettin tokenizer train" in said
+
+
+def test_a_study_without_text_to_train_on_or_to_hold_out_is_refused_before_any_step(tmp_path, capsys):
+    documents = {"no documents": [], "only empty documents": [[]], "is held out": [[7, 8, 9]]}
+    for number, (reason, content) in enumerate(documents.items()):
+        corpus = write_corpus(tmp_path / f"corpus{number}", content)
+        said = refusal(capsys, "study", "--data", corpus, "--run", tmp_path / "study", "--tokens", "12000")
+        assert reason in said
+    assert not (tmp_path / "study").exists()
+
+
 def test_no_tokenizer_is_learned_from_no_text(tmp_path, capsys):
     for content in ("", "\n", '{"text": ""}\n'):
         (tmp_path / "empty.jsonl").write_text(content)

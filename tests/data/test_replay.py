@@ -121,6 +121,8 @@ def test_the_command_prints_steps_and_documents(run, capsys):
     assert main(["order", str(run), "--step", "3"]) == 0
     out = capsys.readouterr().out
     assert f"digest {recorded_digest(run, 3)}, as recorded" in out
+    assert main(["order", str(run), "--step", "900"]) == 0
+    assert "the run has not made this step" in capsys.readouterr().out
     _, stage = open_run(run)
     seen = seen_step(stage, 3)
     assert out.count("document ") == sum(len(row.pieces) for row in seen.rows)

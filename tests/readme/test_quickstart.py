@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.readme.test_readme import write_shims, write_text
-from tests.support.launch import environment
+from tests.support.launch import environment, run
 
 SHORT = ["--tokens", "12000", "--vocabulary", "600"]
 """Enough for a few steps of every stage; what the models learn is not looked at."""
@@ -60,6 +60,36 @@ def test_quickstart_on_own_text_ends_with_a_whole_report_and_resumes(root: Path,
     before = {path: path.stat().st_mtime_ns for path in work.rglob("metrics.jsonl")}
     quickstart(root, work, "--data", str(text), *SHORT, extra=extra)
     assert {path: path.stat().st_mtime_ns for path in work.rglob("metrics.jsonl")} == before
+
+
+MISTAKES = {
+    "missing text": (["--data", "{work}/nowhere"], "does not exist"),
+    "empty text": (["--data", "{empty}"], "no text in the input"),
+    "a folder without text": (["--data", "{folder}"], "no input file there"),
+    "an unknown size": (["--data", "{text}", "--size", "18m"], "no size '18m'"),
+    "too few tokens": (["--data", "{text}", "--tokens", "10"], "use 2,048 or more"),
+    "no ranks": (["--data", "{text}", "--ranks", "0"], "--ranks 0: use 1 or more"),
+    "a missing tokenizer": (["--data", "{text}", "--tokenizer", "{work}/nowhere"], "does not exist"),
+    "no tokenizer": (["--data", "{text}", "--tokenizer", "{text}"], "not a tokenizer.json"),
+    "an unknown option": (["--dta", "{text}"], "unknown option --dta"),
+    "no place to write": (["--data", "{text}", "--work", "{text}"], "choose another folder with --work"),
+}
+
+
+def test_mistakes_of_quickstart_are_told_before_anything_is_trained(root: Path, tmp_path: Path) -> None:
+    places = {name: tmp_path / name for name in ("work", "empty.jsonl", "folder", "text.jsonl")}
+    places["empty.jsonl"].write_text("")
+    places["folder"].mkdir()
+    places["text.jsonl"].write_text('{"text": "some words"}\n')
+    named = {name.removesuffix(".jsonl"): path for name, path in places.items()}
+    extra = ready(tmp_path)
+    for mistake, (arguments, message) in MISTAKES.items():
+        work = tmp_path / "works" / mistake.replace(" ", "-")
+        flags = [argument.format(**named) for argument in arguments]
+        result = run(["bash", root / "examples/quickstart.sh", "--work", work, *flags], extra=extra, status=2)
+        assert message in result.stderr, mistake
+        assert "error: " in result.stderr and "Traceback" not in result.stderr, mistake
+        assert not (work / "study").exists(), mistake
 
 
 @pytest.mark.slow

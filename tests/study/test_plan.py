@@ -143,4 +143,4 @@ def test_too_few_tokens_are_refused_with_the_fewest_that_work(size):
 )
 def test_a_study_of_nothing_is_refused_by_its_flag(flag, value):
     with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} .*use"):
-        settings(**{flag: value})
+        plan(settings(**{flag: value}))
