@@ -52,7 +52,8 @@ def report(message: str) -> int:
     """Print an error of the user and return the exit status; torchrun repeats the message in its summary."""
     print(f"error: {message}", file=sys.stderr)
     if reply := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        Path(reply).write_text(json.dumps({"message": f"error: {message}", "timestamp": int(time.time())}))
+        about = {"message": f"error: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(reply).write_text(json.dumps({"message": about}))
     return USAGE_ERROR
 
 

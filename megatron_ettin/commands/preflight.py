@@ -122,6 +122,11 @@ def from_run_finding(config: RunConfig) -> Finding:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not the settings of a run ({error})") from error
     refuse_other_shape(config.model, {name: getattr(other.model, name) for name in SHAPE_FIELDS}, str(folder))
+    if config.stage != "cross" and config.objective != other.objective:
+        raise CheckpointError(
+            f"{folder} was trained on {other.objective}, this run is {config.objective}: stage {config.stage} goes on "
+            f"with the same objective; use {other.objective}, or stage cross to change it"
+        )
     saved = sorted(item.name for item in (folder / "checkpoints").glob("step-*"))
     if not saved:
         raise CheckpointError(f"{folder}/checkpoints: no checkpoint yet; let that run save one first")

@@ -94,6 +94,7 @@ def test_the_summary_of_torchrun_ends_with_the_reason(tmp_path):
         2, "-m", "megatron_ettin", "pretrain", "tiny", "mlm", "pretrain", "--run-folder", tmp_path, "--data", "c",
         "--tensor", "4", status=1,
     )  # fmt: skip
+    assert "has a new message format" not in result.stderr
     summary = result.stderr[result.stderr.rindex("Root Cause") :]
     assert "error: layout.tensor=4" in summary and "does not divide the world size 2" in summary
 

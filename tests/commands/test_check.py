@@ -103,6 +103,8 @@ def test_the_run_to_go_on_from_must_have_the_shape_and_a_checkpoint(
     ):
         status, lines = checked(capsys, "tiny", "clm", "extension", "--from", folder)
         assert status == 2 and message in lines["error"][0], name
+    status, lines = checked(capsys, "tiny", "mlm", "extension", "--from", good)
+    assert status == 2 and "was trained on clm" in lines["error"][0] and "stage cross" in lines["error"][0]
 
 
 def test_a_hugging_face_folder_must_have_the_shape_and_safetensors(
