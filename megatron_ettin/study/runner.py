@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from types import FrameType
+from typing import Any
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import format_seconds
@@ -86,8 +89,9 @@ def run_step(step: Step, folder: Path, say: Say) -> dict[str, Any]:
 
 
 def stream(command: Sequence[str], log: Path, shown: bool) -> int:
-    """Run a command, copying its output line by line; its exit status. The child is waited for on Ctrl-C too."""
-    with log.open("a", encoding="utf-8") as kept:
+    """Run a command, copying its output line by line; its exit status. After Ctrl-C it is read and waited for to its
+    end, since a training that is interrupted saves and says so; then KeyboardInterrupt is raised."""
+    with log.open("a", encoding="utf-8") as kept, noted_interrupt() as noted:
         kept.write(f"$ {shlex.join(command)}\n")
         child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
@@ -95,19 +99,32 @@ def stream(command: Sequence[str], log: Path, shown: bool) -> int:
         )  # fmt: skip
         assert child.stdout is not None
         try:
-            copy_lines(child.stdout, kept, shown)
-        except KeyboardInterrupt:
-            copy_lines(child.stdout, kept, shown)  # a training that is interrupted saves, and says so
-            raise
+            for line in child.stdout:
+                kept.write(line)
+                if shown:
+                    sys.stdout.write(f"  {line}")
+                    sys.stdout.flush()
         finally:
             status = child.wait()
+    if noted:
+        raise KeyboardInterrupt
     return status
 
 
-def copy_lines(lines: Iterable[str], kept: TextIO, shown: bool) -> None:
-    """Write lines to the log, and to the terminal where they are to be shown."""
-    for line in lines:
-        kept.write(line)
-        if shown:
-            sys.stdout.write(f"  {line}")
-            sys.stdout.flush()
+@contextlib.contextmanager
+def noted_interrupt() -> Iterator[list[int]]:
+    """Ctrl-C is put on the list instead of being raised in the middle of a read; a second one is raised at once."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:  # where a shell has put the study into the background
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -93,7 +93,7 @@ def test_a_damaged_config_is_an_error(text, make_folder):
 
 
 def test_an_absent_folder_is_an_error(tmp_path):
-    refused(tmp_path / "nowhere", "cannot be read")
+    refused(tmp_path / "nowhere", "no such file")
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,11 @@ def test_ctrl_c_shows_what_a_step_says_while_it_saves_and_the_study_goes_on_late
         "signal.signal(signal.SIGINT, stop); print('training', flush=True); time.sleep(60)"
     )
     study = (
-        "import sys, pathlib\n"
+        "import sys, pathlib, signal\n"
         "from megatron_ettin.study.runner import run_steps\n"
         "from tests.study.test_runner import step\n"
         "folder = pathlib.Path(sys.argv[1])\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background ignores it
         f"run_steps([step('train', folder / 'a', code={saving!r})], folder, print)"
     )
     child = subprocess.Popen(
