@@ -23,6 +23,8 @@
 #define ETTIN_AVX2 1
 namespace ettin {
 namespace avx2 {
+#include "narrow_numbers_path.h"
+#include "narrow_lanes_path.h"
 #include "text_scan_path.h"
 #include "byte_masks_path.h"
 #include "gpt2_splitter_path.h"

@@ -245,27 +245,37 @@ class PathEncoder final : public WordEncoder {
   }
 
   void encode_misses() {
-#if defined(ETTIN_AVX512)
-    size_t plain = 0;  // misses that merging alone decides
+    size_t plain = 0;  // misses that lanes decide
     for (size_t at = 0; at < misses_; ++at) {
-      const bool special = model_.pairs.has_whole_words() || is_run(missed_[at]);
-      if (special) finish_miss(at, encode_short(missed_[at]));
+      if (!kLanesAtAll || model_.pairs.has_whole_words() || is_run(missed_[at])) finish_miss(at, encode_short(missed_[at]));
       else plain_[plain++] = static_cast<uint32_t>(at);
     }
+    if (plain) merge_misses(plain);
+  }
+
+#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
+  static constexpr bool kLanesAtAll = true;
+
+  // Merges the short words whose misses are in plain_.
+  void merge_misses(size_t count) {
+    const auto done = [&](uint32_t miss, const auto* tokens, size_t size) { finish_miss(miss, pack_tokens(tokens, size)); };
     if (const NarrowMerges* merges = model_.pairs.narrow()) {
       const auto text = [&](uint32_t number) { return text_of(missed_[plain_[number]]); };
-      merge_in_narrow_lanes<Numbers16>(*merges, plain, text, [&](uint32_t number, const uint16_t* tokens, size_t count) {
-        finish_miss(plain_[number], pack_tokens(tokens, count));
+      merge_in_narrow_lanes<Numbers16>(*merges, count, text, [&](uint32_t number, const uint16_t* tokens, size_t size) {
+        done(plain_[number], tokens, size);
       });
       return;
     }
-    merge_in_lanes(model_.pairs, missed_, plain_, plain, [&](uint32_t miss, const uint32_t* tokens, size_t count) {
-      finish_miss(miss, pack_tokens(tokens, count));
-    });
+#if defined(ETTIN_AVX512)
+    merge_in_lanes(model_.pairs, missed_, plain_, count, done);
 #else
-    for (size_t at = 0; at < misses_; ++at) finish_miss(at, encode_short(missed_[at]));
+    for (size_t at = 0; at < count; ++at) finish_miss(plain_[at], encode_short(missed_[plain_[at]]));
 #endif
   }
+#else
+  static constexpr bool kLanesAtAll = false;
+  void merge_misses(size_t) {}
+#endif
 
   template <class Token>
   WordIds<Id> pack_tokens(const Token* tokens, size_t count) {
@@ -308,7 +318,7 @@ class PathEncoder final : public WordEncoder {
   }
 
   bool merges_in_lanes([[maybe_unused]] std::string_view word) const {
-#if defined(ETTIN_AVX512)
+#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
     return word.size() <= Numbers32::kCount && model_.pairs.narrow() && !model_.pairs.has_whole_words();
 #else
     return false;
@@ -317,7 +327,7 @@ class PathEncoder final : public WordEncoder {
 
   // Merges the long words whose misses are in plain_.
   void merge_long_words([[maybe_unused]] size_t count) {
-#if defined(ETTIN_AVX512)
+#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
     if (!count) return;
     const auto text = [&](uint32_t number) { return long_text(long_[long_missed_[plain_[number]]]); };
     merge_in_narrow_lanes<Numbers32>(*model_.pairs.narrow(), count, text,
