@@ -21,7 +21,7 @@ class NativeEncoder : public TextEncoder {
  public:
   NativeEncoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy)
       : encoder_(std::move(tokenizer), policy) {}
-  bool encode(std::string_view text, std::vector<uint32_t>& ids, uint64_t& specials) override {
+  bool encode(std::string_view text, IdVector& ids, uint64_t& specials) override {
     return encoder_.encode(text, ids, specials);
   }
 
@@ -34,11 +34,11 @@ py::array_t<T> copy_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-template <typename T>
-std::vector<T> copy_vector(const py::handle& value) {
+template <typename T, typename Vector = std::vector<T>>
+Vector copy_vector(const py::handle& value) {
   const auto array = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(value);
   if (!array) throw py::error_already_set();
-  return std::vector<T>(array.data(), array.data() + array.size());
+  return Vector(array.data(), array.data() + array.size());
 }
 
 void check_ends(const std::vector<uint64_t>& ends, uint64_t size) {
@@ -75,7 +75,7 @@ BatchEncoder batch_encoder(py::object callable) {
   return [held](const TextBatch& texts, IdBatch& batch, std::string& error) {
     return call_python(error, [&] {
       const py::tuple result = (*held)(py::bytes(texts.bytes), copy_array(texts.ends));
-      batch.ids = copy_vector<uint32_t>(result[0]);
+      batch.ids = copy_vector<uint32_t, IdVector>(result[0]);
       batch.ends = copy_vector<uint64_t>(result[1]);
       batch.specials = copy_vector<uint64_t>(result[2]);
       check_ends(batch.ends, batch.ids.size());

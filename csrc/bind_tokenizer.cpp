@@ -23,7 +23,7 @@ class IdBuffer {
  public:
   explicit IdBuffer(size_t capacity) : array_(std::make_unique<HugeArray<uint32_t>>(capacity)), capacity_(capacity) {}
 
-  void append(const std::vector<uint32_t>& ids) {
+  void append(const IdVector& ids) {
     if (size_ + ids.size() > capacity_) grow(size_ + ids.size());
     std::memcpy(array_->data() + size_, ids.data(), ids.size() * sizeof(uint32_t));
     size_ += ids.size();
@@ -92,7 +92,7 @@ py::tuple encode_batch(Encoder& encoder, const py::list& texts) {
   size_t bytes = 0;
   for (const std::string_view text : inputs) bytes += text.size();
   IdBuffer ids(bytes + 1);  // hardly ever more than an id a byte
-  std::vector<uint32_t> own;
+  IdVector own;
   std::vector<int64_t> offsets{0};
   uint64_t specials = 0;
   int64_t rejected = -1;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "fresh_vector.h"
 #include "input_file.h"
 #include "reject.h"
 
@@ -55,7 +56,7 @@ struct OutputCounts {
 };
 
 struct OutputPart {
-  std::vector<char> tokens;  // ids as they are stored
+  FreshVector<char> tokens;  // ids as they are stored
   std::vector<int32_t> lengths;
   std::vector<uint32_t> sequences;  // of each document
   std::vector<uint32_t> hashes;     // of each document's text

@@ -18,9 +18,8 @@ bool is_blank(std::string_view line) {
   return true;
 }
 
-template <typename T>
-void release(std::vector<T>& buffer) {
-  if (buffer.capacity() * sizeof(T) > large_buffer) std::vector<T>().swap(buffer);
+void release(IdVector& buffer) {
+  if (buffer.capacity() * sizeof(uint32_t) > large_buffer) IdVector().swap(buffer);
 }
 
 std::string hex_byte(char byte) {
@@ -97,6 +96,8 @@ void BlockEncoder::reject(BlockResult& result, Reject kind, uint64_t offset, std
 }
 
 void BlockEncoder::json_block(std::string_view lines, uint64_t offset, BlockResult& result) {
+  // Most texts have a token for every two to four bytes; with more, the list grows.
+  for (OutputPart& part : result.outputs) part.tokens.reserve(lines.size() / result.outputs.size() * (settings_.wide ? 4 : 2) / 3);
   const bool known_valid = utf8_valid_prefix(lines.data(), lines.size()) == lines.size();
   size_t at = 0;
   while (at < lines.size() && !stopped(result)) {

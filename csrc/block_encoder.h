@@ -16,7 +16,7 @@ namespace ettin {
 class TextEncoder {
  public:
   virtual ~TextEncoder() = default;
-  virtual bool encode(std::string_view text, std::vector<uint32_t>& ids, uint64_t& specials) = 0;
+  virtual bool encode(std::string_view text, IdVector& ids, uint64_t& specials) = 0;
 };
 
 // Texts back to back, with the end of each.
@@ -26,7 +26,7 @@ struct TextBatch {
 };
 
 struct IdBatch {
-  std::vector<uint32_t> ids;
+  IdVector ids;
   std::vector<uint64_t> ends;
   std::vector<uint64_t> specials;  // of each text
 };
@@ -105,7 +105,7 @@ class BlockEncoder {
   std::unique_ptr<TextEncoder> encoder_;
   std::vector<Document> documents_;
   std::vector<Mark> marks_;
-  std::vector<uint32_t> ids_;              // of the document at hand
+  IdVector ids_;                           // of the document at hand
   std::vector<int32_t> sequence_lengths_;  // of the document at hand
   std::vector<Pending> pending_;
   std::vector<Place> places_;

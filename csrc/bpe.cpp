@@ -108,7 +108,7 @@ void BytePairModel::note_joints(const TokenizerFile& file, const std::vector<Mer
   }
 }
 
-void BytePairModel::encode(std::string_view word, std::vector<uint32_t>& ids, Scratch& scratch) const {
+void BytePairModel::encode(std::string_view word, IdVector& ids, Scratch& scratch) const {
   const uint32_t whole = whole_word(word);
   if (whole != kNoRank) return ids.push_back(whole);
   scratch.tokens.assign(word.size(), 0);
@@ -116,7 +116,7 @@ void BytePairModel::encode(std::string_view word, std::vector<uint32_t>& ids, Sc
   word.size() <= kShortWord ? merge_short(ids, scratch) : merge_long(ids, scratch);
 }
 
-void BytePairModel::merge_short(std::vector<uint32_t>& ids, Scratch& scratch) const {
+void BytePairModel::merge_short(IdVector& ids, Scratch& scratch) const {
   uint32_t ranks[kShortWord];
   uint32_t* tokens = scratch.tokens.data();
   size_t size = scratch.tokens.size();
@@ -136,7 +136,7 @@ void BytePairModel::merge_short(std::vector<uint32_t>& ids, Scratch& scratch) co
 }
 
 // A linked list of symbols and a queue of (rank, position); entries that no longer hold are skipped when they come up.
-void BytePairModel::merge_long(std::vector<uint32_t>& ids, Scratch& scratch) const {
+void BytePairModel::merge_long(IdVector& ids, Scratch& scratch) const {
   constexpr uint32_t kEnd = ~0u;
   std::vector<uint32_t>&tokens = scratch.tokens, &ranks = scratch.ranks, &previous = scratch.previous, &next = scratch.next;
   auto& queue = scratch.queue;

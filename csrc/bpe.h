@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "fresh_vector.h"
 #include "huge_array.h"
 #include "narrow_merges.h"
 #include "tokenizer_file.h"
@@ -62,7 +63,7 @@ class BytePairModel {
     std::vector<uint32_t> tokens, ranks, previous, next;
     std::vector<std::pair<uint32_t, uint32_t>> queue;
   };
-  void encode(std::string_view word, std::vector<uint32_t>& ids, Scratch& scratch) const;
+  void encode(std::string_view word, IdVector& ids, Scratch& scratch) const;
 
   // The parts of the algorithm, for encoders that do it their own way.
   const uint32_t* byte_pair_ranks() const { return byte_pair_ranks_.data(); }  // by left << 8 | right
@@ -99,8 +100,8 @@ class BytePairModel {
 
   void number_tokens(const TokenizerFile& file);
   void note_joints(const TokenizerFile& file, const std::vector<Merge>& merges);
-  void merge_short(std::vector<uint32_t>& ids, Scratch& scratch) const;
-  void merge_long(std::vector<uint32_t>& ids, Scratch& scratch) const;
+  void merge_short(IdVector& ids, Scratch& scratch) const;
+  void merge_long(IdVector& ids, Scratch& scratch) const;
 
   MergeTable merges_;
   std::unique_ptr<const NarrowMerges> narrow_;

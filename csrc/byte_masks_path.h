@@ -85,6 +85,36 @@ inline ByteMasks classify(const char* text) {
 
 #endif
 
+#if defined(ETTIN_AVX2)
+
+// By size of a word: masks of its bytes, and its size in the last byte.
+struct alignas(16) KeyMasks {
+  uint8_t inside[kKeyBytes + 1][16], length[kKeyBytes + 1][16];
+};
+constexpr KeyMasks make_key_masks() {
+  KeyMasks masks{};
+  for (size_t size = 0; size <= kKeyBytes; ++size) {
+    for (size_t at = 0; at < size; ++at) masks.inside[size][at] = 0xFF;
+    masks.length[size][15] = static_cast<uint8_t>(size);
+  }
+  return masks;
+}
+constexpr KeyMasks key_masks = make_key_masks();
+
+// `left`: bytes that may be read.
+inline WordKey load_key(const char* text, size_t size, size_t left) {
+  if (__builtin_expect(left < 16, 0)) return make_key(text, size);
+  const auto row = [size](const uint8_t(&table)[kKeyBytes + 1][16]) {
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(table[size]));
+  };
+  const __m128i bytes = _mm_and_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(text)), row(key_masks.inside));
+  WordKey key;
+  _mm_store_si128(reinterpret_cast<__m128i*>(&key), _mm_or_si128(bytes, row(key_masks.length)));
+  return key;
+}
+
+#else
+
 // `left`: bytes that may be read.
 inline WordKey load_key(const char* text, size_t size, size_t left) {
   if (left < 16) return make_key(text, size);
@@ -94,6 +124,8 @@ inline WordKey load_key(const char* text, size_t size, size_t left) {
   const uint64_t high = size <= 8 ? 0 : (1ull << (8 * size - 64)) - 1;
   return {key.low & low, (key.high & high) | static_cast<uint64_t>(size) << 56};
 }
+
+#endif
 
 #endif
 

@@ -90,7 +90,7 @@ inline void merge_in_lanes(const BytePairModel& model, const WordKey* keys, cons
 constexpr size_t kWideWord = 64;
 
 // Merging for one word of up to 64 bytes; appends its ids.
-inline void merge_wide(const BytePairModel& model, std::string_view word, std::vector<uint32_t>& ids) {
+inline void merge_wide(const BytePairModel& model, std::string_view word, IdVector& ids) {
   alignas(64) uint32_t ranks[kWideWord + 32], tokens[kWideWord + 32];
   size_t size = word.size();
   for (size_t at = 0; at < size; ++at) tokens[at] = static_cast<uint8_t>(word[at]);

@@ -15,6 +15,7 @@ std::unique_ptr<const NarrowMerges> NarrowMerges::make(const std::vector<uint64_
     const bool reachable = left < 0xFFFF && right < 0xFFFF;  // else a token that nothing makes
     made->parts_.push_back(reachable ? pair(left, right) : kNoPair);
     made->merged_.push_back(static_cast<uint16_t>(merged[rank]));
+    made->one_merge_each_ = made->one_merge_each_ && merged[rank] == 256 + rank;
     if (left < 256 && right < 256) made->byte_pair_ranks_[left << 8 | right] = static_cast<uint16_t>(rank);
   }
   int bits = 1;

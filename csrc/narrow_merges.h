@@ -30,7 +30,7 @@ class NarrowMerges {
   static uint16_t mark(uint64_t hash) { return static_cast<uint16_t>(hash >> 16); }
 
   uint32_t parts(uint16_t rank) const { return parts_[rank]; }
-  uint16_t merged(uint16_t rank) const { return merged_[rank]; }
+  uint16_t merged(uint16_t rank) const { return one_merge_each_ ? static_cast<uint16_t>(rank + 256) : merged_[rank]; }
   // By left << 8 | right; one more number follows the last.
   const uint16_t* byte_pair_ranks() const { return byte_pair_ranks_.data(); }
 
@@ -42,6 +42,7 @@ class NarrowMerges {
   std::unique_ptr<HugeArray<Line>> lines_;
   uint64_t multiplier_ = 0x9E3779B97F4A7C15ull;
   int shift_ = 0;
+  bool one_merge_each_ = true;  // no token is made by two merges: the numbers of tokens follow from the ranks
   std::vector<uint32_t> parts_;
   std::vector<uint16_t> merged_, byte_pair_ranks_;
 };

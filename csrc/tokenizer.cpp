@@ -47,7 +47,7 @@ Tokenizer::Tokenizer(TokenizerFile file)
 Encoder::Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, CpuPath path)
     : tokenizer_(std::move(tokenizer)), policy_(policy), words_(make_word_encoder(tokenizer_->words_, path)) {}
 
-bool Encoder::encode(std::string_view text, std::vector<uint32_t>& ids, uint64_t& specials) {
+bool Encoder::encode(std::string_view text, IdVector& ids, uint64_t& specials) {
   const size_t before = ids.size();
   specials_ = 0;
   encode_raw(text, ids);
@@ -59,7 +59,7 @@ bool Encoder::encode(std::string_view text, std::vector<uint32_t>& ids, uint64_t
   return true;
 }
 
-void Encoder::encode_raw(std::string_view text, std::vector<uint32_t>& ids) {
+void Encoder::encode_raw(std::string_view text, IdVector& ids) {
   const AddedTokenSplitter& added = tokenizer_->raw_added_;
   added.split(text, policy_ == SpecialPolicy::kSplit, [&](const Part& part) {
     if (part.token != Part::kText) return add_token(added.token(part.token), ids);
@@ -69,7 +69,7 @@ void Encoder::encode_raw(std::string_view text, std::vector<uint32_t>& ids) {
   });
 }
 
-void Encoder::encode_normalized(std::string_view text, std::vector<uint32_t>& ids) {
+void Encoder::encode_normalized(std::string_view text, IdVector& ids) {
   const AddedTokenSplitter& added = tokenizer_->normalized_added_;
   added.split(text, policy_ == SpecialPolicy::kSplit, [&](const Part& part) {
     if (part.token != Part::kText) return add_token(added.token(part.token), ids);
@@ -77,7 +77,7 @@ void Encoder::encode_normalized(std::string_view text, std::vector<uint32_t>& id
   });
 }
 
-void Encoder::encode_words(std::string_view text, std::vector<uint32_t>& ids) {
+void Encoder::encode_words(std::string_view text, IdVector& ids) {
   if (tokenizer_->file_.prefix_space && text[0] != ' ') {
     prefixed_.assign(1, ' ').append(text);
     text = prefixed_;
@@ -85,7 +85,7 @@ void Encoder::encode_words(std::string_view text, std::vector<uint32_t>& ids) {
   words_->encode(text, ids);
 }
 
-void Encoder::add_token(const AddedToken& token, std::vector<uint32_t>& ids) {
+void Encoder::add_token(const AddedToken& token, IdVector& ids) {
   ids.push_back(token.id);
   specials_ += token.special;
 }

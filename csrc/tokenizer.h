@@ -49,13 +49,13 @@ class Encoder {
 
   // Appends the ids of `text`, which must be valid UTF-8 of at most kLongestText bytes, and adds the number of special tokens met to `specials`.
   // False, with `ids` and `specials` as before, when the policy is kReject and the text holds a special token.
-  bool encode(std::string_view text, std::vector<uint32_t>& ids, uint64_t& specials);
+  bool encode(std::string_view text, IdVector& ids, uint64_t& specials);
 
  private:
-  void encode_raw(std::string_view text, std::vector<uint32_t>& ids);
-  void encode_normalized(std::string_view text, std::vector<uint32_t>& ids);
-  void encode_words(std::string_view text, std::vector<uint32_t>& ids);
-  void add_token(const AddedToken& token, std::vector<uint32_t>& ids);
+  void encode_raw(std::string_view text, IdVector& ids);
+  void encode_normalized(std::string_view text, IdVector& ids);
+  void encode_words(std::string_view text, IdVector& ids);
+  void add_token(const AddedToken& token, IdVector& ids);
 
   std::shared_ptr<const Tokenizer> tokenizer_;
   SpecialPolicy policy_;

@@ -12,7 +12,7 @@ namespace {
 // Tokens that a word of the same bytes becomes: those that merging reaches, or all where merging is bypassed.
 std::vector<KnownWord> known_words(const TokenizerFile& file, const BytePairModel& pairs) {
   std::vector<KnownWord> known;
-  std::vector<uint32_t> ids;
+  IdVector ids;
   BytePairModel::Scratch scratch;
   for (uint32_t id = 0; id < file.token_bytes.size(); ++id) {
     const std::string& bytes = file.token_bytes[id];

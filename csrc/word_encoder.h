@@ -40,7 +40,7 @@ class WordEncoder {
  public:
   virtual ~WordEncoder() = default;
   // Appends the ids of `piece`: valid UTF-8, normalized, below 4 GiB.
-  virtual void encode(std::string_view piece, std::vector<uint32_t>& ids) = 0;
+  virtual void encode(std::string_view piece, IdVector& ids) = 0;
 };
 
 // Instruction sets with a version of their own; all versions give the same ids.

@@ -6,7 +6,7 @@ class PathEncoder final : public WordEncoder {
  public:
   explicit PathEncoder(const WordModel& model) : model_(model) { fill_cache(); }
 
-  void encode(std::string_view piece, std::vector<uint32_t>& ids) override {
+  void encode(std::string_view piece, IdVector& ids) override {
     ids_ = &ids;
     while (!piece.empty()) {
       text_ = piece.data();
@@ -346,7 +346,7 @@ class PathEncoder final : public WordEncoder {
   }
 
   // Merging for one word of more than 15 bytes.
-  void encode_alone(std::string_view word, std::vector<uint32_t>& ids) {
+  void encode_alone(std::string_view word, IdVector& ids) {
 #if defined(ETTIN_AVX512)
     if (word.size() <= kWideWord && !model_.pairs.has_whole_words()) return merge_wide(model_.pairs, word, ids);
 #endif
@@ -469,7 +469,7 @@ class PathEncoder final : public WordEncoder {
   const WordModel& model_;
   ShortWordCache<Id> cache_;
   LongWordCache long_cache_;
-  std::vector<uint32_t>* ids_ = nullptr;
+  IdVector* ids_ = nullptr;
   const char* text_ = nullptr;
   const uint32_t* begins_ = nullptr;  // of the words of the batch: starts_ or parts_
   size_t size_ = 0, misses_ = 0, long_words_ = 0, waiting_ = 0;
@@ -483,7 +483,8 @@ class PathEncoder final : public WordEncoder {
   Waiting waits_[kWords];
   uint32_t out_[kWords * 8 + 8];
   uint32_t* out_end_ = out_;
-  std::vector<uint32_t> overflow_, fresh_;
+  IdVector fresh_;
+  std::vector<uint32_t> overflow_;
   BytePairModel::Scratch scratch_;
 };
 
