@@ -225,6 +225,21 @@ bool IndexedCorpus::text_hashes(uint64_t first, uint64_t count, uint32_t* hashes
   return true;
 }
 
+// Whether the sequences of some documents lie end to end in the .bin file, from `offset` on.
+bool IndexedCorpus::end_to_end(uint64_t first, uint64_t count, uint64_t offset, bool& together, std::string& error) const {
+  IndexBlock block;
+  if (!read_block(first, count, block, error)) return false;
+  std::vector<uint64_t> pointers(block.lengths.size());
+  const auto begin = static_cast<uint64_t>(block.bounds.front());
+  if (!index_->read(pointers_at_ + 8 * begin, pointers.data(), 8 * pointers.size(), error)) return false;
+  together = true;
+  for (size_t s = 0; s < pointers.size(); ++s) {
+    together = together && pointers[s] == offset;
+    offset += static_cast<uint64_t>(block.lengths[s]) * token_bytes_;
+  }
+  return true;
+}
+
 // Reads the documents from `first` into `bytes` when they are neighbours in the file and not too large together.
 bool IndexedCorpus::read_together(uint64_t first, const std::vector<uint32_t>& stored, std::vector<uint8_t>& bytes,
                                   bool& together, std::string& error) const {
@@ -235,10 +250,10 @@ bool IndexedCorpus::read_together(uint64_t first, const std::vector<uint32_t>& s
   for (const uint32_t length : stored) total += uint64_t{length} * token_bytes_;
   together = false;
   if (total == 0 || total > kLargestRead) return true;
-  DocumentSpan from, to;
-  if (!span(first + begin, from, error) || !span(first + end - 1, to, error)) return false;
-  if (to.offset + uint64_t{stored[end - 1]} * token_bytes_ - from.offset != total) return true;
-  together = true;
+  DocumentSpan from;
+  if (!span(first + begin, from, error)) return false;
+  if (!end_to_end(first + begin, end - begin, from.offset, together, error)) return false;
+  if (!together || from.offset + total > bin_->size()) return together = false, true;
   bytes.resize(total);
   return bin_->read(from.offset, bytes.data(), total, error);
 }

@@ -65,6 +65,7 @@ class IndexedCorpus {
   uint32_t text_length(uint32_t stored) const noexcept { return stored - (appended_eod_ && stored > 0 ? 1 : 0); }
   bool read_block(uint64_t first, uint64_t count, IndexBlock& block, std::string& error) const;
   bool stored_lengths(uint64_t first, uint64_t count, uint32_t* lengths, std::string& error) const;
+  bool end_to_end(uint64_t first, uint64_t count, uint64_t offset, bool& together, std::string& error) const;
   bool read_together(uint64_t first, const std::vector<uint32_t>& stored, std::vector<uint8_t>& bytes, bool& together,
                      std::string& error) const;
   bool hash_document(const DocumentSpan& where, uint32_t& hash, HashScratch& scratch, std::string& error) const;
