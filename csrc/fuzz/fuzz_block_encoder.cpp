@@ -21,7 +21,7 @@ void check(bool condition) {
 // An id a byte; a text that holds "!" is refused.
 class ByteEncoder : public ettin::TextEncoder {
  public:
-  bool encode(std::string_view text, std::vector<uint32_t>& ids, uint64_t& specials) override {
+  bool encode(std::string_view text, ettin::IdVector& ids, uint64_t& specials) override {
     for (const char c : text) {
       if (c == '!') return false;
       specials += c == '#';

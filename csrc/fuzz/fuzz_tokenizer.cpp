@@ -48,7 +48,7 @@ void check_file(const std::string& json) {
   const auto tokenizer = Tokenizer::from_json(json, error);
   if (!tokenizer && error.empty()) std::abort();
   if (!tokenizer || json.size() % 16) return;  // an encoder is large: not for every input
-  std::vector<uint32_t> ids;
+  IdVector ids;
   uint64_t specials = 0;
   Encoder encoder(tokenizer, SpecialPolicy::kSpecial);
   encoder.encode("abc the  \n  don't  e\xCC\x81 123 [MASK] <|endoftext|>", ids, specials);
@@ -66,7 +66,7 @@ void check_text(std::string_view text) {
                                Encoder(tokenizer, SpecialPolicy::kSpecial, CpuPath::kAvx2),
                                Encoder(tokenizer, SpecialPolicy::kSpecial, CpuPath::kAvx512)};
   if (!utf8_valid(text)) return;
-  std::vector<uint32_t> expected, ids;
+  IdVector expected, ids;
   uint64_t specials = 0;
   encoders[0].encode(text, expected, specials);
   for (Encoder& encoder : encoders) {

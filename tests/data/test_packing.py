@@ -153,6 +153,16 @@ def test_sentences_are_joined_to_their_document(tmp_path, documents):
     assert (hashes[0] == hashes[1]).all()
 
 
+def test_documents_that_stand_elsewhere_are_hashed_where_they_stand(tmp_path):
+    documents = [[1, 2], [3, 4, 5], [6, 7], [8, 9, 10], [11]]
+    corpus = open_corpus(write_corpus(tmp_path / "corpus", documents))
+    pointers = np.memmap(tmp_path / "corpus.idx", "<i8", "r+", offset=34 + 4 * len(documents), shape=len(documents))
+    pointers[1], pointers[3] = pointers[3], pointers[1]  # as many tokens as before between the first and the last
+    pointers.flush()
+    together = _native.text_hashes(native_corpus(corpus), 0, len(documents), 1)
+    assert together.tolist() == [text_hash(documents[at]) for at in (0, 3, 2, 1, 4)]
+
+
 def test_held_out_documents_are_chosen_by_their_text(tmp_path):
     documents = random_documents(np.random.default_rng(4), 3000, mean=8)
     small = open_corpus(write_corpus(tmp_path / "small", documents + documents[::-1]))
