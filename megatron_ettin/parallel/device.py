@@ -19,7 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.parallel import products
+from megatron_ettin.parallel.linear import linear
 from megatron_ettin.parallel.packages import check_packages
 
 
@@ -47,22 +47,9 @@ class CudaOnCpu(TorchFunctionMode):
             return args[0]
         if func is torch.Tensor.type and len(args) == 1 and not kwargs:
             return func(*args).replace("torch.", "torch.cuda.", 1)
-        if func in _PRODUCTS and _is_widened(args):
-            return products.product(*args)
         if _names_cuda(kwargs.get("device")):
             kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"} | {"device": "cpu"}
         return func(*args, **kwargs)
-
-
-_PRODUCTS = (torch.matmul, torch.Tensor.matmul)
-"""What Megatron-Core's linear layers call."""
-
-
-def _is_widened(args: tuple[Any, ...]) -> bool:
-    """Whether a product is one of bf16 matrices, inside a function that makes its own gradient."""
-    left, right = args
-    half = left.dtype == torch.bfloat16 == right.dtype
-    return half and right.dim() == 2 and not torch.is_grad_enabled() and products.widens()
 
 
 def _names_cuda(device: Any) -> bool:
@@ -151,7 +138,7 @@ def _install() -> None:
     cuda.set_rng_state = _set_rng_state
     cuda.manual_seed = torch.manual_seed
     _replace_generators()
-    _replace_weight_gradients()
+    _replace_linear()
 
 
 def _get_rng_state(device: Any = None) -> torch.Tensor:
@@ -184,11 +171,11 @@ def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-def _replace_weight_gradients() -> None:
-    """Megatron-Core's linear layers add a weight gradient to its buffer by a CUDA kernel of that name."""
+def _replace_linear() -> None:
+    """Megatron-Core's linear layers look their function up in their module; a mode does not reach a backward pass."""
     from megatron.core.tensor_parallel import layers as megatron_layers
 
-    megatron_layers.fused_weight_gradient_mlp_cuda = products
+    megatron_layers.linear_with_grad_accumulation_and_async_allreduce = linear
 
 
 def limit_threads(threads: int) -> None:
