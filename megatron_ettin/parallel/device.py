@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from megatron_ettin import _native
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.parallel.linear import linear
 from megatron_ettin.parallel.packages import check_packages
@@ -66,6 +67,9 @@ class _SharedGeneratorFilter(logging.Filter):
         return "CPU RNG state changed within GPU RNG context" not in record.getMessage()
 
 
+KEPT_BLOCK = 32 << 20
+"""Freed blocks up to this many bytes, the most that glibc allows, are kept: every step asks for the same ones again, and
+fresh pages cost as much as a pass over them."""
 FP32_PRODUCT = 2e-6
 """Error of a true fp32 product of 256 terms; one with bf16 inside errs by 1e-3."""
 
@@ -87,6 +91,7 @@ def prepare() -> Device:
         return Device(kind="cuda", backend="nccl", torch_device=torch.device("cuda", index))
     _install()
     use_fast_products()
+    _native.keep_freed_memory(KEPT_BLOCK)
     return Device(kind="cpu", backend="gloo", torch_device=torch.device("cpu"))
 
 
