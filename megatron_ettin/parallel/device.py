@@ -68,8 +68,8 @@ class _SharedGeneratorFilter(logging.Filter):
 
 
 KEPT_BLOCK = 32 << 20
-"""Freed blocks up to this many bytes, the most that glibc allows, are kept: every step asks for the same ones again, and
-fresh pages cost as much as a pass over them."""
+"""Freed blocks up to this many bytes, the most that glibc allows, are kept: every step asks for the same ones again,
+and fresh pages cost as much as a pass over them."""
 FP32_PRODUCT = 2e-6
 """Error of a true fp32 product of 256 terms; one with bf16 inside errs by 1e-3."""
 

@@ -44,12 +44,14 @@ class Linear(torch.autograd.Function):
     def forward(
         ctx: Any, input: Tensor, weight: Tensor, buffer: Tensor | None, group: ProcessGroup | None, sequence: bool
     ) -> Tensor:
+        """The product of the whole sequence with the transposed weight, bf16 by way of fp32 where that is faster."""
         ctx.save_for_backward(input, weight)
         ctx.buffer, ctx.group, ctx.sequence = buffer, group, sequence
         return products.product(_gathered(input, group) if sequence else input, weight.t())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of input and weight; the weight's goes into its buffer where there is one."""
         input, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         d_input = products.product(gradient, weight)
