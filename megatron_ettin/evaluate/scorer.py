@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from megatron_ettin.export.huggingface import objective_of, read_folder_config
 TOKENS_PER_BATCH = 8_192
 ANSWERS_PER_BATCH = 1_024
 """Bounds of one forward pass: padded tokens, and positions that reach the vocabulary."""
+PARAMETERS_PER_THREAD = 10_000_000
+"""Passes of a smaller model are too short to share: on a busy machine its threads would wait for each other longer than
+they work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,16 @@ def load_scorer(folder: Path) -> Scorer:
     config = read_folder_config(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_transformers(folder, config, attention="sdpa").to(device)
+    if device.type == "cpu":
+        torch.set_num_threads(threads_for(sum(parameter.numel() for parameter in model.parameters())))
     return Scorer(Path(folder), config, model, device)
+
+
+def threads_for(parameters: int) -> int:
+    """CPU threads for a model: a core for every PARAMETERS_PER_THREAD, at most OMP_NUM_THREADS or what there is."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(asked) if asked.isdecimal() else len(os.sched_getaffinity(0))
+    return max(1, min(most, parameters // PARAMETERS_PER_THREAD))
 
 
 def batches(requests: Sequence[Request]) -> Iterator[list[int]]:

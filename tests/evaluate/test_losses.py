@@ -196,3 +196,11 @@ def test_demonstrations_are_the_plain_forwards_choices(objective, make_folder, m
 def test_a_gap_replaces_one_inner_word():
     gap = gap_in("one two three four")
     assert gap.split()[0] == "one" and gap.split()[-1] == "four" and gap.count("[MASK]") == 1
+
+
+def test_small_models_are_evaluated_by_one_thread_and_large_ones_by_as_many_as_allowed(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert [scorer.threads_for(size) for size in (2_000_000, 17_000_000, 32_000_000, 1_000_000_000)] == [1, 1, 3, 8]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(scorer.os, "sched_getaffinity", lambda _: range(2))
+    assert scorer.threads_for(10**9) == 2
