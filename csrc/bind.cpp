@@ -10,6 +10,7 @@ PYBIND11_MODULE(_native, module) {
   ettin::bind_attention(module);
   ettin::bind_pointwise(module);
   ettin::bind_checks(module);
+  ettin::bind_memory(module);
   ettin::bind_builder(module);
   ettin::bind_tokenizer(module);
 }

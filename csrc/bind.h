@@ -12,6 +12,7 @@ void bind_cross_entropy(pybind11::module_& module);
 void bind_attention(pybind11::module_& module);
 void bind_pointwise(pybind11::module_& module);
 void bind_checks(pybind11::module_& module);
+void bind_memory(pybind11::module_& module);
 void bind_builder(pybind11::module_& module);
 void bind_tokenizer(pybind11::module_& module);
 

@@ -34,6 +34,7 @@ from megatron_ettin.model.lookup import look_up
 from megatron_ettin.model.loss import VocabularyShard, gradient_buffer, vocabulary_loss
 from megatron_ettin.model.norm import Norm
 from megatron_ettin.parallel.groups import Axis, Groups
+from megatron_ettin.parallel.linear import linear
 
 
 class WordEmbedding(VocabParallelEmbedding):  # type: ignore[misc]
@@ -96,8 +97,14 @@ class Head(torch.nn.Module):
 
     def forward(self, hidden_LH: Tensor) -> Tensor:
         """Same shape as the input."""
-        query: Tensor = self.norm(functional.gelu(self.dense(hidden_LH)))
+        query: Tensor = self.norm(functional.gelu(self._projected(hidden_LH)))
         return query
+
+    def _projected(self, hidden_LH: Tensor) -> Tensor:
+        if hidden_LH.device.type != "cpu":
+            projected: Tensor = self.dense(hidden_LH)
+            return projected
+        return linear(hidden_LH, self.dense.weight, None, True, False, False)
 
 
 class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_ettin.model.loss import no_gradient
+from megatron_ettin.parallel.linear import no_gradient
 
 
 def look_up(ids_T: Tensor, weight_VH: Tensor, buffer_VH: Tensor, shared: bool) -> Tensor:

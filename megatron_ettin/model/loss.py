@@ -15,6 +15,7 @@ from megatron_ettin import _native
 from megatron_ettin.model.fused import one_kernel, softmax_gradients_, softmax_statistics
 from megatron_ettin.parallel import products
 from megatron_ettin.parallel.groups import Axis
+from megatron_ettin.parallel.linear import no_gradient
 
 
 @dataclass
@@ -245,17 +246,6 @@ def gradient_buffer(weight: Tensor, axis: Axis) -> Tensor | None:
     if weight.device.type != "cpu" or axis.size > 1:
         return None
     return getattr(weight, "main_grad", None)
-
-
-def no_gradient(weight: Any) -> Tensor:
-    """What to return for a weight whose gradient has been added to its buffer: memory that nobody touches.
-
-    Megatron-Core's hook needs some gradient to run, and looks at both marks: the second would have it added although
-    the first says that nothing is left to add.
-    """
-    weight.grad_added_to_main_grad = True
-    weight.zero_out_wgrad = False
-    return torch.empty_like(weight)
 
 
 def _is_one(scale_L: Tensor) -> bool:

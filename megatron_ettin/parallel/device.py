@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from megatron_ettin import _native
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.parallel import products
+from megatron_ettin.parallel.linear import linear
 from megatron_ettin.parallel.packages import check_packages
 
 
@@ -47,22 +48,9 @@ class CudaOnCpu(TorchFunctionMode):
             return args[0]
         if func is torch.Tensor.type and len(args) == 1 and not kwargs:
             return func(*args).replace("torch.", "torch.cuda.", 1)
-        if func in _PRODUCTS and _is_widened(args):
-            return products.product(*args)
         if _names_cuda(kwargs.get("device")):
             kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"} | {"device": "cpu"}
         return func(*args, **kwargs)
-
-
-_PRODUCTS = (torch.matmul, torch.Tensor.matmul)
-"""What Megatron-Core's linear layers call."""
-
-
-def _is_widened(args: tuple[Any, ...]) -> bool:
-    """Whether a product is one of bf16 matrices, inside a function that makes its own gradient."""
-    left, right = args
-    half = left.dtype == torch.bfloat16 == right.dtype
-    return half and right.dim() == 2 and not torch.is_grad_enabled() and products.widens()
 
 
 def _names_cuda(device: Any) -> bool:
@@ -79,6 +67,9 @@ class _SharedGeneratorFilter(logging.Filter):
         return "CPU RNG state changed within GPU RNG context" not in record.getMessage()
 
 
+KEPT_BLOCK = 32 << 20
+"""Freed blocks up to this many bytes, the most that glibc allows, are kept: every step asks for the same ones again,
+and fresh pages cost as much as a pass over them."""
 FP32_PRODUCT = 2e-6
 """Error of a true fp32 product of 256 terms; one with bf16 inside errs by 1e-3."""
 
@@ -100,6 +91,7 @@ def prepare() -> Device:
         return Device(kind="cuda", backend="nccl", torch_device=torch.device("cuda", index))
     _install()
     use_fast_products()
+    _native.keep_freed_memory(KEPT_BLOCK)
     return Device(kind="cpu", backend="gloo", torch_device=torch.device("cpu"))
 
 
@@ -151,7 +143,7 @@ def _install() -> None:
     cuda.set_rng_state = _set_rng_state
     cuda.manual_seed = torch.manual_seed
     _replace_generators()
-    _replace_weight_gradients()
+    _replace_linear()
 
 
 def _get_rng_state(device: Any = None) -> torch.Tensor:
@@ -184,11 +176,11 @@ def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-def _replace_weight_gradients() -> None:
-    """Megatron-Core's linear layers add a weight gradient to its buffer by a CUDA kernel of that name."""
+def _replace_linear() -> None:
+    """Megatron-Core's linear layers look their function up in their module; a mode does not reach a backward pass."""
     from megatron.core.tensor_parallel import layers as megatron_layers
 
-    megatron_layers.fused_weight_gradient_mlp_cuda = products
+    megatron_layers.linear_with_grad_accumulation_and_async_allreduce = linear
 
 
 def limit_threads(threads: int) -> None:

@@ -49,8 +49,8 @@ _scratch = _Scratch()
 
 
 def widened(name: str, x: Tensor) -> Tensor:
-    """A float32 copy of a matrix that is valid until the name is used again; float32 is passed through."""
-    if x.dtype == torch.float32:
+    """A float32 copy of a matrix that is valid until the name is used again; other types are passed through."""
+    if x.dtype != torch.bfloat16:
         return x
     if not x.is_contiguous() and x.t().is_contiguous():
         return widened(name, x.t()).t()
@@ -58,18 +58,33 @@ def widened(name: str, x: Tensor) -> Tensor:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right for bf16 [..., K] and [K, N] by way of float32; rounded once. No gradient."""
+    """left [..., K] @ right [K, N] in their type; bf16 by way of float32 where that is faster, and rounded once."""
     rows = left.reshape(-1, left.shape[-1])
+    result = left.new_empty(*left.shape[:-1], right.shape[1])
+    if not _widens(left):
+        torch.mm(rows, right, out=result.view(-1, right.shape[1]))
+        return result
     wide = _scratch.floats("result", rows.shape[0], right.shape[1])
     torch.mm(widened("left", rows), widened("right", right), out=wide)
-    result = left.new_empty(*left.shape[:-1], right.shape[1])
     result.view(-1, right.shape[1]).copy_(wide)
     return result
 
 
-def wgrad_gemm_accum_fp32(inputs: Tensor, gradient: Tensor, buffer: Tensor) -> None:
-    """buffer [N, K] += gradient [T, N]^T @ inputs [T, K], in float32. Named as the CUDA kernel that it stands for."""
-    if gradient.dtype == torch.float32 or widens():
+def weight_gradient(inputs: Tensor, gradient: Tensor) -> Tensor:
+    """gradient [T, N]^T @ inputs [T, K] in their type."""
+    if not _widens(gradient):
+        return gradient.t() @ inputs
+    wide = _scratch.floats("result", gradient.shape[1], inputs.shape[1])
+    return torch.mm(widened("left", gradient).t(), widened("right", inputs), out=wide).to(gradient.dtype)
+
+
+def add_weight_gradient(inputs: Tensor, gradient: Tensor, buffer: Tensor) -> None:
+    """buffer [N, K] += gradient [T, N]^T @ inputs [T, K], in the buffer's type."""
+    if gradient.dtype == buffer.dtype or _widens(gradient):
         buffer.addmm_(widened("left", gradient).t(), widened("right", inputs))
     else:
         buffer += gradient.t() @ inputs
+
+
+def _widens(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and widens()

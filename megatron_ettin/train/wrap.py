@@ -43,6 +43,8 @@ def wrap(
     ]
     if groups.device.kind == "cpu":
         _add_gradients_in_place(chunks)
+        if groups.collection.dp_cp.size() == 1 and not layout.overlap:
+            _send_nothing(chunks)
     config = get_model_config(chunks[0])
     config.finalize_model_grads_func = finish_backward
     config.no_sync_func = _no_sync(chunks) if layout.overlap else None
@@ -55,6 +57,18 @@ def _add_gradients_in_place(chunks: list[DistributedDataParallel]) -> None:
         for module in chunk.modules():
             if isinstance(module, ColumnParallelLinear | RowParallelLinear):
                 module.gradient_accumulation_fusion = True
+
+
+def _send_nothing(chunks: list[DistributedDataParallel]) -> None:
+    """Of a single data rank: gloo would copy all gradients and all weights to arrive at the same numbers."""
+
+    def nothing(*_: object, **__: object) -> None: ...
+
+    for chunk in chunks:
+        for buckets in chunk.bucket_groups:
+            if any(bucket.gradient_scaling_factor != 1.0 for bucket in buckets.buckets):
+                raise RuntimeError("gradients are sums over labels and must not be scaled before they are reduced")
+            buckets.start_grad_sync = buckets.start_param_sync = nothing
 
 
 def _no_sync(chunks: list[DistributedDataParallel]) -> Callable[[], object] | list[Callable[[], object]]:
