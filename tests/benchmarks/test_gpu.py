@@ -168,6 +168,7 @@ os.kill(os.getpid(), -end) if end < 0 else sys.exit(end)
     assert len(calls.read_text()) == workers
     assert given == sorted(given, reverse=True) and given[0] <= 1000.0
 
+
 def test_no_worker_is_begun_that_has_no_time_to_measure() -> None:
     assert supervise(lambda _: [sys.executable, "-c", f"raise SystemExit({LOST})"], WORTH / 2) == LOST
 

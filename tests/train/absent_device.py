@@ -74,7 +74,12 @@ def args_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
 
 def absent_groups() -> Groups:
     """A world of one on the absent device."""
+    from megatron.core.tensor_parallel import layers
+
+    # what a GPU runs: the function that _install replaces on a CPU
+    linear = layers.linear_with_grad_accumulation_and_async_allreduce
     device_module._install()
+    layers.linear_with_grad_accumulation_and_async_allreduce = linear
     assert device_module._installed is not None
     device_module._installed.__exit__(None, None, None)
     torch.cuda.current_device = lambda: ABSENT  # type: ignore[assignment, return-value]
