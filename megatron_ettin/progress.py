@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TextIO
 
@@ -43,6 +46,12 @@ class Progress:
             self._stream.write("\r\x1b[K" + self.line(done, now - self._start, detail))
             self._stream.flush()
 
+    def tick(self) -> None:
+        """Show how long it has taken so far, where nothing else is known."""
+        if self._shows:
+            self._stream.write(f"\r\x1b[K{self.title}: {format_seconds(time.monotonic() - self._start)}")
+            self._stream.flush()
+
     def rate(self, done: float) -> float:
         """Units a second if ``done`` of them are finished."""
         return done / max(time.monotonic() - self._start, 1e-9)
@@ -67,3 +76,22 @@ class Progress:
         if self._shows:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
+
+
+@contextmanager
+def elapsed(title: str, stream: TextIO | None = None) -> Iterator[None]:
+    """A line with a running clock while something works that cannot say how far it is; silence off a terminal."""
+    done = threading.Event()
+    with Progress(title, 0, "s", stream) as progress:
+        clock = threading.Thread(target=_tick, args=(progress, done), daemon=True)
+        clock.start()
+        try:
+            yield
+        finally:
+            done.set()
+            clock.join()
+
+
+def _tick(progress: Progress, done: threading.Event) -> None:
+    while not done.wait(1.0):
+        progress.tick()

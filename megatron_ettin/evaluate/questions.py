@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,16 +53,25 @@ def sampled_places(pieces: Sequence[PlainPiece], count: int, seed: int = 0) -> l
 def next_at_places(
     pieces: Sequence[PlainPiece], places: Sequence[tuple[int, int]], objective: Objective, mask: int, separator: int
 ) -> list[Request]:
-    """The token at each place from what is to its left, for any kind: encoders by the three-mask construction."""
+    """The token at each place from what is to its left, for any kind, in the order of the places.
+
+    A decoder answers all places of a piece in one pass; an encoder needs a pass for each, by three masks.
+    """
+    if objective.causal:
+        return list(_next_in_one_pass(pieces, places))
     requests = []
     for piece, position in places:
         ids = pieces[piece].ids_T
         prefix, target = ids[:position], ids[position : position + 1]
-        if objective.causal:
-            requests.append(Request(ids_T=prefix, positions_L=np.array([position - 1]), targets_L=target))
-        else:
-            requests.append(three_mask_request(prefix, target, objective.label_offset, mask, separator))
+        requests.append(three_mask_request(prefix, target, objective.label_offset, mask, separator))
     return requests
+
+
+def _next_in_one_pass(pieces: Sequence[PlainPiece], places: Sequence[tuple[int, int]]) -> Iterator[Request]:
+    for piece, group in itertools.groupby(places, key=lambda place: place[0]):
+        positions_L = np.array([position for _, position in group])
+        ids = pieces[piece].ids_T
+        yield Request(ids_T=ids[: positions_L.max()], positions_L=positions_L - 1, targets_L=ids[positions_L])
 
 
 def three_mask_request(

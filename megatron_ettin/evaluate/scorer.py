@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class Scorer:
     config: FolderConfig
     model: Any
     device: torch.device
+    passes: int = 1
+    """Forward passes at a time, each in a thread of its own."""
 
     @property
     def objective(self) -> Objective:
@@ -64,17 +67,19 @@ class Scorer:
         return objective_of(self.config)
 
     def answer(self, requests: Sequence[Request], told: Callable[[int], None] = lambda done: None) -> Answers:
-        """Answer all requests; ``told`` hears how many are done. Memory is bounded by the batch limits."""
+        """Answer all requests; ``told`` hears how many are done. ``passes`` batches are in memory at a time."""
         sizes = [len(request.positions_L) for request in requests]
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         log_probabilities_L, first_choices_L = np.zeros(starts[-1]), np.zeros(starts[-1], dtype=np.int64)
         done = 0
-        for chosen in batches(requests):
-            log_p, first = self._forward([requests[i] for i in chosen])
-            places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
-            log_probabilities_L[places], first_choices_L[places] = log_p, first
-            done += len(chosen)
-            told(done)
+        work = list(batches(requests))
+        with ThreadPoolExecutor(self.passes) as pool:
+            answered = pool.map(lambda chosen: self._forward([requests[i] for i in chosen]), work)
+            for chosen, (log_p, first) in zip(work, answered, strict=True):
+                places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
+                log_probabilities_L[places], first_choices_L[places] = log_p, first
+                done += len(chosen)
+                told(done)
         return Answers(log_probabilities_L=log_probabilities_L, first_choices_L=first_choices_L)
 
     @torch.no_grad()
@@ -93,7 +98,7 @@ class Scorer:
             for parts in ([r.positions_L for r in requests], [r.targets_L for r in requests])
         )
         logits_LV = self.logits(ids_BT, attended_BT, torch.from_numpy(rows_L).to(self.device), positions_L)
-        log_p = logits_LV.gather(1, targets_L[:, None])[:, 0].double() - logits_LV.double().logsumexp(-1)
+        log_p = logits_LV.gather(1, targets_L[:, None])[:, 0].double() - logits_LV.logsumexp(-1).double()
         return log_p.cpu().numpy(), logits_LV.argmax(-1).cpu().numpy()
 
     def _padded(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
@@ -112,16 +117,22 @@ def load_scorer(folder: Path) -> Scorer:
     config = read_folder_config(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_transformers(folder, config, attention="sdpa").to(device)
+    passes = 1
     if device.type == "cpu":
-        torch.set_num_threads(threads_for(sum(parameter.numel() for parameter in model.parameters())))
-    return Scorer(Path(folder), config, model, device)
+        threads, passes = threads_and_passes(sum(parameter.numel() for parameter in model.parameters()))
+        torch.set_num_threads(threads)
+    return Scorer(Path(folder), config, model, device, passes)
 
 
-def threads_for(parameters: int) -> int:
-    """CPU threads for a model: a core for every PARAMETERS_PER_THREAD, at most OMP_NUM_THREADS or what there is."""
+def threads_and_passes(parameters: int) -> tuple[int, int]:
+    """CPU threads of a forward pass, one for every PARAMETERS_PER_THREAD, and passes at a time.
+
+    Together they take OMP_NUM_THREADS cores, or all there are.
+    """
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    most = int(asked) if asked.isdecimal() else len(os.sched_getaffinity(0))
-    return max(1, min(most, parameters // PARAMETERS_PER_THREAD))
+    cores = max(1, int(asked) if asked.isdecimal() else len(os.sched_getaffinity(0)))
+    threads = max(1, min(cores, parameters // PARAMETERS_PER_THREAD))
+    return threads, cores // threads
 
 
 def batches(requests: Sequence[Request]) -> Iterator[list[int]]:

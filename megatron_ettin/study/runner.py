@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.progress import format_seconds
+from megatron_ettin.progress import elapsed, format_seconds
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.study.plan import Step
 
@@ -75,7 +75,8 @@ def run_step(step: Step, folder: Path, say: Say) -> dict[str, Any]:
     log = folder / "logs" / f"{step.name.replace(' ', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    status = stream(step.command, log, step.shown)
+    with contextlib.nullcontext() if step.shown else elapsed(f"  {step.name}"):
+        status = stream(step.command, log, step.shown)
     seconds = time.monotonic() - started
     well = status == 0 and step.product.exists()
     if well:

@@ -1,6 +1,7 @@
 """Held-out losses are those of a plain float64 forward, for all four kinds, on the same text."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_answers_do_not_depend_on_how_requests_are_batched(text, make_folder, mo
     requests = questions.next_at_places(text.plain, text.places, judge.objective, MASK, SEP)
     together = judge.answer(requests)
     monkeypatch.setattr(scorer, "TOKENS_PER_BATCH", 1)
-    alone = judge.answer(requests)
+    alone = replace(judge, passes=3).answer(requests)
     assert np.abs(together.log_probabilities_L - alone.log_probabilities_L).max() < ROUNDING
     assert (together.first_choices_L == alone.first_choices_L).all()
 
@@ -198,9 +199,11 @@ def test_a_gap_replaces_one_inner_word():
     assert gap.split()[0] == "one" and gap.split()[-1] == "four" and gap.count("[MASK]") == 1
 
 
-def test_small_models_are_evaluated_by_one_thread_and_large_ones_by_as_many_as_allowed(monkeypatch):
+def test_small_models_are_evaluated_several_texts_at_a_time_and_large_ones_by_all_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert [scorer.threads_for(size) for size in (2_000_000, 17_000_000, 32_000_000, 1_000_000_000)] == [1, 1, 3, 8]
+    sizes = (2_000_000, 17_000_000, 32_000_000, 1_000_000_000)
+    assert [scorer.threads_and_passes(size) for size in sizes] == [(1, 8), (1, 8), (3, 2), (8, 1)]
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(scorer.os, "sched_getaffinity", lambda _: range(2))
-    assert scorer.threads_for(10**9) == 2
+    assert scorer.threads_and_passes(10**9) == (2, 1)
+    assert scorer.threads_and_passes(10**6) == (1, 2)
