@@ -140,6 +140,11 @@ def local_layer(groups: Groups, tokens: int, rounds: int) -> Claim:
     )  # fmt: skip
 
 
+def say(line: str) -> None:
+    """What is known so far, for whoever waits."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -160,7 +165,10 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = 3 if options.quick else options.rounds
     wanted = [row for row in rows(options.compile_peer) if row.quick or not options.quick]
     chosen = [row for row in wanted if options.only in row.name]
-    claims = [measured(row, groups, rounds) for row in chosen]
+    claims = []
+    for number, row in enumerate(chosen, start=1):
+        claims.append(measured(row, groups, rounds))
+        say(f"[{number}/{len(chosen)}] {row.name}: {claims[-1].ratio:.2f} of {row.target or '-'}")
     claims += [local_layer(groups, tokens, rounds) for tokens in (1024, 8192) if options.only in "one local layer"]
     show(claims, options.json)
     return 0

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <functional>
 
+#include "hash_index.h"
+
 namespace ettin {
 namespace {
 
@@ -16,16 +18,19 @@ std::vector<Merge> useful_merges(const TokenizerFile& file) {
   std::vector<bool> reachable(file.token_bytes.size());
   for (size_t id = 0; id < reachable.size(); ++id) reachable[id] = file.token_bytes[id].size() == 1;
   for (const Merge& merge : file.merges) reachable[merge.merged] = true;
-  std::unordered_map<uint64_t, size_t> last;
-  last.reserve(file.merges.size());
-  for (size_t at = 0; at < file.merges.size(); ++at) last[pair_key(file.merges[at].left, file.merges[at].right)] = at;
+  HashIndex last(file.merges.size());
   std::vector<Merge> useful;
   useful.reserve(file.merges.size());
-  for (size_t at = 0; at < file.merges.size(); ++at) {
+  for (auto at = static_cast<uint32_t>(file.merges.size()); at-- > 0;) {
     const Merge& merge = file.merges[at];
-    const bool counts = last[pair_key(merge.left, merge.right)] == at && !file.token_bytes[merge.merged].empty();
+    const uint64_t hash = pair_key(merge.left, merge.right) * 0x9E3779B97F4A7C15ull;
+    const auto same = [&](uint32_t other) {
+      return file.merges[other].left == merge.left && file.merges[other].right == merge.right;
+    };
+    const bool counts = last.find_or_add(hash ^ hash >> 29, at, same) == at && !file.token_bytes[merge.merged].empty();
     if (counts && reachable[merge.left] && reachable[merge.right]) useful.push_back(merge);
   }
+  std::reverse(useful.begin(), useful.end());
   return useful;
 }
 

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <unordered_map>
+#include <functional>
 #include <unordered_set>
 
+#include "hash_index.h"
 #include "tokenizer_json.h"
 #include "unicode.h"
 
@@ -186,7 +187,7 @@ class Reader {
     for (const auto& [token, id] : value->members) {
       if (!id.is_integer() || id.integer > kLargestId) return fail("the id of \"" + token + "\" is not below 2^20");
       if (!claim(static_cast<uint32_t>(id.integer))) return fail("id " + std::to_string(id.integer) + " occurs twice");
-      ids_.emplace(token, static_cast<uint32_t>(id.integer));
+      name(token, static_cast<uint32_t>(id.integer));
       std::string bytes;
       if (!token_to_bytes(token, bytes)) continue;
       if (bytes.size() == 1) covered[static_cast<uint8_t>(bytes[0])] = true;
@@ -197,8 +198,20 @@ class Reader {
         return fail("byte " + std::to_string(byte) + " has no token, so text would be lost");
       }
     }
-    model_size_ = static_cast<uint32_t>(ids_.size());
+    model_size_ = static_cast<uint32_t>(value->members.size());
     return true;
+  }
+
+  // Remembers the id of a token, whose string must live as long as this reader.
+  void name(std::string_view token, uint32_t id) {
+    if (id >= names_.size()) names_.resize(id + 1);
+    names_[id] = token;
+    ids_.find_or_add(std::hash<std::string_view>()(token), id, [](uint32_t) { return false; });
+  }
+
+  // The id of a token of the model, or HashIndex::kNone.
+  uint32_t id_of(std::string_view token) const {
+    return ids_.find(std::hash<std::string_view>()(token), [&](uint32_t id) { return names_[id] == token; });
   }
 
   // Marks an id as used; false when it is already.
@@ -241,17 +254,23 @@ class Reader {
     Merge result;
     if (left.empty() || right.empty()) return fail("a merge uses an empty token");
     joined_.assign(left).append(right);
-    return find(left, result.left, "uses") && find(right, result.right, "uses") &&
-           find(joined_, result.merged, "makes") && (file_.merges.push_back(result), true);
+    if (!find(left, result.left, "uses") || !find(right, result.right, "uses")) return false;
+    if (!follows(result.merged) && !find(joined_, result.merged, "makes")) return false;
+    file_.merges.push_back(result);
+    return true;
+  }
+
+  // Whether the token that a merge makes is the next one after the last merge's, as in most files.
+  bool follows(uint32_t& id) const {
+    if (file_.merges.empty()) return false;
+    id = file_.merges.back().merged + 1;
+    return id < names_.size() && names_[id] == joined_;
   }
 
   bool find(std::string_view token, uint32_t& id, const char* role) {
-    const auto found = ids_.find(token);
-    if (found == ids_.end()) {
-      return fail(std::string("a merge ") + role + " \"" + std::string(token) + "\", which is not in the vocabulary");
-    }
-    id = found->second;
-    return true;
+    id = id_of(token);
+    return id != HashIndex::kNone ||
+           fail(std::string("a merge ") + role + " \"" + std::string(token) + "\", which is not in the vocabulary");
   }
 
   bool added_tokens(const JsonValue* value) {
@@ -290,14 +309,14 @@ class Reader {
   // Gives the token the id that the `tokenizers` library gives it, which must be the one in the file.
   bool number(AddedToken& token, uint32_t stated) {
     if (!seen_.insert(token.content).second) return fail("added token \"" + token.content + "\" occurs twice");
-    const auto known = ids_.find(token.content);
+    const uint32_t known = id_of(token.content);
     const bool above = any_added_ && largest_added_ >= model_size_;
-    token.id = known != ids_.end() ? known->second : above ? largest_added_ + 1 : model_size_;
+    token.id = known != HashIndex::kNone ? known : above ? largest_added_ + 1 : model_size_;
     if (token.id != stated) {
       return fail("added token \"" + token.content + "\" has id " + std::to_string(stated) +
                   ", but `tokenizers` would give it " + std::to_string(token.id));
     }
-    if (known == ids_.end() && !claim(token.id)) return fail("id " + std::to_string(token.id) + " occurs twice");
+    if (known == HashIndex::kNone && !claim(token.id)) return fail("id " + std::to_string(token.id) + " occurs twice");
     largest_added_ = any_added_ ? std::max(largest_added_, token.id) : token.id;
     any_added_ = true;
     return true;
@@ -321,7 +340,8 @@ class Reader {
 
   TokenizerFile& file_;
   std::string& error_;
-  std::unordered_map<std::string_view, uint32_t> ids_;  // of strings in the parsed file
+  HashIndex ids_;  // of the model's tokens
+  std::vector<std::string_view> names_;  // by id; strings in the parsed file, empty for ids without token
   std::unordered_set<std::string> seen_;
   std::string joined_;
   std::vector<bool> used_;

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <unordered_set>
+#include <functional>
 
+#include "hash_index.h"
 #include "unicode.h"
 
 namespace ettin {
@@ -68,6 +69,7 @@ class Parser {
     ++at_;
     skip_space();
     if (take(']')) return true;
+    value.items.reserve(2);  // most arrays are merges
     do {
       value.items.emplace_back();
       if (!parse(value.items.back(), depth + 1)) return false;
@@ -96,10 +98,12 @@ class Parser {
   }
 
   bool distinct(const JsonValue& object) {
-    std::unordered_set<std::string_view> keys;
-    keys.reserve(object.members.size());
-    for (const auto& member : object.members) {
-      if (!keys.insert(member.first).second) return fail("a key occurs twice");
+    const auto& members = object.members;
+    HashIndex keys(members.size());
+    for (uint32_t at = 0; at < members.size(); ++at) {
+      const std::string_view key = members[at].first;
+      const auto same = [&](uint32_t other) { return members[other].first == key; };
+      if (keys.find_or_add(std::hash<std::string_view>()(key), at, same) != at) return fail("a key occurs twice");
     }
     return true;
   }
