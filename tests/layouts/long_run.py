@@ -40,29 +40,33 @@ def follow(case: Case, groups: Groups) -> dict[str, Tensor]:
 
 @dataclass
 class PlainStableAdamW:
-    """The published update, written out, one tensor at a time; weight decay as the case's run has it."""
+    """The published update, written out, one matrix at a time; weight decay as the case's run has it."""
 
-    parameters: list[torch.nn.Parameter]
+    matrices: list[list[torch.nn.Parameter]]
+    """The parameters that make up each matrix: its update is clipped as a whole."""
     config: RunConfig
     step_index: int = 0
-    moments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    moments: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """One update of every tensor."""
         settings, self.step_index = self.config.optimizer, self.step_index + 1
-        self.moments = self.moments or [(torch.zeros_like(p), torch.zeros_like(p)) for p in self.parameters]
+        self.moments = self.moments or [[(torch.zeros_like(p), torch.zeros_like(p)) for p in m] for m in self.matrices]
         first, second = (self._debiased(beta) for beta in (settings.beta1, settings.beta2))
-        for parameter, (m, v) in zip(self.parameters, self.moments, strict=True):
-            gradient = parameter.grad
-            assert gradient is not None
-            m.mul_(first).add_(gradient, alpha=1 - first)
-            v.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-            clip = float((gradient**2 / v.clamp(min=settings.epsilon**2)).mean().sqrt())
-            scaled = rate / max(1.0, clip)
-            if parameter.dim() > 1:
-                parameter.mul_(1 - scaled / self.config.schedule.peak_rate * settings.weight_decay)
-            parameter.sub_(scaled * m / (v.sqrt() + settings.epsilon))
+        for matrix, moments in zip(self.matrices, self.moments, strict=True):
+            ratios = []
+            for parameter, (m, v) in zip(matrix, moments, strict=True):
+                gradient = parameter.grad
+                assert gradient is not None
+                m.mul_(first).add_(gradient, alpha=1 - first)
+                v.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+                ratios.append((gradient**2 / v.clamp(min=settings.epsilon**2)).flatten())
+            scaled = rate / max(1.0, float(torch.cat(ratios).mean().sqrt()))
+            for parameter, (m, v) in zip(matrix, moments, strict=True):
+                if parameter.dim() > 1:
+                    parameter.mul_(1 - scaled / self.config.schedule.peak_rate * settings.weight_decay)
+                parameter.sub_(scaled * m / (v.sqrt() + settings.epsilon))
 
     def _debiased(self, beta: float) -> float:
         power: float = beta**self.step_index
@@ -73,7 +77,7 @@ def transformers_losses(case: Case, initial: dict[str, Tensor]) -> list[float]:
     """The loss of every step of a plain loop around transformers' model, each piece a padded sequence of its own."""
     config = case.config()
     model = transformers_model(config, initial)
-    optimizer = PlainStableAdamW(list(model.parameters()), config)
+    optimizer = PlainStableAdamW(matrices_of(model), config)
     losses = []
     for step in range(STEPS):
         first = step % CYCLE * ROWS
@@ -84,6 +88,20 @@ def transformers_losses(case: Case, initial: dict[str, Tensor]) -> list[float]:
         optimizer.step(LONG_RATE)
         losses.append(float(loss.detach()))
     return losses
+
+
+def matrices_of(model: torch.nn.Module) -> list[list[torch.nn.Parameter]]:
+    """The parameters by the matrix that they belong to in training.
+
+    transformers' decoder has three projections where its encoder, and both of a pair here, have one.
+    """
+    found: dict[str, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        matrix = name
+        for part in ("q_proj", "k_proj", "v_proj"):
+            matrix = matrix.replace(part, "qkv")
+        found.setdefault(matrix, []).append(parameter)
+    return list(found.values())
 
 
 def transformers_model(config: RunConfig, initial: dict[str, Tensor]) -> torch.nn.Module:
