@@ -7,12 +7,41 @@ from pathlib import Path
 
 from megatron_ettin.config.run import BatchConfig, LayoutConfig, RunConfig
 
+FP8_MULTIPLE = 16
+"""Rows and columns of the matrices that are multiplied in fp8."""
+
 
 def batch_sizes(batch: BatchConfig) -> list[int]:
     """Every number of rows that a step of the stage can have, ascending."""
     if batch.warmup_tokens == 0:
         return [batch.rows]
     return [*range(batch.warmup_increment, batch.rows, batch.warmup_increment), batch.rows]
+
+
+def micro_batch_rows_at(config: RunConfig, rows: int) -> int:
+    """Rows of a micro-batch in a step of ``rows`` rows; an unset data size counts as 1. 0: none suits the layout.
+
+    ``layout.micro_batch_rows`` in a full step. A smaller one, of a growing batch, takes the most below it that share
+    the step evenly and that the layout can share in turn.
+    """
+    share, broken = divmod(rows, max(1, config.layout.data))
+    if broken:
+        return 0
+    most = min(share, config.layout.micro_batch_rows)
+    return next((size for size in range(most, 0, -1) if _suits(config, share, size)), 0)
+
+
+def _suits(config: RunConfig, share: int, size: int) -> bool:
+    """Whether a data rank can take ``share`` rows in micro-batches of ``size``."""
+    layout, tokens = config.layout, size * config.data.row_length
+    if share % size or tokens % (layout.context * layout.tensor):
+        return False
+    if layout.context > 1 and tokens // layout.context < max(config.model.window, config.model.causal_window):
+        return False
+    tokens //= layout.context * (layout.tensor if layout.sequence_parallel else 1)
+    if config.compute.precision == "fp8" and tokens % FP8_MULTIPLE:
+        return False
+    return layout.virtual_pipeline == 1 or share // size % layout.pipeline == 0
 
 
 def model_ranks(layout: LayoutConfig) -> int:

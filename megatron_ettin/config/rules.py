@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from importlib.util import find_spec
 
-from megatron_ettin.config.derived import batch_sizes, model_ranks
+from megatron_ettin.config.derived import FP8_MULTIPLE, batch_sizes, micro_batch_rows_at, model_ranks
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
@@ -223,46 +223,39 @@ def pipeline(config: RunConfig) -> Iterator[str]:
 
 
 def micro_batches(config: RunConfig) -> Iterator[str]:
-    """Data ranks and micro-batches divide every batch size; interleaving needs full rounds."""
-    layout, sizes = config.layout, batch_sizes(config.batch)
-    rank_rows = max(1, layout.data) * layout.micro_batch_rows
-    broken = [size for size in sizes if size % rank_rows]
-    if broken:
+    """Full steps divide into whole micro-batches, growing ones into smaller ones; interleaving needs full rounds."""
+    layout = config.layout
+    *growing, full = batch_sizes(config.batch)
+    ranks = max(1, layout.data)
+    if full % (ranks * layout.micro_batch_rows):
         yield (
             f"layout.data={layout.data or 'open'} x layout.micro_batch_rows={layout.micro_batch_rows} does not "
-            f"divide {what_sizes(config, broken)}; {remedy(config, sizes)}"
+            f"divide batch.rows={full}; use {remedy(config, full)}"
         )
         return
-    if layout.virtual_pipeline > 1:
-        uneven = [size for size in sizes if size // rank_rows % layout.pipeline]
-        if uneven:
-            yield (
-                f"layout.virtual_pipeline={layout.virtual_pipeline} needs a multiple of layout.pipeline="
-                f"{layout.pipeline} micro-batches, and a step of {uneven[0]} rows has {uneven[0] // rank_rows}; "
-                "use fewer data ranks or micro_batch_rows, or layout.virtual_pipeline=1"
-            )
-
-
-def what_sizes(config: RunConfig, broken: list[int]) -> str:
-    """Which batch sizes a layout does not divide, in words."""
-    if config.batch.warmup_tokens and broken[-1] == config.batch.rows:
-        return f"every batch size ({broken[0]}, ..., {broken[-1]} rows)"
-    if config.batch.warmup_tokens:
-        return (
-            f"the growing batch sizes ({broken[0]} rows first; batch.warmup_increment={config.batch.warmup_increment})"
+    uneven = full // ranks // layout.micro_batch_rows % layout.pipeline
+    if layout.virtual_pipeline > 1 and uneven:
+        yield (
+            f"layout.virtual_pipeline={layout.virtual_pipeline} needs a multiple of layout.pipeline={layout.pipeline} "
+            f"micro-batches, and a step of {full} rows has {full // ranks // layout.micro_batch_rows}; "
+            "use fewer data ranks or micro_batch_rows, or layout.virtual_pipeline=1"
         )
-    return f"batch.rows={broken[0]}"
+        return
+    broken = [size for size in growing if not micro_batch_rows_at(config, size)]
+    if broken:
+        yield (
+            f"the {ranks} data ranks and this layout cannot share the growing batch of {broken[0]} rows "
+            f"(batch.warmup_increment={config.batch.warmup_increment}); use fewer data ranks, a larger "
+            "batch.warmup_increment, or batch.warmup_tokens=0"
+        )
 
 
-def remedy(config: RunConfig, sizes: list[int]) -> str:
-    """The values that do divide: micro-batches for this data size, or else data sizes."""
-    common = sizes[0]
+def remedy(config: RunConfig, rows: int) -> str:
+    """The values that do divide a full step: micro-batches for this data size, or else data sizes."""
     ranks = max(1, config.layout.data)
-    if config.layout.data and common % ranks:
-        text = f"use a data size of {listed(divisors(common))}"
-    else:
-        text = f"use layout.micro_batch_rows of {listed(divisors(common // ranks))}"
-    return text + (", or a larger batch.warmup_increment" if config.batch.warmup_tokens else "")
+    if rows % ranks:
+        return f"a data size of {listed(divisors(rows))}"
+    return f"layout.micro_batch_rows of {listed(divisors(rows // ranks))}"
 
 
 def checkpoints(config: RunConfig) -> Iterator[str]:
@@ -278,10 +271,6 @@ def packages(config: RunConfig) -> Iterator[str]:
             f"observe.wandb={config.observe.wandb!r} needs the wandb package; "
             "pip install 'megatron-ettin[wandb]', or leave the setting out"
         )
-
-
-FP8_MULTIPLE = 16
-"""Rows and columns of the matrices that are multiplied in fp8."""
 
 
 def precision(config: RunConfig) -> Iterator[str]:

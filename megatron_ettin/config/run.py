@@ -134,7 +134,8 @@ class LayoutConfig:
     sequence_parallel: bool = False
     """Share norms and dropout along the sequence among the tensor ranks."""
     micro_batch_rows: int = 1
-    """Rows of one forward and backward pass on one data rank."""
+    """Rows of one forward and backward pass on one data rank; fewer where a growing batch is smaller or does not
+    divide."""
     pipeline_layers: tuple[int, ...] = ()
     """Layers of each (virtual) stage in order; empty: balanced by cost with the head counted."""
     recompute: Literal["none", "full"] = "none"

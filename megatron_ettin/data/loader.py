@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -21,7 +21,7 @@ def rank_slice(rows: Rows, data_rank: int, data_size: int, micro_batch_rows: int
 
     Raises ConfigError when the step cannot be shared evenly.
     """
-    if len(rows) % (data_size * micro_batch_rows):
+    if micro_batch_rows < 1 or len(rows) % (data_size * micro_batch_rows):
         raise ConfigError(
             f"a step of {len(rows)} rows cannot be shared by {data_size} data ranks in micro-batches of "
             f"{micro_batch_rows}; {data_size} x layout.micro_batch_rows must divide every batch size"
@@ -34,6 +34,7 @@ def rank_slice(rows: Rows, data_rank: int, data_size: int, micro_batch_rows: int
 class Loader:
     """Iterates over steps from ``start_step``: yields ``(step, micro_batches)`` of one data rank, without end.
 
+    ``micro_batch_rows`` may depend on the rows of the step, all data ranks together: then it is asked for each one.
     ``ahead`` micro-batches, or one whole step if that is more, are in preparation while the caller computes. An error
     while reading is raised by the iteration that needs the batch. ``close`` stops the threads.
     """
@@ -44,7 +45,7 @@ class Loader:
         objective: ObjectiveName,
         data_rank: int = 0,
         data_size: int = 1,
-        micro_batch_rows: int = 1,
+        micro_batch_rows: int | Callable[[int], int] = 1,
         start_step: int = 0,
         threads: int = 2,
         ahead: int = 8,
@@ -52,7 +53,8 @@ class Loader:
         if not 0 <= data_rank < data_size:
             raise ConfigError(f"data rank {data_rank} is not in [0, {data_size})")
         self.stage, self.objective = stage, objective
-        self.data_rank, self.data_size, self.micro_batch_rows = data_rank, data_size, micro_batch_rows
+        self.data_rank, self.data_size = data_rank, data_size
+        self._micro_batch_rows = micro_batch_rows
         self.step = start_step
         """The next step to be given out; all the state there is."""
         self._ahead = ahead
@@ -63,7 +65,8 @@ class Loader:
 
     def _micro_batches(self, step: int) -> list[Rows]:
         rows = self.stage.step_rows(step)
-        return rank_slice(rows, self.data_rank, self.data_size, self.micro_batch_rows)
+        size = self._micro_batch_rows
+        return rank_slice(rows, self.data_rank, self.data_size, size(len(rows)) if callable(size) else size)
 
     def _prepare(self) -> None:
         while not self._waiting or sum(len(step) for step in self._waiting) < self._ahead + len(self._waiting[0]):
@@ -71,7 +74,8 @@ class Loader:
             self._asked += 1
 
     def _begin(self, step: int) -> list[Future[Batch]]:
-        parts, size = self._micro_batches(step), self.micro_batch_rows
+        parts = self._micro_batches(step)
+        size = len(parts[0])
         resolved = self.stage.resolve(np.concatenate(parts))  # once a step: it costs more in small parts
         return [
             self._threads.submit(self.stage.assemble, part, resolved.part(i * size, (i + 1) * size), self.objective)

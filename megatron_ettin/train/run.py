@@ -12,7 +12,7 @@ from megatron_ettin.batch import Batch
 from megatron_ettin.checkpoint.retention import Reason
 from megatron_ettin.checkpoint.together import on_first
 from megatron_ettin.config import rules
-from megatron_ettin.config.derived import with_vocabulary, with_world_size
+from megatron_ettin.config.derived import micro_batch_rows_at, with_vocabulary, with_world_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.data.loader import Loader
 from megatron_ettin.data.mixture_report import report
@@ -86,7 +86,7 @@ def _steps(
         save=partial(_save, parts, run, stage.fingerprint, recorder),
         stop_anywhere=partial(agree_maximum, parts.groups),
     )
-    rows = config.layout.micro_batch_rows
+    rows = partial(micro_batch_rows_at, config)
     with Loader(stage, config.objective, data.rank, data.size, rows, state.step) as loader:
         return train_loop(config, state, loader, actions, stop)
 

@@ -33,8 +33,8 @@ BROKEN: list[tuple[tuple[str, str, str], dict[str, object], list[str]]] = [
     (("17m", "mlm", "pretrain"), {"layout.pipeline_layers": (7,)}, ["layout.pipeline_layers has no effect"]),
     (
         ("17m", "mlm", "pretrain"),
-        {"layout.pipeline": 2, "layout.virtual_pipeline": 2, "layout.data": 8},
-        ["needs a multiple of layout.pipeline=2 micro-batches", "32 rows has 1"],
+        {"layout.pipeline": 2, "layout.virtual_pipeline": 2, "layout.data": 8, "layout.micro_batch_rows": 352},
+        ["needs a multiple of layout.pipeline=2 micro-batches", "2816 rows has 1"],
     ),
     (
         ("17m", "mlm", "pretrain"),
@@ -60,8 +60,8 @@ BROKEN: list[tuple[tuple[str, str, str], dict[str, object], list[str]]] = [
     (("17m", "mlm", "pretrain"), {"layout.sequence_parallel": True}, ["no effect with layout.tensor=1"]),
     (
         ("17m", "mlm", "pretrain"),
-        {"layout.data": 16},
-        ["layout.data=16 x layout.micro_batch_rows=4", "growing batch sizes", "micro_batch_rows of 1 or 2"],
+        {"layout.data": 64},
+        ["64 data ranks", "growing batch of 32 rows", "batch.warmup_increment=32", "fewer data ranks"],
     ),
     (
         ("17m", "mlm", "pretrain"),

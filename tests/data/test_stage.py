@@ -1,5 +1,6 @@
 """A stage: batches by the rules, the same for both members of a pair, for every world size, and never held-out text."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -186,6 +187,14 @@ def test_the_rows_of_a_step_do_not_depend_on_the_data_size(corpus, batch):
                 parts = [part for parts in ranks for part in parts]
                 assert (np.concatenate(parts) == whole).all()
                 assert all(len(part) == micro_batch_rows for part in parts)
+
+
+def test_micro_batches_may_grow_with_the_batch(corpus):
+    stage = open_stage(run_config(corpus, batch=WARMUP))
+    with Loader(stage, "mlm", micro_batch_rows=lambda rows: rows // 4) as loader:
+        for step, batches in itertools.islice(loader, 60):
+            assert (all_rows(batches) == stage.step_rows(step)).all()
+            assert [batch.rows for batch in batches] == [len(stage.step_rows(step)) // 4] * 4
 
 
 @pytest.mark.parametrize("batch", [BatchConfig(rows=192), WARMUP])

@@ -24,7 +24,7 @@ from megatron_ettin.train.optimizer import ShardedOptimizer
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.record import Recorder
 from megatron_ettin.train.store import load_run
-from tests.train.runs import WORDS, config_of, go, losses, state_of, tensor_hashes, write_toy
+from tests.train.runs import ROW, WORDS, config_of, go, losses, state_of, tensor_hashes, write_toy
 from tools.diff_runs import differences
 
 
@@ -172,6 +172,17 @@ def test_the_split_into_micro_batches_changes_nothing(corpus, tmp_path):
         go(config, tmp_path / str(rows))
     for rows in ("2", "4"):
         assert losses(tmp_path / rows) == pytest.approx(losses(tmp_path / "1"), rel=SPLIT_TOLERANCE)
+
+
+def test_a_growing_batch_takes_the_micro_batches_that_divide_it(corpus, tmp_path):
+    """Steps of 2, 4, 6 and 8 rows in micro-batches of up to 8."""
+    growing = {"batch__rows": 8, "batch__warmup_tokens": 12 * ROW, "batch__warmup_increment": 2}
+    for rows in (1, 8):
+        fields = growing | {"layout__micro_batch_rows": rows, "model__output_dropout": 0.0}
+        go(config_of(corpus, steps=9, **fields), tmp_path / str(rows))
+    grown = [step["tokens"] for step in read_records(tmp_path / "8", "step")]
+    assert grown[-1] - grown[-2] > 3 * grown[0], "the batch grows"
+    assert losses(tmp_path / "8") == pytest.approx(losses(tmp_path / "1"), rel=SPLIT_TOLERANCE)
 
 
 def test_stages_carry_weights_and_optimizer_and_cross_only_weights(corpus, tmp_path):
