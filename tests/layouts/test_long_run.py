@@ -10,11 +10,12 @@ from tests.layouts.cases import Case
 from tests.layouts.harness import launch
 from tests.layouts.long_run import transformers_losses
 
-EARLY, EARLY_STEPS = 1e-4, 100
-"""Relative distance of each loss of the first steps: single precision differs in the seventh digit to begin with."""
-CLOSE = 2e-2
-"""Relative distance of each later loss. Updates divide by the root of tiny second moments, so training amplifies
-rounding while the model memorises the rows; 1.1e-2 is what one process shows, at the steepest part of the curve."""
+EARLY, EARLY_STEPS = 1e-6, 100
+"""Relative distance of each loss of the first steps: some units of the last digit of a float32 loss."""
+CLOSE = {"clm": 1e-5, "mlm": 2e-2}
+"""Relative distance of each later loss. A decoder stays at rounding: 1.2e-6 measured. The encoder memorises its masked
+rows, and its updates divide by the root of second moments that get tiny, which amplifies rounding: from the same loop in
+float64 transformers' float32 losses are up to 6.4e-3 away and ours up to 1.1e-3."""
 LEARNT = 0.8
 """The loss ends below this share of where it starts: the runs are compared while something happens."""
 
@@ -35,5 +36,7 @@ def test_five_hundred_steps_follow_transformers(
     expected = transformers_losses(case, initial)
     assert expected[-1] < LEARNT * expected[0]
     losses = ours["losses"].tolist()
+    farthest = max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True))
+    print(f"{case.name}: at most {farthest:.1e} from transformers in {len(losses)} steps")
     assert losses[:EARLY_STEPS] == pytest.approx(expected[:EARLY_STEPS], rel=EARLY)
-    assert losses == pytest.approx(expected, rel=CLOSE)
+    assert losses == pytest.approx(expected, rel=CLOSE[objective])
