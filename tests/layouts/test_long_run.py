@@ -14,8 +14,8 @@ EARLY, EARLY_STEPS = 1e-6, 100
 """Relative distance of each loss of the first steps: some units of the last digit of a float32 loss."""
 CLOSE = {"clm": 1e-5, "mlm": 2e-2}
 """Relative distance of each later loss. A decoder stays at rounding: 1.2e-6 measured. The encoder memorises its masked
-rows, and its updates divide by the root of second moments that get tiny, which amplifies rounding: from the same loop in
-float64 transformers' float32 losses are up to 6.4e-3 away and ours up to 1.1e-3."""
+rows, and its updates divide by the root of second moments that get tiny, which amplifies rounding: from the same loop
+in float64 transformers' float32 losses are up to 6.4e-3 away and ours up to 1.1e-3."""
 LEARNT = 0.8
 """The loss ends below this share of where it starts: the runs are compared while something happens."""
 
