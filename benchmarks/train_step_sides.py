@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,7 +60,9 @@ class Work:
         return self.rows * self.row_length
 
 
-def run_of(work: Work, loss_chunk_bytes: int = 0, compile: bool = False) -> RunConfig:
+def run_of(
+    work: Work, loss_chunk_bytes: int = 0, compile: bool = False, recompute: Literal["none", "full"] = "none"
+) -> RunConfig:
     """Our run of the workload: 17M, no dropout, bf16 weights with fp32 main weights where the precision is bf16."""
     return RunConfig(
         objective=work.objective,
@@ -69,7 +71,7 @@ def run_of(work: Work, loss_chunk_bytes: int = 0, compile: bool = False) -> RunC
         schedule=ScheduleConfig(tokens=10**9, peak_rate=RATE),
         data=DataConfig(row_length=work.row_length, piece_length=work.row_length),
         batch=BatchConfig(rows=work.rows),
-        layout=LayoutConfig(micro_batch_rows=work.rows),
+        layout=LayoutConfig(micro_batch_rows=work.rows, recompute=recompute),
         compute=ComputeConfig(
             precision=work.precision, attention="auto", loss_chunk_bytes=loss_chunk_bytes, compile=compile
         ),
