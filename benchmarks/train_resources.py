@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     rounds = 1 if options.quick else 2
     claims = [row for kind in (("fp32",) if options.quick else ("fp32", "bf16")) for row in memory_claims(kind, rounds)]
-    show([*claims, ranks_claim(rounds)], options.json)
+    show([*claims, ranks_claim(rounds + 2)], options.json)
     return 0
 
 

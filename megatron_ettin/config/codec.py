@@ -14,11 +14,17 @@ from megatron_ettin.errors import ConfigError
 
 T = TypeVar("T")
 
+LIKE = 0.5
+"""Share of a name's letters that a misspelt one has in common with it."""
+
 
 def suggest(name: str, known: list[str]) -> str:
     """The part of an error message that helps with a misspelt name."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    near = {other: difflib.SequenceMatcher(None, name, other).ratio() for other in known}
+    best = max(near.values(), default=0.0)
+    if best < LIKE:
+        return f"; known: {', '.join(known)}"
+    return f"; did you mean {' or '.join(repr(other) for other in known if near[other] == best)}?"
 
 
 def hints(kind: Any) -> dict[str, Any]:  # noqa: ANN401

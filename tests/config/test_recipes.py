@@ -141,6 +141,7 @@ def test_the_tiny_size_divides_every_small_layout() -> None:
     ("names", "message"),
     [
         (("17n", "mlm", "pretrain", "paper"), "no size '17n'; did you mean '17m'?"),
+        (("18m", "mlm", "pretrain", "paper"), "no size '18m'; did you mean '17m' or '68m'?"),
         (("17m", "mln", "pretrain", "paper"), "no objective 'mln'; did you mean 'mlm'?"),
         (("17m", "mlm", "extend", "paper"), "no stage 'extend'; did you mean 'extension'?"),
         (("17m", "mlm", "decay", "release"), "no variant 'release'; did you mean 'released'?"),
