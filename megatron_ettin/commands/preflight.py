@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_ettin.checkpoint.folder import list_checkpoints, parse_source
 from megatron_ettin.commands.findings import Finding, guarded
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import check_resume, run_from_dict
@@ -113,7 +114,7 @@ def start_findings(config: RunConfig) -> Iterator[Finding]:
 
 def from_run_finding(config: RunConfig) -> Finding:
     """The run that is continued: its shape and that it has a checkpoint."""
-    folder = Path(config.start.from_run.rpartition("@")[0] or config.start.from_run)
+    folder, step = parse_source(config.start.from_run)
     path = folder / "config.json"
     try:
         other = run_from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -127,10 +128,15 @@ def from_run_finding(config: RunConfig) -> Finding:
             f"{folder} was trained on {other.objective}, this run is {config.objective}: stage {config.stage} goes on "
             f"with the same objective; use {other.objective}, or stage cross to change it"
         )
-    saved = sorted(item.name for item in (folder / "checkpoints").glob("step-*"))
+    saved = list_checkpoints(folder)
     if not saved:
         raise CheckpointError(f"{folder}/checkpoints: no checkpoint yet; let that run save one first")
-    return Finding("ok", "start", f"{folder}: {other.objective} {other.stage}, newest checkpoint {saved[-1]}")
+    chosen = next((found for found in saved if found.step == step), saved[-1] if step is None else None)
+    if chosen is None:
+        steps = ", ".join(str(found.step) for found in saved)
+        raise CheckpointError(f"{folder}/checkpoints: step {step} is not there; steps there: {steps}")
+    which = "newest checkpoint" if step is None else "checkpoint"
+    return Finding("ok", "start", f"{folder}: {other.objective} {other.stage}, {which} {chosen.path.name}")
 
 
 def from_huggingface_finding(config: RunConfig) -> Finding:

@@ -96,7 +96,11 @@ def test_the_run_to_go_on_from_must_have_the_shape_and_a_checkpoint(
     good = previous_run(tmp_path / "good")
     status, lines = checked(capsys, "tiny", "clm", "extension", "--from", f"{good}@120")
     assert status == 0 and any("step-00000120" in line for line in lines["ok"])
+    odd = previous_run(tmp_path / "of@home" / "run")
+    status, lines = checked(capsys, "tiny", "clm", "extension", "--from", odd)
+    assert status == 0, "an @ in a folder's name names no step"
     for name, folder, message in (
+        ("step", f"{good}@7", "step 7 is not there; steps there: 120"),
         ("size", previous_run(tmp_path / "big", size="17m"), "hidden 256, here 128"),
         ("empty", previous_run(tmp_path / "empty", saved=False), "no checkpoint yet"),
         ("absent", tmp_path / "nowhere", "no such file"),
