@@ -27,7 +27,7 @@ from megatron_ettin.config.simulator import even_bubble, simulate  # noqa: E402
 
 POINTS = 0.05
 """How far a measured bubble may be from the predicted one."""
-FORWARD_SECONDS = 0.06
+FORWARD_SECONDS = 0.12
 """Of a mean stage: long against a message between processes, which takes a millisecond or two."""
 MICRO_BATCHES = 8
 
@@ -168,7 +168,7 @@ FULL_CASES: list[dict[str, Any]] = [
 def main() -> None:
     """Measure, and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="within a minute on two cores")
+    parser.add_argument("--quick", action="store_true", help="about two minutes on two cores")
     parser.add_argument("--json", type=Path, help="write the JSON lines to this file as well")
     arguments = parser.parse_args()
     schedules = QUICK if arguments.quick else [*QUICK, *FULL]
