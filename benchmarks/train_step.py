@@ -140,11 +140,6 @@ def local_layer(groups: Groups, tokens: int, rounds: int) -> Claim:
     )  # fmt: skip
 
 
-def say(line: str) -> None:
-    """What is known so far, for whoever waits."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -168,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     claims = []
     for number, row in enumerate(chosen, start=1):
         claims.append(measured(row, groups, rounds))
-        say(f"[{number}/{len(chosen)}] {row.name}: {claims[-1].ratio:.2f} of {row.target or '-'}")
+        print(f"[{number}/{len(chosen)}] {row.name}: {claims[-1].ratio:.2f}", file=sys.stderr, flush=True)
     claims += [local_layer(groups, tokens, rounds) for tokens in (1024, 8192) if options.only in "one local layer"]
     show(claims, options.json)
     return 0

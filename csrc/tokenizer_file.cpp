@@ -202,9 +202,8 @@ class Reader {
     return true;
   }
 
-  // Remembers the id of a token, whose string must live as long as this reader.
+  // Remembers the claimed id of a token, whose string must live as long as this reader.
   void name(std::string_view token, uint32_t id) {
-    if (id >= names_.size()) names_.resize(id + 1);
     names_[id] = token;
     ids_.find_or_add(std::hash<std::string_view>()(token), id, [](uint32_t) { return false; });
   }
@@ -218,6 +217,7 @@ class Reader {
   bool claim(uint32_t id) {
     if (id >= used_.size()) {
       used_.resize(id + 1);
+      names_.resize(id + 1);
       file_.token_bytes.resize(id + 1);
     }
     if (used_[id]) return false;

@@ -43,14 +43,12 @@ class Progress:
         now = time.monotonic()
         if self._shows and now - self._last >= 0.2:
             self._last = now
-            self._stream.write("\r\x1b[K" + self.line(done, now - self._start, detail))
-            self._stream.flush()
+            self._write(self.line(done, now - self._start, detail))
 
     def tick(self) -> None:
         """Show how long it has taken so far, where nothing else is known."""
         if self._shows:
-            self._stream.write(f"\r\x1b[K{self.title}: {format_seconds(time.monotonic() - self._start)}")
-            self._stream.flush()
+            self._write(f"{self.title}: {format_seconds(time.monotonic() - self._start)}")
 
     def rate(self, done: float) -> float:
         """Units a second if ``done`` of them are finished."""
@@ -74,8 +72,12 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._shows:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        """Put a text in the place of the line."""
+        self._stream.write("\r\x1b[K" + text)
+        self._stream.flush()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TypeVar
 import tyro
 
 from megatron_ettin.config import rules
-from megatron_ettin.config.codec import hints, suggest
+from megatron_ettin.config.codec import closest, hints, suggest
 from megatron_ettin.config.derived import default_run_folder
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.recipes import STAGES, named
@@ -185,12 +184,7 @@ def refuse_typos(kind: type[RunFlags], arguments: list[str]) -> None:
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
-            raise ConfigError(f"no flag {name}{suggest(name, known) if close(name, known) else '; --help lists all'}")
-
-
-def close(name: str, known: list[str]) -> bool:
-    """Whether some known name resembles a misspelt one."""
-    return bool(difflib.get_close_matches(name, known, n=1, cutoff=0.5))
+            raise ConfigError(f"no flag {name}{suggest(name, known) if closest(name, known) else '; --help lists all'}")
 
 
 def flag_names(kind: type, prefix: str = "") -> list[str]:

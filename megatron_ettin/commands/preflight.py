@@ -131,12 +131,12 @@ def from_run_finding(config: RunConfig) -> Finding:
     saved = list_checkpoints(folder)
     if not saved:
         raise CheckpointError(f"{folder}/checkpoints: no checkpoint yet; let that run save one first")
-    chosen = next((found for found in saved if found.step == step), saved[-1] if step is None else None)
-    if chosen is None:
+    chosen = [found for found in saved if step in (None, found.step)]
+    if not chosen:
         steps = ", ".join(str(found.step) for found in saved)
         raise CheckpointError(f"{folder}/checkpoints: step {step} is not there; steps there: {steps}")
     which = "newest checkpoint" if step is None else "checkpoint"
-    return Finding("ok", "start", f"{folder}: {other.objective} {other.stage}, {which} {chosen.path.name}")
+    return Finding("ok", "start", f"{folder}: {other.objective} {other.stage}, {which} {chosen[-1].path.name}")
 
 
 def from_huggingface_finding(config: RunConfig) -> Finding:

@@ -20,11 +20,15 @@ LIKE = 0.5
 
 def suggest(name: str, known: list[str]) -> str:
     """The part of an error message that helps with a misspelt name."""
-    near = {other: difflib.SequenceMatcher(None, name, other).ratio() for other in known}
-    best = max(near.values(), default=0.0)
-    if best < LIKE:
-        return f"; known: {', '.join(known)}"
-    return f"; did you mean {' or '.join(repr(other) for other in known if near[other] == best)}?"
+    near = closest(name, known)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; known: {', '.join(known)}"
+
+
+def closest(name: str, known: list[str]) -> list[str]:
+    """The known names that resemble a misspelt one most, all that do equally; none where nothing does."""
+    likeness = {other: difflib.SequenceMatcher(None, name, other).ratio() for other in known}
+    best = max(likeness.values(), default=0.0)
+    return [other for other in known if likeness[other] == best >= LIKE]
 
 
 def hints(kind: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -63,7 +63,6 @@ class Linear(torch.autograd.Function):
         if ctx.buffer is None:
             return d_input, products.weight_gradient(rows, outputs), None, None, None
         products.add_weight_gradient(rows, outputs, ctx.buffer)
-        weight.main_grad = ctx.buffer
         return d_input, no_gradient(weight), None, None, None
 
 

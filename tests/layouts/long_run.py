@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -97,10 +98,7 @@ def matrices_of(model: torch.nn.Module) -> list[list[torch.nn.Parameter]]:
     """
     found: dict[str, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        matrix = name
-        for part in ("q_proj", "k_proj", "v_proj"):
-            matrix = matrix.replace(part, "qkv")
-        found.setdefault(matrix, []).append(parameter)
+        found.setdefault(re.sub("[qkv]_proj", "qkv", name), []).append(parameter)
     return list(found.values())
 
 
