@@ -12,8 +12,8 @@
 namespace ettin {
 namespace {
 
-// Partial results held at once, so that the compiler can use the widest registers without reordering a sum.
-constexpr size_t kLanes = 16;
+// Partial results held at once: several of the widest registers, since each takes part in one operation at a time.
+constexpr size_t kLanes = 64;
 // Columns handled together: their floats stay in the first-level cache between conversion and use.
 constexpr size_t kTile = 2048;
 

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.model.device_batch import DeviceBatch
+from megatron_ettin.model.logits import VocabularyShard
 from megatron_ettin.model.lookup import look_up
-from megatron_ettin.model.loss import VocabularyShard, gradient_buffer, vocabulary_loss
+from megatron_ettin.model.loss import gradient_buffer, vocabulary_loss
 from megatron_ettin.model.norm import Norm
 from megatron_ettin.parallel.groups import Axis, Groups
 from megatron_ettin.parallel.linear import linear

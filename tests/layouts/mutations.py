@@ -24,7 +24,7 @@ def _halo_gradient() -> mock._patch:  # type: ignore[type-arg]
 
 
 def _head_gradient() -> mock._patch:  # type: ignore[type-arg]
-    from megatron_ettin.model.loss import VocabularyShard
+    from megatron_ettin.model.logits import VocabularyShard
 
     reduce = VocabularyShard.reduce_
     return mock.patch.object(

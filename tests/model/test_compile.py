@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.model import fused, loss
+from megatron_ettin.model import fused
+from megatron_ettin.model import logits as logits_module
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.canonical import full_state
 from megatron_ettin.model.device_batch import DeviceBatch
-from megatron_ettin.model.loss import VocabularyShard
 from megatron_ettin.parallel.groups import Groups
 from tests.model.inputs import PIECES, batch_of, run_of
 
@@ -74,9 +74,9 @@ def test_compiled_passes_over_the_logits_are_the_plain_ones_whatever_the_number_
         logits, bias = torch.randn(labels, 100, dtype=dtype), torch.randn(100, dtype=dtype)
         ids = torch.randint(40, 140, (labels,))
         results = []
-        for passes in (loss._PlainRows, loss._CompiledRows):
-            shard, own = VocabularyShard(groups.tensor, first_row=50), logits.clone()
-            rows = passes(shard, own, bias, ids)
+        for passes in (logits_module._PlainRows, logits_module._CompiledRows):
+            own = logits.clone()
+            rows = passes(own, bias, ids, 50)
             top, total, label = rows.statistics()
             results.append([top, total, label, rows.gradients_(total.log() + top), own])
         for got, expected in zip(*results, strict=True):
