@@ -6,14 +6,12 @@ import logging
 from itertools import accumulate
 from typing import Any
 
-from megatron.core.transformer.spec_utils import ModuleSpec
-
 from megatron_ettin.config.memory import LOSS_CHUNK_BYTES
 from megatron_ettin.config.placement import layer_placement
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.model.attention.choice import choices, installed, report
+from megatron_ettin.model.attention.choice import choices, installed, last_layer_narrows, report
 from megatron_ettin.model.attention.core import attend_by
 from megatron_ettin.model.canonical import entries
 from megatron_ettin.model.ettin import EttinModel
@@ -40,9 +38,18 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
     """
     check_division(config)
     megatron = transformer_config(config, groups)
-    layers = layer_placement(config)
+    layers, last = layer_placement(config), config.model.layers - 1
     bounds = [0, *accumulate(layers)]
-    specs = _layer_specs(config, groups)
+    has = installed(groups.device)
+    made = choices(config, has)
+    narrows = last_layer_narrows(config, made[-1], layers[-1])
+    if groups.world.is_first:
+        for line in report(made, layer_kinds(config), narrows):
+            logger.info(line)
+    specs = [
+        layer_spec(kind, config, groups, attend_by(choice.backend, kind, config, has), narrows and kind.index == last)
+        for kind, choice in zip(layer_kinds(config), made, strict=True)
+    ]
     models = []
     for chunk in range(config.layout.virtual_pipeline):
         stage = chunk * groups.pipeline.size + groups.pipeline.rank
@@ -54,6 +61,7 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
                 layers=specs[bounds[stage] : bounds[stage + 1]],
                 first=stage == 0,
                 last=stage == len(layers) - 1,
+                narrows=narrows,
                 virtual_stage=chunk if config.layout.virtual_pipeline > 1 else None,
                 padded_vocabulary=padded_vocabulary(config.model.vocabulary),
                 loss_chunk=loss_chunk(config, groups),
@@ -63,18 +71,6 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
     mark_parameters(models)
     initialize_weights(models, config, groups)
     return models
-
-
-def _layer_specs(config: RunConfig, groups: Groups) -> list[ModuleSpec]:
-    has, kinds = installed(groups.device), layer_kinds(config)
-    made = choices(config, has)
-    if groups.world.is_first:
-        for line in report(made, kinds):
-            logger.info(line)
-    return [
-        layer_spec(kind, config, groups, attend_by(choice.backend, kind, config, has))
-        for kind, choice in zip(kinds, made, strict=True)
-    ]
 
 
 def loss_chunk(config: RunConfig, groups: Groups) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megatron_ettin.batch import Batch
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.model.packed import PackedRows
+from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.parallel.device import to_device
 from megatron_ettin.parallel.groups import Groups
 
@@ -44,6 +44,8 @@ class DeviceBatch:
         device = groups.device.torch_device
         start, length = context_slice(batch.rows * batch.row_length, groups)
         first, last = np.searchsorted(batch.label_positions_L, [start, start + length])
+        bounds = np.searchsorted(batch.label_positions_L, batch.cu_seqlens_S).clip(first, last) - first
+        label_positions_L = _to(device, batch.label_positions_L[first:last] - start)
         ids = batch.input_ids_BT.reshape(-1)[start : start + length]
         positions = batch.positions_BT.reshape(-1)[start : start + length]
         return cls(
@@ -54,8 +56,9 @@ class DeviceBatch:
                 segments_G=_to(device, _segment_numbers(batch.cu_seqlens_S), np.int32),
                 start=start,
                 dropout_seed=dropout_seed,
+                wanted=Wanted(positions_L=label_positions_L, bounds=tuple(bounds.tolist())),
             ),
-            label_positions_L=_to(device, batch.label_positions_L[first:last] - start),
+            label_positions_L=label_positions_L,
             label_ids_L=_to(device, batch.label_ids_L[first:last]),
         )
 

@@ -4,7 +4,7 @@
     for each layer:
         hidden = hidden + drop(attention(norm(hidden)))        (layer 0 skips this norm)
         hidden = hidden + mlp(norm(hidden))
-    hidden = norm(hidden) at the positions with a label
+    hidden = norm(hidden) at the positions with a label; an encoder's last layer computes no more than these need
     logits = embedding @ norm(gelu(dense(hidden))) + bias
 
 A pipeline stage is an EttinModel with some of these lines.
@@ -15,6 +15,7 @@ A pipeline stage is an EttinModel with some of these lines.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from megatron_ettin.model.logits import VocabularyShard
 from megatron_ettin.model.lookup import look_up
 from megatron_ettin.model.loss import gradient_buffer, vocabulary_loss
 from megatron_ettin.model.norm import Norm
+from megatron_ettin.model.packed import PackedRows
 from megatron_ettin.parallel.groups import Axis, Groups
 from megatron_ettin.parallel.linear import linear
 
@@ -163,6 +165,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         layers: Sequence[ModuleSpec],
         first: bool,
         last: bool,
+        narrows: bool,
         virtual_stage: int | None,
         padded_vocabulary: int,
         loss_chunk: int,
@@ -173,6 +176,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         self.model, self.groups = model, groups
         self.vp_stage = virtual_stage
         self.pre_process, self.post_process = first, last
+        self.narrows = narrows
         self.share_embeddings_and_output_weights = True
         if first:
             self.embedding = Embedding(config, padded_vocabulary, groups, shared=last)
@@ -204,33 +208,42 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
 
     def forward(self, batch: DeviceBatch) -> Tensor:
         """The loss of each label in fp32, [L], on the last stage; elsewhere the hidden states [T, 1, H] to pass on."""
-        hidden_TH = self.hidden(batch)
         if not self.post_process:
-            return hidden_TH
+            return self.hidden(batch)
         loss_L: Tensor = self.output_layer(
-            self.query(hidden_TH, batch.label_positions_L), self.shared_embedding_or_output_weight(), batch.label_ids_L
+            self.query(batch), self.shared_embedding_or_output_weight(), batch.label_ids_L
         )
         return loss_L
 
     def hidden(self, batch: DeviceBatch) -> Tensor:
         """Hidden states behind this stage's last line, final norm included on the last stage, [T, 1, H]."""
-        embedded = self.embedding(batch.input_ids_T) if self.pre_process else None
-        hidden_TH: Tensor = self.decoder(hidden_states=embedded, attention_mask=None, packed_seq_params=batch.packed)
-        return hidden_TH
+        return self._through_layers(batch, replace(batch.packed, wanted=None))
 
-    def query(self, hidden_TH: Tensor, positions_L: Tensor) -> Tensor:
-        """The head's output at some positions of the last stage, [L, H]."""
-        if self.config.sequence_parallel:
-            hidden_TH = gather_from_sequence_parallel_region(
-                hidden_TH, tensor_parallel_output_grad=False, group=self.groups.tensor.group
-            )
-        query_LH: Tensor = self.head(hidden_TH[:, 0].index_select(0, positions_L))
+    def _through_layers(self, batch: DeviceBatch, packed: PackedRows) -> Tensor:
+        embedded = self.embedding(batch.input_ids_T) if self.pre_process else None
+        hidden: Tensor = self.decoder(hidden_states=embedded, attention_mask=None, packed_seq_params=packed)
+        return hidden
+
+    def query(self, batch: DeviceBatch, positions_L: Tensor | None = None) -> Tensor:
+        """The head's output at the labels, or at the given positions, [L, H]. Last stage only."""
+        if positions_L is None and self.narrows:
+            hidden_LH = self._through_layers(batch, batch.packed)[:, 0]
+        else:
+            positions_L = batch.label_positions_L if positions_L is None else positions_L
+            hidden_LH = self._whole(self.hidden(batch))[:, 0].index_select(0, positions_L)
+        query_LH: Tensor = self.head(hidden_LH)
         return query_LH
+
+    def _whole(self, hidden_TH: Tensor) -> Tensor:
+        """All tokens of this rank's slice, where sequence parallelism has shared them among the tensor ranks."""
+        if not self.config.sequence_parallel:
+            return hidden_TH
+        whole_TH: Tensor = gather_from_sequence_parallel_region(
+            hidden_TH, tensor_parallel_output_grad=False, group=self.groups.tensor.group
+        )
+        return whole_TH
 
     def logits(self, batch: DeviceBatch, positions_L: Tensor | None = None) -> Tensor:
         """This tensor rank's logits [L, V] at the labels, or at the given positions. Last stage only."""
-        positions_L = batch.label_positions_L if positions_L is None else positions_L
-        logits_LV: Tensor = self.output_layer(
-            self.query(self.hidden(batch), positions_L), self.shared_embedding_or_output_weight()
-        )
+        logits_LV: Tensor = self.output_layer(self.query(batch, positions_L), self.shared_embedding_or_output_weight())
         return logits_LV

@@ -24,7 +24,7 @@ from megatron_ettin.model.attention.core import Attend, CoreAttention
 from megatron_ettin.model.dropout import add_dropped
 from megatron_ettin.model.fused import Rotation, pointwise
 from megatron_ettin.model.norm import Norm
-from megatron_ettin.model.packed import PackedRows
+from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import LayerKind
 from megatron_ettin.model.rope import rotate, split
 from megatron_ettin.parallel.device import compute_capability
@@ -39,12 +39,12 @@ class EttinAttention(SelfAttention):  # type: ignore[misc]
         super().__init__(*arguments, **options)
         self.turn = turn
 
-    def forward(self, hidden_TH: Tensor, packed: PackedRows) -> Tensor:
-        """Attention output [T, 1, H]."""
+    def forward(self, hidden_TH: Tensor, packed: PackedRows, wanted: Wanted | None) -> Tensor:
+        """Attention output [T, 1, H]; with `wanted`, its rows alone, [L, 1, H]."""
         qkv, _ = self.linear_qkv(hidden_TH)
         heads = self.num_attention_heads_per_partition
         cosine, sine = packed.rope(self.core_attention.kind.rope_base, self.hidden_size_per_attention_head, qkv.dtype)
-        mixed_TND = self.core_attention(split(rotate(qkv, heads, cosine, sine, self.turn), heads), packed)
+        mixed_TND = self.core_attention(split(rotate(qkv, heads, cosine, sine, self.turn), heads), packed, wanted)
         output, _ = self.linear_proj(mixed_TND.flatten(1)[:, None])
         result: Tensor = output
         return result
@@ -66,11 +66,21 @@ class EttinMLP(MLP):  # type: ignore[misc]
 
 
 class EttinLayer(TransformerLayer):  # type: ignore[misc]
-    """x + drop(attention(norm(x))), then x + mlp(norm(x)). Only the attention output is dropped."""
+    """x + drop(attention(norm(x))), then x + mlp(norm(x)). Only the attention output is dropped.
+
+    `narrows`: from the attention's output on it computes only the positions that are wanted behind it.
+    """
+
+    def __init__(self, *arguments: Any, narrows: bool, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.narrows = narrows
 
     def forward(self, hidden_states: Tensor, packed_seq_params: PackedRows, **_: Any) -> tuple[Tensor, None]:
-        """The layer's output, same shape; None is Megatron-Core's cross-attention context."""
-        attention = self.self_attention(self.input_layernorm(hidden_states), packed_seq_params)
+        """The layer's output, [T, 1, H] as its input, or [L, 1, H]; None is Megatron-Core's cross-attention context."""
+        wanted = packed_seq_params.wanted if self.narrows else None
+        attention = self.self_attention(self.input_layernorm(hidden_states), packed_seq_params, wanted)
+        if wanted is not None:
+            hidden_states = hidden_states.index_select(0, wanted.positions_L)
         hidden_states = add_dropped(hidden_states, attention, self.drop_share, self.drop_key(packed_seq_params))
         return hidden_states + self.mlp(self.pre_mlp_layernorm(hidden_states)), None
 
@@ -111,12 +121,13 @@ def linear_classes(config: RunConfig, capability: tuple[int, int] | None) -> tup
     return TEColumnParallelLinear, TERowParallelLinear
 
 
-def layer_spec(kind: LayerKind, config: RunConfig, groups: Groups, attend: Attend) -> ModuleSpec:
+def layer_spec(kind: LayerKind, config: RunConfig, groups: Groups, attend: Attend, narrows: bool) -> ModuleSpec:
     """Megatron-Core's description of one layer. Layer 0 has no attention norm: the embedding's norm has just run."""
     columns, rows = linear_classes(config, compute_capability(groups.device))
     parts = pointwise(config.compute.compile)
     return ModuleSpec(
         module=EttinLayer,
+        params={"narrows": narrows},
         submodules=TransformerLayerSubmodules(
             input_layernorm=IdentityOp if kind.index == 0 else Norm,
             self_attention=ModuleSpec(

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -48,6 +49,16 @@ class Span:
     """Queries behind this rank's own that stand in for those of other ranks."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The positions of this rank's slice whose hidden states are needed behind the last layer."""
+
+    positions_L: Tensor
+    """Ascending, int64."""
+    bounds: tuple[int, ...]
+    """Bounds of the stream's segments among these positions, on the host, S + 1 numbers."""
+
+
 @dataclass(kw_only=True)
 class PackedRows:
     """The segments of a micro-batch as attention needs them on this rank.
@@ -66,6 +77,8 @@ class PackedRows:
     """First token of the stream that this rank holds."""
     dropout_seed: int = 0
     """Key of this micro-batch's dropout."""
+    wanted: Wanted | None = None
+    """What the last layer may restrict itself to; None: everything is asked for."""
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     """What has been derived so far."""
 
@@ -110,17 +123,25 @@ class PackedRows:
             tiles.append(Tile(queries, (first, last), True))
         return tiles
 
-    def span(self, reach: Reach) -> Span:
-        """Queries and keys of this rank for a variable-length kernel that aligns both at a segment's end."""
-        return self.derived(("span", reach), lambda: self._span(reach))
+    def span(self, reach: Reach, wanted: Wanted | None = None) -> Span:
+        """Queries and keys of this rank for a variable-length kernel that aligns both at a segment's end.
+
+        `wanted`: only these queries, for an unbounded reach.
+        """
+        if wanted is None:
+            return self.derived(("span", reach), lambda: self._span(reach))
+        whole = self.span(reach)
+        queries = [high - low for (low, high), mine in zip(pairwise(wanted.bounds), self.mine(), strict=True) if mine]
+        return replace(whole, queries_S=self._bounds(queries), most_queries=max(queries))
+
+    def mine(self) -> list[bool]:
+        """Which segments this rank holds some of."""
+        stop = self.start + self.length
+        return [low < stop and high > self.start for low, high in pairwise(self.cu_seqlens)]
 
     def _span(self, reach: Reach) -> Span:
         stop = self.start + self.length
-        pieces = [
-            (low, high)
-            for low, high in zip(self.cu_seqlens, self.cu_seqlens[1:], strict=False)
-            if low < stop and high > self.start
-        ]
+        pieces = [piece for piece, mine in zip(pairwise(self.cu_seqlens), self.mine(), strict=True) if mine]
         left, right = reach.window
         first = pieces[0][0] if left < 0 else max(pieces[0][0], self.start - left)
         last = pieces[-1][1] if right < 0 else min(pieces[-1][1], stop + right)

@@ -124,6 +124,7 @@ class WholeStream:
     axis: Axis
     kv_GN2D: Tensor
     start: int
+    ranks: int = 1
 
     def gather(self, kv_TN2D: Tensor) -> Tensor:
         return self.kv_GN2D
@@ -132,6 +133,10 @@ class WholeStream:
         widened = torch.nn.functional.pad(self.kv_GN2D, (0, 0, 0, 0, 0, 0, left, right))
         stop = self.start + left + kv_TN2D.shape[0]
         return widened[self.start : self.start + left], widened[stop : stop + right]
+
+    def scatter_sum(self, gradient_GN2D: Tensor) -> Tensor:
+        """This rank's slice of what its own queries give; the other ranks' queries are not there."""
+        return gradient_GN2D[self.start :][: gradient_GN2D.shape[0] // self.ranks]
 
 
 @dataclass

@@ -132,14 +132,27 @@ def _preferences(has: Installed) -> Sequence[tuple[str, str]]:
     return (flash, varlen, sdpa) if has.hopper and has.flash_hopper else (varlen, flash, sdpa)
 
 
-def report(made: Sequence[Choice], kinds: Sequence[LayerKind]) -> list[str]:
+def last_layer_narrows(config: RunConfig, choice: Choice, layers: int) -> bool:
+    """Whether the last layer can restrict itself to the positions that are wanted behind it.
+
+    A query that sees its whole segment does not depend on which others are computed; a window or a causal mask counts
+    neighbours. Tensor ranks exchange whole slices, and fp8 matrices come in multiples of 16 rows. `layers` of the last
+    stage: without any, the last layer's output is sent on, in full.
+    """
+    reach = layer_kinds(config)[-1].reach
+    plain = config.layout.tensor == 1 and config.compute.precision != "fp8" and layers > 0
+    return plain and reach.left is None and reach.right is None and choice.backend in ("native", "varlen", "flash")
+
+
+def report(made: Sequence[Choice], kinds: Sequence[LayerKind], narrows: bool) -> list[str]:
     """Lines for the log: consecutive numbers of like layers together, each with its reach, back end and reason."""
     pairs = zip(made, kinds, strict=True)
     rows = sorted((_sees(kind), choice.backend, choice.reason, choice.layer) for choice, kind in pairs)
-    return [
+    lines = [
         f"attention of layers {', '.join(str(row[3]) for row in group)} ({sees}): {backend}, {reason}"
         for (sees, backend, reason), group in groupby(rows, key=lambda row: row[:3])
     ]
+    return [*lines, f"layer {made[-1].layer} computes queries and MLP at labels only"] if narrows else lines
 
 
 def _sees(kind: LayerKind) -> str:

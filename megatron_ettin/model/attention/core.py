@@ -13,12 +13,15 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.attention import kernels, native, sdpa
 from megatron_ettin.model.attention.choice import Installed
 from megatron_ettin.model.attention.exchange import Exchange
-from megatron_ettin.model.packed import PackedRows
+from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import LayerKind, Reach
 from megatron_ettin.parallel.groups import Groups
 
-Attend = Callable[[Tensor, Reach, PackedRows, Exchange | None], Tensor]
-"""(rotated queries, keys and values [T, N, 3, D], reach, segments, exchange) -> output [T, N, D]."""
+Attend = Callable[[Tensor, Reach, PackedRows, Exchange | None, Wanted | None], Tensor]
+"""(rotated queries, keys and values [T, N, 3, D], reach, segments, exchange, wanted) -> output [T, N, D].
+
+With `wanted`, which `native` and the variable-length kernels take for an unbounded reach, only its rows: [L, N, D].
+"""
 
 
 class CoreAttention(torch.nn.Module):
@@ -29,9 +32,12 @@ class CoreAttention(torch.nn.Module):
         self.kind, self.attend = kind, attend
         self.exchange = Exchange(groups.context) if groups.context.size > 1 else None
 
-    def forward(self, qkv_TN3D: Tensor, packed: PackedRows) -> Tensor:
-        """Output [T, N, D] of rotated queries and keys, each query within its own segment and the layer's reach."""
-        return self.attend(qkv_TN3D, self.kind.reach, packed, self.exchange)
+    def forward(self, qkv_TN3D: Tensor, packed: PackedRows, wanted: Wanted | None) -> Tensor:
+        """Output [T, N, D] of rotated queries and keys, each query within its own segment and the layer's reach.
+
+        With `wanted`, of its queries alone, [L, N, D].
+        """
+        return self.attend(qkv_TN3D, self.kind.reach, packed, self.exchange, wanted)
 
 
 def attend_by(backend: str, kind: LayerKind, config: RunConfig, has: Installed) -> Attend:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,18 +14,25 @@ from torch import Tensor
 from megatron_ettin import _native
 from megatron_ettin.model.attention.exchange import Exchange
 from megatron_ettin.model.native_types import is_native
-from megatron_ettin.model.packed import PackedRows
+from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import Reach
 
 Segment = tuple[int, int, int, int, int]
 """First query, queries, first key, keys, and the key of the first query's own token counted from the first key."""
 
 
-def attend(qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None) -> Tensor:
-    """Attention output [T, N, D] of rotated queries, keys and values, each query within its own segment."""
+def attend(
+    qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None, wanted: Wanted | None = None
+) -> Tensor:
+    """Attention output [T, N, D] of rotated queries, keys and values, each query within its own segment.
+
+    With `wanted`, of its queries alone, [L, N, D], which must see their whole segments.
+    """
     if not is_native(qkv_TN3D):
         raise TypeError(f"the native kernel takes float32 and bfloat16 on a CPU, not {qkv_TN3D.dtype}")
-    output_TND: Tensor = _NativeAttention.apply(qkv_TN3D, reach, packed, exchange)  # type: ignore[no-untyped-call]
+    output_TND: Tensor = _NativeAttention.apply(  # type: ignore[no-untyped-call]
+        qkv_TN3D, reach, packed, exchange, wanted
+    )
     return output_TND
 
 
@@ -32,36 +40,49 @@ class _NativeAttention(torch.autograd.Function):
     """Keys and values are read where they lie; under context parallelism from a copy with the other ranks' tokens."""
 
     @staticmethod
-    def forward(ctx: Any, qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        qkv_TN3D: Tensor,
+        reach: Reach,
+        packed: PackedRows,
+        exchange: Exchange | None,
+        wanted: Wanted | None,
+    ) -> Tensor:
         qkv_TN3D = qkv_TN3D.contiguous()
         kv_KN2D = _keys(qkv_TN3D, reach, exchange)
-        tokens, heads, _, size = qkv_TN3D.shape
-        output_TND = qkv_TN3D.new_empty(tokens, heads, size)
-        sums_NT = torch.empty(heads, tokens)
-        kernel = _kernel(qkv_TN3D, kv_KN2D, reach, packed)
-        kernel.forward(output_TND.data_ptr(), sums_NT.data_ptr())
-        ctx.reach, ctx.packed, ctx.exchange = reach, packed, exchange
-        ctx.save_for_backward(qkv_TN3D, kv_KN2D if exchange else None, output_TND, sums_NT)
-        return output_TND
+        query_LND = qkv_TN3D[:, :, 0] if wanted is None else qkv_TN3D[:, :, 0].index_select(0, wanted.positions_L)
+        output_LND = torch.empty_like(query_LND, memory_format=torch.contiguous_format)
+        sums_NL = torch.empty(output_LND.shape[1], output_LND.shape[0])
+        kernel = _kernel(query_LND, kv_KN2D, reach, packed, wanted)
+        kernel.forward(output_LND.data_ptr(), sums_NL.data_ptr())
+        ctx.reach, ctx.packed, ctx.exchange, ctx.wanted = reach, packed, exchange, wanted
+        chosen_LND = None if wanted is None else query_LND
+        ctx.save_for_backward(qkv_TN3D, chosen_LND, kv_KN2D if exchange else None, output_LND, sums_NL)
+        return output_LND
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        qkv_TN3D, others, output_TND, sums_NT = ctx.saved_tensors
-        gradient_TND = gradients[0].contiguous()
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        qkv_TN3D, chosen_LND, others, output_LND, sums_NL = ctx.saved_tensors
+        gradient_LND = gradients[0].contiguous()
         gradient_TN3D = torch.empty_like(qkv_TN3D, memory_format=torch.contiguous_format)
-        kv_KN2D = qkv_TN3D[:, :, 1:] if others is None else others
+        query_LND, kv_KN2D = qkv_TN3D[:, :, 0], qkv_TN3D[:, :, 1:] if others is None else others
+        d_query_LND = gradient_TN3D[:, :, 0]
         d_kv_KN2D = gradient_TN3D[:, :, 1:] if others is None else torch.zeros_like(others)
-        if gradient_TN3D.stride() != qkv_TN3D.stride() or d_kv_KN2D.stride() != kv_KN2D.stride():
+        if chosen_LND is not None:
+            query_LND, d_query_LND = chosen_LND, torch.empty_like(chosen_LND)
+        if d_query_LND.stride() != query_LND.stride() or d_kv_KN2D.stride() != kv_KN2D.stride():
             raise RuntimeError("gradients must be laid out as their tensors")
-        _kernel(qkv_TN3D, kv_KN2D, ctx.reach, ctx.packed).backward(
-            output_TND.data_ptr(),
-            gradient_TND.data_ptr(),
-            sums_NT.data_ptr(),
-            (gradient_TN3D.data_ptr(), d_kv_KN2D[:, :, 0].data_ptr(), d_kv_KN2D[:, :, 1].data_ptr()),
+        _kernel(query_LND, kv_KN2D, ctx.reach, ctx.packed, ctx.wanted).backward(
+            output_LND.data_ptr(),
+            gradient_LND.data_ptr(),
+            sums_NL.data_ptr(),
+            (d_query_LND.data_ptr(), d_kv_KN2D[:, :, 0].data_ptr(), d_kv_KN2D[:, :, 1].data_ptr()),
         )
+        if chosen_LND is not None:
+            gradient_TN3D[:, :, 0].zero_().index_copy_(0, ctx.wanted.positions_L, d_query_LND)
         if others is not None:
             gradient_TN3D[:, :, 1:] = _returned(d_kv_KN2D, qkv_TN3D.shape[0], ctx.reach, ctx.exchange)
-        return gradient_TN3D, None, None, None
+        return gradient_TN3D, None, None, None, None
 
 
 def _keys(qkv_TN3D: Tensor, reach: Reach, exchange: Exchange | None) -> Tensor:
@@ -85,18 +106,19 @@ def _returned(d_kv_KN2D: Tensor, tokens: int, reach: Reach, exchange: Exchange) 
     return own
 
 
-def _kernel(qkv_TN3D: Tensor, kv_KN2D: Tensor, reach: Reach, packed: PackedRows) -> Any:
-    tokens, heads, _, size = qkv_TN3D.shape
+def _kernel(query_LND: Tensor, kv_KN2D: Tensor, reach: Reach, packed: PackedRows, wanted: Wanted | None = None) -> Any:
+    queries, heads, size = query_LND.shape
     left, right = reach.window
     keys = kv_KN2D.shape[0]
-    halo = left if reach.is_local and keys > tokens else 0
-    first_key = 0 if keys > tokens and not reach.is_local else packed.start - halo
+    halo = left if reach.is_local and keys > packed.length else 0
+    first_key = 0 if keys > packed.length and not reach.is_local else packed.start - halo
+    pieces = packed.derived(("native", first_key, keys), lambda: segments(packed, first_key, keys))
     return _native.Attention(
-        inputs=(qkv_TN3D.data_ptr(), kv_KN2D[:, :, 0].data_ptr(), kv_KN2D[:, :, 1].data_ptr()),
-        strides=(qkv_TN3D.stride(0), qkv_TN3D.stride(1), kv_KN2D.stride(0), kv_KN2D.stride(1)),
-        bfloat16=qkv_TN3D.dtype == torch.bfloat16,
-        segments=packed.derived(("native", first_key, keys), lambda: segments(packed, first_key, keys)),
-        tokens=tokens, heads=heads, head_size=size, left=left, right=right, threads=torch.get_num_threads(),
+        inputs=(query_LND.data_ptr(), kv_KN2D[:, :, 0].data_ptr(), kv_KN2D[:, :, 1].data_ptr()),
+        strides=(query_LND.stride(0), query_LND.stride(1), kv_KN2D.stride(0), kv_KN2D.stride(1)),
+        bfloat16=query_LND.dtype == torch.bfloat16,
+        segments=pieces if wanted is None else narrowed(pieces, wanted, packed),
+        tokens=queries, heads=heads, head_size=size, left=left, right=right, threads=torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -110,3 +132,12 @@ def segments(packed: PackedRows, first_key: int, keys: int) -> list[Segment]:
         key, stop = max(low, first_key), min(high, first_key + keys)
         found.append((first - packed.start, last - first, key - first_key, stop - key, first - key))
     return found
+
+
+def narrowed(pieces: list[Segment], wanted: Wanted, packed: PackedRows) -> list[Segment]:
+    """The same segments with the wanted queries alone; which token a query is does not matter to what it sees."""
+    bounds = [pair for pair, mine in zip(pairwise(wanted.bounds), packed.mine(), strict=True) if mine]
+    return [
+        (low, high - low, first_key, keys, 0)
+        for (low, high), (_, _, first_key, keys, _) in zip(bounds, pieces, strict=True)
+    ]

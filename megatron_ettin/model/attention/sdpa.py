@@ -13,7 +13,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from megatron_ettin.model.attention.exchange import Exchange
-from megatron_ettin.model.packed import PackedRows, Tile
+from megatron_ettin.model.packed import PackedRows, Tile, Wanted
 from megatron_ettin.model.pattern import Reach
 
 BLOCK = 64
@@ -22,15 +22,21 @@ BLOCK = 64
 aten = torch.ops.aten
 
 
-def attend(qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None) -> Tensor:
+def attend(
+    qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None, wanted: Wanted | None = None
+) -> Tensor:
     """Attention output [T, N, D] of rotated queries, keys and values, each query within its own segment."""
+    _refuse(wanted)
     function = _LocalAttention if reach.is_local else _GlobalAttention
     output_TND: Tensor = function.apply(qkv_TN3D, reach, packed, exchange)  # type: ignore[no-untyped-call]
     return output_TND
 
 
-def attend_plain(qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None) -> Tensor:
+def attend_plain(
+    qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None, wanted: Wanted | None = None
+) -> Tensor:
     """The same by torch's public function and its own gradient, on any device. Not for context parallelism."""
+    _refuse(wanted)
     if exchange is not None:
         raise ValueError("attention over several context ranks needs another back end")
     if reach.is_local:
@@ -40,6 +46,11 @@ def attend_plain(qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: E
         query, key, value = (_heads_first(qkv_TN3D[slice(*tile.queries), :, part]) for part in range(3))
         parts.append(functional.scaled_dot_product_attention(query, key, value, is_causal=tile.causal))
     return _joined(parts)
+
+
+def _refuse(wanted: Wanted | None) -> None:
+    if wanted is not None:
+        raise ValueError("attention of some queries alone needs another back end")
 
 
 def _plain_local(qkv_TN3D: Tensor, reach: Reach, packed: PackedRows) -> Tensor:
