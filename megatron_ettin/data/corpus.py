@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,10 @@ def hash_path(prefix: Path, fingerprint: str) -> Path:
 
 def remove_hashes(prefix: Path) -> None:
     """Delete the text hashes of what was under this prefix before."""
-    for path in prefix.parent.glob(f"{glob.escape(prefix.name)}.{'[0-9a-f]' * 16}.hash"):
-        path.unlink(missing_ok=True)
+    for name in os.listdir(prefix.parent):
+        between = name.removeprefix(f"{prefix.name}.").removesuffix(".hash")
+        if name == f"{prefix.name}.{between}.hash" and len(between) == 16 and set(between) <= set("0123456789abcdef"):
+            (prefix.parent / name).unlink(missing_ok=True)
 
 
 def _map(path: Path) -> NDArray[np.uint8]:

@@ -78,7 +78,7 @@ class Tokenizer:
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            content = file.read_text(encoding="utf-8")
+            content = file.read_bytes().decode()
         except FileNotFoundError as error:
             raise DataError(f"{file}: no such file; {NO_TOKENIZER}") from error
         except (OSError, UnicodeDecodeError) as error:
