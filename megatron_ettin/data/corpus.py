@@ -34,9 +34,10 @@ def hash_path(prefix: Path, fingerprint: str) -> Path:
 
 def remove_hashes(prefix: Path) -> None:
     """Delete the text hashes of what was under this prefix before."""
+    start = f"{prefix.name}."
     for name in os.listdir(prefix.parent):
-        between = name.removeprefix(f"{prefix.name}.").removesuffix(".hash")
-        if name == f"{prefix.name}.{between}.hash" and len(between) == 16 and set(between) <= set("0123456789abcdef"):
+        between = name.removeprefix(start).removesuffix(".hash")
+        if name == f"{start}{between}.hash" and len(between) == 16 and set(between) <= set("0123456789abcdef"):
             (prefix.parent / name).unlink(missing_ok=True)
 
 

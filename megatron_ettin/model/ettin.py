@@ -14,6 +14,8 @@ A pipeline stage is an EttinModel with some of these lines.
 
 from __future__ import annotations
 
+import megatron_ettin.parallel.light_megatron  # noqa: F401
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import megatron_ettin.parallel.light_megatron  # noqa: F401
+
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace

@@ -7,6 +7,8 @@ CPU, and replaces the functions of `torch.cuda` that have no device argument. On
 
 from __future__ import annotations
 
+import megatron_ettin.parallel.light_megatron  # noqa: F401
+
 import logging
 import os
 import warnings

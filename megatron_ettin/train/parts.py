@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import megatron_ettin.parallel.light_megatron  # noqa: F401
+
 import math
 from dataclasses import dataclass
 

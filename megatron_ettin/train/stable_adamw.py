@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -72,6 +73,12 @@ class StableAdamW(torch.optim.AdamW):
     names are shared. On a CPU the work is done by two fused passes of the extension, elsewhere by foreach kernels, and
     with ``compiled`` by two compiled passes for each large tensor.
     """
+
+    # torch shields these from its compiler, and loads all of it to do so: half a second of every start.
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
 
     def __init__(
         self,

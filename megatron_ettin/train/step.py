@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import megatron_ettin.parallel.light_megatron  # noqa: F401
+
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

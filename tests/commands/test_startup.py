@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
+import megatron_ettin
 from tests.support.launch import run
 
 PROGRAM = """
@@ -52,3 +55,35 @@ def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m megatron_ettin estimate | head -1; test ${{PIPESTATUS[0]}} -le 2"
     result = run(["bash", "-c", command])
     assert "Traceback" not in result.stderr
+
+
+TRAINING = """
+import re
+import sys
+from pathlib import Path
+import torch
+import megatron_ettin.train.run
+from megatron_ettin.train.stable_adamw import StableAdamW
+compile_function = torch.compile
+weight = torch.nn.Parameter(torch.ones(4))
+optimizer = StableAdamW([{'params': [weight]}], betas=(0.9, 0.98), epsilon=1e-6, peak_rate=1e-3)
+optimizer.load_state_dict(optimizer.state_dict())
+optimizer.zero_grad()
+compilers = {'torch._dynamo', 'torch._inductor'} & set(sys.modules)
+print(sorted(compilers), compile_function(lambda x: x, backend='eager') is not None)
+"""
+
+
+def test_training_starts_without_torchs_compiler() -> None:
+    assert run([sys.executable, "-c", TRAINING]).stdout.strip().endswith("[] True")
+
+
+def test_every_module_that_imports_megatron_core_does_so_without_the_compiler() -> None:
+    root = Path(megatron_ettin.__file__).parent
+    imports = re.compile(r"^ *(from|import) megatron\.", re.M)
+    texts = {path: path.read_text() for path in root.rglob("*.py") if path.name != "light_megatron.py"}
+    users = {path: text for path, text in texts.items() if imports.search(text)}
+    assert users
+    for path, text in users.items():
+        light = text.find("import megatron_ettin.parallel.light_megatron")
+        assert 0 <= light < imports.search(text).start(), path  # type: ignore[union-attr]
