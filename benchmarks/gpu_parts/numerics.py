@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from typing import Any
 
@@ -19,17 +20,18 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.export.config_json import kind_of
 from megatron_ettin.export.mapping import to_huggingface
 from megatron_ettin.model import build
-from megatron_ettin.model.attention.choice import choose
+from megatron_ettin.model.attention.choice import NARROWING, choose
 from megatron_ettin.model.attention.core import Attend, attend_by
 from megatron_ettin.model.canonical import full_state
-from megatron_ettin.model.packed import PackedRows
-from megatron_ettin.model.pattern import LayerKind, layer_kinds
+from megatron_ettin.model.packed import PackedRows, Wanted
+from megatron_ettin.model.pattern import LayerKind, Reach, layer_kinds
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.step import Asks, train_step
 
 PIECES = (1, 2, 63, 64, 65, 129, 188, 700)
 """One token, the window's edge on both sides, beyond two windows, and a long one."""
 HEADS, HEAD_SIZE = 4, 64
+WHOLE = Reach(left=None, right=None)
 ATTENTION = {"fp32": 1e-5, "bf16": 1.5e-2, "fp8": 1.5e-2}
 """Of the norm: products of bf16 numbers err by 1e-3 to 1e-2; attention stays in bf16 where the matrices are in fp8."""
 LOSS = {"fp32": 1e-5, "bf16": 5e-3, "fp8": 2e-2}
@@ -50,6 +52,8 @@ def numerics(row: Row, machine: Machine) -> dict[str, Any]:
         attend = attend_by(choice.backend, kind, config, has)
         name = "local" if kind.reach.is_local else "global"
         values |= {f"{name}_{key}": value for key, value in attention(attend, kind, config, machine).items()}
+        if kind.reach == WHOLE and choice.backend in NARROWING:
+            values["wanted_error"] = attention_of_some(attend, config, machine)
         values["backend"] = choice.backend
     values |= first_step(row, machine)
     precision = row.precision
@@ -89,6 +93,25 @@ def attention(attend: Attend, kind: LayerKind, config: RunConfig, machine: Machi
         "gradient_error": distance(qkv.grad, exact.grad),
         "leak": float(moved.max()),
     }
+
+
+def attention_of_some(attend: Attend, config: RunConfig, machine: Machine) -> float:
+    """The larger distance of output and gradient from the definition for every third query, and none of one piece."""
+    packed = packed_pieces(PIECES[:5] if machine.scale.tiny else PIECES, machine.device)
+    dtype = torch.float32 if config.compute.precision == "fp32" else torch.bfloat16
+    qkv = torch.randn(packed.length, HEADS, 3, HEAD_SIZE, device=machine.device).to(dtype).requires_grad_()
+    exact = qkv.detach().double().requires_grad_()
+    low, high = packed.cu_seqlens[3:5]
+    chosen = [position for position in range(0, packed.length, 3) if not low <= position < high]
+    bounds = tuple(bisect_left(chosen, bound) for bound in packed.cu_seqlens)
+    wanted = Wanted(positions_L=torch.tensor(chosen, device=machine.device), bounds=bounds)
+    output = attend(qkv * 1.0, WHOLE, packed, None, wanted)
+    expected = definition(exact, packed, None, None)[chosen]
+    upstream = torch.randn(output.shape, device=machine.device).to(dtype)
+    output.backward(upstream)
+    expected.backward(upstream.double())
+    assert qkv.grad is not None and exact.grad is not None
+    return max(distance(output, expected), distance(qkv.grad, exact.grad))
 
 
 def choose_heads(config: RunConfig) -> bool:

@@ -21,7 +21,7 @@ from megatron_ettin.config.memory import memory
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model import build
-from megatron_ettin.model.attention.choice import choices, report
+from megatron_ettin.model.attention.choice import choices, last_layer_narrows, report
 from megatron_ettin.model.pattern import layer_kinds
 
 MOST_STEPS = 50
@@ -81,7 +81,8 @@ def our_step(row: Row, machine: Machine, ceilings: Ceilings) -> dict[str, Any]:
     values |= {"host_waits": machine.host_waits(side.step), "loss": side.step().loss}
     values |= against_limits(row, config, machine, ceilings, values["tokens_per_second"], side.step().flops)
     values |= memory_values(config, machine)
-    values["choices"] = report(choices(config, build.installed(machine.groups.device)), layer_kinds(config))
+    made = choices(config, build.installed(machine.groups.device))
+    values["choices"] = report(made, layer_kinds(config), last_layer_narrows(config, made[-1], len(made)))
     return values
 
 

@@ -109,7 +109,11 @@ class Flops:
 
 
 def flops(model: ModelConfig, causal: bool, lengths: Iterable[int], labels: float) -> Flops:
-    """Forward FLOPs of pieces of the given lengths with ``labels`` predicted positions; O(number of pieces)."""
+    """Forward FLOPs of pieces of the given lengths with ``labels`` predicted positions; O(number of pieces).
+
+    Of the model, not of its implementation: every layer counts in full, though an encoder needs its last one at the
+    labels only.
+    """
     window = model.causal_window if causal else model.window
     tokens = whole = windowed = 0
     for length in lengths:

@@ -38,6 +38,9 @@ class Device:
     """Where tensors live."""
 
 
+_TO_CUDA, _TYPE = torch.Tensor.cuda, torch.Tensor.type
+
+
 class CudaOnCpu(TorchFunctionMode):
     """Lets code that names CUDA run on the CPU: `device=`, `Tensor.cuda` and the type strings that it compares."""
 
@@ -45,11 +48,10 @@ class CudaOnCpu(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one torch function, with CUDA read as CPU."""
-        kwargs = kwargs or {}
-        if func is torch.Tensor.cuda:
+        if func is _TO_CUDA:
             return args[0]
-        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
-            return func(*args).replace("torch.", "torch.cuda.", 1)
+        if not kwargs:  # nearly every call: nothing more is done for it, since a step makes thousands
+            return func(*args).replace("torch.", "torch.cuda.", 1) if func is _TYPE and len(args) == 1 else func(*args)
         if _names_cuda(kwargs.get("device")):
             kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"} | {"device": "cpu"}
         return func(*args, **kwargs)

@@ -132,6 +132,10 @@ def _preferences(has: Installed) -> Sequence[tuple[str, str]]:
     return (flash, varlen, sdpa) if has.hopper and has.flash_hopper else (varlen, flash, sdpa)
 
 
+NARROWING = ("native", "varlen", "flash")
+"""Back ends that compute some queries of a piece against all its keys."""
+
+
 def last_layer_narrows(config: RunConfig, choice: Choice, layers: int) -> bool:
     """Whether the last layer can restrict itself to the positions that are wanted behind it.
 
@@ -141,7 +145,7 @@ def last_layer_narrows(config: RunConfig, choice: Choice, layers: int) -> bool:
     """
     reach = layer_kinds(config)[-1].reach
     plain = config.layout.tensor == 1 and config.compute.precision != "fp8" and layers > 0
-    return plain and reach.left is None and reach.right is None and choice.backend in ("native", "varlen", "flash")
+    return plain and reach.left is None and reach.right is None and choice.backend in NARROWING
 
 
 def report(made: Sequence[Choice], kinds: Sequence[LayerKind], narrows: bool) -> list[str]:
