@@ -29,6 +29,8 @@ def attend(
 ) -> Tensor:
     """Attention output [T, N, D] of rotated queries, keys and values by a variable-length kernel.
 
+    With `wanted`, of its queries alone, [L, N, D], which must see their whole segments.
+
     Under context parallelism the keys are those of this rank and what the others must add: the window's halo for
     local layers, the whole stream for global ones. Kernels align a segment's queries and keys at the end, so where
     keys to the right belong to another rank, empty queries stand in for theirs.
