@@ -72,6 +72,11 @@ def layer_matrix_flops(model: ModelConfig) -> int:
     return FLOPS_PER_MULTIPLY * (4 * model.hidden**2 + 3 * model.hidden * model.intermediate)
 
 
+def qkv_flops(model: ModelConfig) -> int:
+    """Forward FLOPs per token of one layer's projection to queries, keys and values."""
+    return FLOPS_PER_MULTIPLY * 3 * model.hidden**2
+
+
 def pair_flops(model: ModelConfig) -> int:
     """Forward FLOPs per (query, key) pair of one layer: scores and weighted values of all heads."""
     return 2 * FLOPS_PER_MULTIPLY * model.hidden

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import BatchConfig, LayoutConfig, RunConfig
+from megatron_ettin.config.shapes import is_global
 
 FP8_MULTIPLE = 16
 """Rows and columns of the matrices that are multiplied in fp8."""
@@ -69,3 +71,13 @@ def with_vocabulary(config: RunConfig, vocabulary: int) -> RunConfig:
 def default_run_folder(config: RunConfig) -> Path:
     """Where a run goes when no ``--run`` is given."""
     return Path("runs") / f"{config.model.size}-{config.objective}-{config.stage}"
+
+
+def last_layer_can_narrow(config: RunConfig) -> bool:
+    """Whether the last layer may restrict itself to the positions that are wanted behind it.
+
+    A query that sees its whole piece does not depend on which others are computed; a window or a causal mask counts
+    neighbours. Tensor ranks exchange whole slices, and fp8 matrices come in multiples of 16 rows.
+    """
+    whole = is_global(config.model, config.model.layers - 1) and not OBJECTIVES[config.objective].causal
+    return whole and config.layout.tensor == 1 and config.compute.precision != "fp8"

@@ -7,8 +7,15 @@ from functools import cache
 from itertools import combinations, pairwise
 from math import comb
 
-from megatron_ettin.config.count import attention_pairs, head_flops, label_share, layer_matrix_flops, pair_flops
-from megatron_ettin.config.derived import batch_sizes
+from megatron_ettin.config.count import (
+    attention_pairs,
+    head_flops,
+    label_share,
+    layer_matrix_flops,
+    pair_flops,
+    qkv_flops,
+)
+from megatron_ettin.config.derived import batch_sizes, last_layer_can_narrow
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import is_global
@@ -25,14 +32,18 @@ MICRO_BATCHES_CAP = 32
 
 
 def layer_costs(config: RunConfig) -> list[float]:
-    """Forward FLOPs per token of each layer, for full pieces."""
+    """Forward FLOPs per token of each layer, for full pieces; of an encoder's last one what labels need."""
     model, length = config.model, config.data.piece_length
     causal = OBJECTIVES[config.objective].causal
     window = model.causal_window if causal else model.window
     wide = attention_pairs(length, causal) / length * pair_flops(model)
     narrow = attention_pairs(length, causal, window) / length * pair_flops(model)
     matrices = layer_matrix_flops(model)
-    return [matrices + (wide if is_global(model, layer) else narrow) for layer in range(model.layers)]
+    costs = [matrices + (wide if is_global(model, layer) else narrow) for layer in range(model.layers)]
+    if last_layer_can_narrow(config):
+        share = label_share(OBJECTIVES[config.objective], config.data)
+        costs[-1] = qkv_flops(model) + share * (costs[-1] - qkv_flops(model))
+    return costs
 
 
 def head_cost(config: RunConfig) -> float:

@@ -12,6 +12,7 @@ from megatron_ettin.config.placement import (
     BACKWARD_COST,
     balanced,
     grouped,
+    layer_costs,
     layer_placement,
     least_maximum,
     stage_costs,
@@ -129,3 +130,11 @@ def test_a_given_placement_is_kept_and_every_stage_has_a_layer() -> None:
     config = with_fields(run_of("17m", "clm", 4), {"layout.pipeline_layers": (1, 2, 3, 1)})
     assert layer_placement(config) == (1, 2, 3, 1)
     assert min(balanced((1.0,) * 7, 1000.0, 4, 1, 2.0)) == 1
+
+
+def test_an_encoders_last_layer_costs_what_its_labels_need() -> None:
+    encoder, decoder = (run_of("17m", objective, pipeline=2) for objective in ("mlm", "clm"))
+    costs = layer_costs(encoder)
+    assert 0.3 * costs[0] < costs[-1] < 0.6 * costs[0]
+    assert layer_costs(decoder)[-1] == layer_costs(decoder)[0]
+    assert layer_costs(with_fields(encoder, {"layout.tensor": 2}))[-1] == costs[0]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from megatron_ettin.config.derived import last_layer_can_narrow
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.model.pattern import LayerKind, layer_kinds
@@ -137,15 +138,11 @@ NARROWING = ("native", "varlen", "flash")
 
 
 def last_layer_narrows(config: RunConfig, choice: Choice, layers: int) -> bool:
-    """Whether the last layer can restrict itself to the positions that are wanted behind it.
+    """Whether the last layer restricts itself to the positions that are wanted behind it.
 
-    A query that sees its whole segment does not depend on which others are computed; a window or a causal mask counts
-    neighbours. Tensor ranks exchange whole slices, and fp8 matrices come in multiples of 16 rows. `layers` of the last
-    stage: without any, the last layer's output is sent on, in full.
+    `layers` of the last stage: without any, the last layer's output is sent on, in full.
     """
-    reach = layer_kinds(config)[-1].reach
-    plain = config.layout.tensor == 1 and config.compute.precision != "fp8" and layers > 0
-    return plain and reach.left is None and reach.right is None and choice.backend in NARROWING
+    return last_layer_can_narrow(config) and choice.backend in NARROWING and layers > 0
 
 
 def report(made: Sequence[Choice], kinds: Sequence[LayerKind], narrows: bool) -> list[str]:
