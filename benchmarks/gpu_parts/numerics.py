@@ -69,49 +69,51 @@ def numerics(row: Row, machine: Machine) -> dict[str, Any]:
 
 def attention(attend: Attend, kind: LayerKind, config: RunConfig, machine: Machine) -> dict[str, float]:
     """Distance of output and gradient from the definition, and what a piece's change does to the others: nothing."""
-    pieces = PIECES[:5] if machine.scale.tiny else PIECES
-    packed = packed_pieces(pieces, machine.device)
-    dtype = torch.float32 if config.compute.precision == "fp32" else torch.bfloat16
-    shape = (sum(pieces), HEADS, 3, HEAD_SIZE)
-    if choose_heads(config):
-        shape = (sum(pieces), config.model.heads, 3, config.model.hidden // config.model.heads)
-    qkv = torch.randn(shape, device=machine.device).to(dtype).requires_grad_()
-    exact = qkv.detach().double().requires_grad_()
-    upstream = torch.randn(shape[0], shape[1], shape[3], device=machine.device).to(dtype)
-    output = attend(qkv * 1.0, kind.reach, packed, None)
-    expected = definition(exact, packed, kind.reach.left, kind.reach.right)
-    output.backward(upstream)
-    expected.backward(upstream.double())
-    changed = qkv.detach().clone()
+    packed, qkv = pieces_and_inputs(config, machine)
+    errors, output = against_definition(attend, kind.reach, packed, qkv)
+    changed = qkv.clone()
     first, last = packed.cu_seqlens[3], packed.cu_seqlens[4]
     changed[first:last] += 1.0
-    moved = (attend(changed, kind.reach, packed, None) - output.detach()).abs().amax(dim=(1, 2))
+    moved = (attend(changed, kind.reach, packed, None, None) - output).abs().amax(dim=(1, 2))
     moved[first:last] = 0.0
-    assert qkv.grad is not None and exact.grad is not None
-    return {
-        "output_error": distance(output, expected),
-        "gradient_error": distance(qkv.grad, exact.grad),
-        "leak": float(moved.max()),
-    }
+    return errors | {"leak": float(moved.max())}
 
 
 def attention_of_some(attend: Attend, config: RunConfig, machine: Machine) -> float:
     """The larger distance of output and gradient from the definition for every third query, and none of one piece."""
-    packed = packed_pieces(PIECES[:5] if machine.scale.tiny else PIECES, machine.device)
-    dtype = torch.float32 if config.compute.precision == "fp32" else torch.bfloat16
-    qkv = torch.randn(packed.length, HEADS, 3, HEAD_SIZE, device=machine.device).to(dtype).requires_grad_()
-    exact = qkv.detach().double().requires_grad_()
+    packed, qkv = pieces_and_inputs(config, machine)
     low, high = packed.cu_seqlens[3:5]
     chosen = [position for position in range(0, packed.length, 3) if not low <= position < high]
     bounds = tuple(bisect_left(chosen, bound) for bound in packed.cu_seqlens)
     wanted = Wanted(positions_L=torch.tensor(chosen, device=machine.device), bounds=bounds)
-    output = attend(qkv * 1.0, WHOLE, packed, None, wanted)
-    expected = definition(exact, packed, None, None)[chosen]
-    upstream = torch.randn(output.shape, device=machine.device).to(dtype)
+    errors, _ = against_definition(attend, WHOLE, packed, qkv, wanted)
+    return max(errors.values())
+
+
+def pieces_and_inputs(config: RunConfig, machine: Machine) -> tuple[PackedRows, Tensor]:
+    """Pieces, and random queries, keys and values for them [T, N, 3, D] in the run's type."""
+    packed = packed_pieces(PIECES[:5] if machine.scale.tiny else PIECES, machine.device)
+    heads, size = HEADS, HEAD_SIZE
+    if choose_heads(config):
+        heads, size = config.model.heads, config.model.hidden // config.model.heads
+    dtype = torch.float32 if config.compute.precision == "fp32" else torch.bfloat16
+    return packed, torch.randn(packed.length, heads, 3, size, device=machine.device).to(dtype)
+
+
+def against_definition(
+    attend: Attend, reach: Reach, packed: PackedRows, qkv_TN3D: Tensor, wanted: Wanted | None = None
+) -> tuple[dict[str, float], Tensor]:
+    """Distances of output and gradient from the definition in fp64, and the output."""
+    qkv, exact = qkv_TN3D.clone().requires_grad_(), qkv_TN3D.double().requires_grad_()
+    output = attend(qkv * 1.0, reach, packed, None, wanted)
+    expected = definition(exact, packed, reach.left, reach.right)
+    expected = expected if wanted is None else expected[wanted.positions_L]
+    upstream = torch.randn(output.shape, device=output.device).to(output.dtype)
     output.backward(upstream)
     expected.backward(upstream.double())
     assert qkv.grad is not None and exact.grad is not None
-    return max(distance(output, expected), distance(qkv.grad, exact.grad))
+    errors = {"output_error": distance(output, expected), "gradient_error": distance(qkv.grad, exact.grad)}
+    return errors, output.detach()
 
 
 def choose_heads(config: RunConfig) -> bool:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -77,12 +78,11 @@ def tiles_of(logits_LV: Tensor) -> list[LogitTile]:
     """
     labels, columns = logits_LV.shape
     whole = logits_LV.device.type != "cpu" or logits_LV.dtype != torch.float32
-    width = columns if whole else TILE_COLUMNS
+    starts = [0] if whole else range(0, max(1, columns), TILE_COLUMNS)
     flat = logits_LV.view(-1)
-    bounds = [(first, min(first + width, columns)) for first in range(0, columns, width)] if columns else [(0, 0)]
     return [
         LogitTile(slice(first, last), flat[first * labels : last * labels].view(labels, last - first))
-        for first, last in bounds
+        for first, last in pairwise([*starts, columns])
     ]
 
 

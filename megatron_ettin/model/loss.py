@@ -116,11 +116,7 @@ def _add_to_buffer(ctx: Any, d_weight_VH: Tensor | None, scale: float) -> None:
         return
     (logits_LV, tiles, hidden), ctx.late = ctx.late, None
     for tile in tiles:
-        target_VH, d_logits_VL = ctx.buffer_VH[tile.columns], tile.logits_LV.t()
-        if d_logits_VL.dtype == target_VH.dtype:
-            target_VH.addmm_(d_logits_VL, hidden, alpha=scale)
-        else:
-            target_VH.add_(d_logits_VL @ hidden, alpha=scale)
+        _put(ctx.buffer_VH[tile.columns], tile.logits_LV.t(), hidden, add=True, scale=scale)
     ctx.shard.workspace.put_back(logits_LV)
 
 
@@ -152,24 +148,21 @@ class _Sums:
         if chunk is not None and labels:
             kind = exact if labels > chunk else weight_VH.dtype
             self.d_weight_VH = torch.empty_like(weight_VH, dtype=kind)
-        self.begun: set[tuple[str, int]] = set()
 
     def add(self, part: slice, tile: LogitTile, d_bias_V: Tensor) -> None:
-        """Take the gradients of one tile of one chunk of labels."""
+        """Take the gradients of one tile of one chunk of labels: chunks come in order, tiles the last one first."""
         self.d_bias_V[tile.columns] += d_bias_V
-        d_logits_LV = tile.logits_LV
-        self._add("hidden", part.start, self.hidden_LH[part], d_logits_LV, self.weight_VH[tile.columns])
+        d_logits_LV, last = tile.logits_LV, tile.columns.stop == self.weight_VH.shape[0]
+        _put(self.hidden_LH[part], d_logits_LV, self.weight_VH[tile.columns], add=not last)
         if self.d_weight_VH is not None:
-            target_VH = self.d_weight_VH[tile.columns]
-            self._add("weight", tile.columns.start, target_VH, d_logits_LV.t(), self.input_LH[part])
+            _put(self.d_weight_VH[tile.columns], d_logits_LV.t(), self.input_LH[part], add=part.start > 0)
 
-    def _add(self, name: str, start: int, target: Tensor, left: Tensor, right: Tensor) -> None:
-        """Put the product into the target, or add it to what has been put there."""
-        first = (name, start) not in self.begun
-        self.begun.add((name, start))
-        if left.dtype != target.dtype:
-            target.copy_(left @ right) if first else target.add_(left @ right)
-        elif first:
-            torch.mm(left, right, out=target)
-        else:
-            target.addmm_(left, right)
+
+def _put(target: Tensor, left: Tensor, right: Tensor, *, add: bool, scale: float = 1.0) -> None:
+    """target = left @ right, or target += scale * left @ right, in the target's type."""
+    if left.dtype != target.dtype:
+        target.add_(left @ right, alpha=scale) if add else target.copy_(left @ right)
+    elif add:
+        target.addmm_(left, right, alpha=scale)
+    else:
+        torch.mm(left, right, out=target)

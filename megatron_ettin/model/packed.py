@@ -131,17 +131,18 @@ class PackedRows:
         if wanted is None:
             return self.derived(("span", reach), lambda: self._span(reach))
         whole = self.span(reach)
-        queries = [high - low for (low, high), mine in zip(pairwise(wanted.bounds), self.mine(), strict=True) if mine]
+        queries = [high - low for low, high in self.of_mine(wanted.bounds)]
         return replace(whole, queries_S=self._bounds(queries), most_queries=max(queries))
 
-    def mine(self) -> list[bool]:
-        """Which segments this rank holds some of."""
+    def of_mine(self, bounds: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Of bounds of all segments the pairs of those that this rank holds some of."""
         stop = self.start + self.length
-        return [low < stop and high > self.start for low, high in pairwise(self.cu_seqlens)]
+        segments = zip(pairwise(self.cu_seqlens), pairwise(bounds), strict=True)
+        return [pair for (low, high), pair in segments if low < stop and high > self.start]
 
     def _span(self, reach: Reach) -> Span:
         stop = self.start + self.length
-        pieces = [piece for piece, mine in zip(pairwise(self.cu_seqlens), self.mine(), strict=True) if mine]
+        pieces = self.of_mine(self.cu_seqlens)
         left, right = reach.window
         first = pieces[0][0] if left < 0 else max(pieces[0][0], self.start - left)
         last = pieces[-1][1] if right < 0 else min(pieces[-1][1], stop + right)

@@ -58,9 +58,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 TRAINING = """
-import re
 import sys
-from pathlib import Path
 import torch
 import megatron_ettin.train.run
 from megatron_ettin.train.stable_adamw import StableAdamW

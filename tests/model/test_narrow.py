@@ -26,13 +26,11 @@ from megatron_ettin.model.pattern import Reach, layer_kinds
 from megatron_ettin.parallel.groups import Groups
 from tests.model import stand_ins
 from tests.model.inputs import PIECES, batch_of, run_of, small_model
-from tests.model.test_backends import asked, rows_of
+from tests.model.test_backends import CPU, HOPPER, asked, rows_of
 
 CLOSE = 2e-6
 """Of a tensor's largest value: sums over other numbers of rows, in fp32."""
 WHOLE = Reach(left=None, right=None)
-CPU = Installed(cuda=False)
-HOPPER = Installed(cuda=True, hopper=True, varlen=True, flash=True, flash_hopper=True, te=True)
 
 
 def labelled(positions: Sequence[int], pieces: tuple[int, ...] = PIECES) -> Batch:

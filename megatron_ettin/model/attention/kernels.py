@@ -35,31 +35,21 @@ def attend(
     local layers, the whole stream for global ones. Kernels align a segment's queries and keys at the end, so where
     keys to the right belong to another rank, empty queries stand in for theirs.
     """
-    if wanted is not None:
-        return _attend_wanted(kernel, qkv_TN3D, reach, packed, exchange, wanted)
-    span = packed.span(reach)
+    span = packed.span(reach, wanted)
+    # The gradient of unbind is one stack; that of slices fills a whole tensor with zeros for each of them.
     if exchange is None:
-        # The gradient of unbind is one stack; that of slices fills a whole tensor with zeros for each of them.
         query_TND, key_TND, value_TND = qkv_TN3D.unbind(2)
+    else:
+        kv_TN2D = _keys_and_values(qkv_TN3D[:, :, 1:], reach, packed, span, exchange)
+        query_TND, (key_TND, value_TND) = qkv_TN3D[:, :, 0], kv_TN2D.unbind(2)
+    if wanted is not None:
+        query_TND = query_TND.index_select(0, wanted.positions_L)
+        if span.most_queries == 0:  # no kernel runs on nothing; other ranks still wait for gradients of the keys
+            return query_TND + value_TND[:0]
+    if not span.empty_queries:
         return kernel(query_TND, key_TND, value_TND, span, reach)
-    kv_TN2D = _keys_and_values(qkv_TN3D[:, :, 1:], reach, packed, span, exchange)
-    query_TND = functional.pad(qkv_TN3D[:, :, 0], (0, 0, 0, 0, 0, span.empty_queries))
-    key_TND, value_TND = kv_TN2D.unbind(2)
-    return kernel(query_TND, key_TND, value_TND, span, reach)[: packed.length]
-
-
-def _attend_wanted(
-    kernel: Kernel, qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None, wanted: Wanted
-) -> Tensor:
-    """The output of some queries that see their whole segment, [L, N, D]."""
-    query_LND = qkv_TN3D[:, :, 0].index_select(0, wanted.positions_L)
-    kv_KN2D, span = qkv_TN3D[:, :, 1:], packed.span(reach, wanted)
-    if exchange is not None:
-        kv_KN2D = _keys_and_values(kv_KN2D, reach, packed, span, exchange)
-    key_KND, value_KND = kv_KN2D.unbind(2)
-    if span.most_queries == 0:  # no kernel runs on nothing; the other ranks still wait for gradients of the keys
-        return query_LND + value_KND[:0]
-    return kernel(query_LND, key_KND, value_KND, span, reach)
+    padded_TND = functional.pad(query_TND, (0, 0, 0, 0, 0, span.empty_queries))
+    return kernel(padded_TND, key_TND, value_TND, span, reach)[: packed.length]
 
 
 def _keys_and_values(kv_TN2D: Tensor, reach: Reach, packed: PackedRows, span: Span, exchange: Exchange) -> Tensor:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,6 +47,7 @@ class _NativeAttention(torch.autograd.Function):
         exchange: Exchange | None,
         wanted: Wanted | None,
     ) -> Tensor:
+        """Output [L, N, D]; kept are the inputs, the output and the sums of the softmax."""
         qkv_TN3D = qkv_TN3D.contiguous()
         kv_KN2D = _keys(qkv_TN3D, reach, exchange)
         query_LND = qkv_TN3D[:, :, 0] if wanted is None else qkv_TN3D[:, :, 0].index_select(0, wanted.positions_L)
@@ -62,6 +62,7 @@ class _NativeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """Gradient of queries, keys and values [T, N, 3, D]; zero for queries that were not wanted."""
         qkv_TN3D, chosen_LND, others, output_LND, sums_NL = ctx.saved_tensors
         gradient_LND = gradients[0].contiguous()
         gradient_TN3D = torch.empty_like(qkv_TN3D, memory_format=torch.contiguous_format)
@@ -136,8 +137,7 @@ def segments(packed: PackedRows, first_key: int, keys: int) -> list[Segment]:
 
 def narrowed(pieces: list[Segment], wanted: Wanted, packed: PackedRows) -> list[Segment]:
     """The same segments with the wanted queries alone; which token a query is does not matter to what it sees."""
-    bounds = [pair for pair, mine in zip(pairwise(wanted.bounds), packed.mine(), strict=True) if mine]
     return [
         (low, high - low, first_key, keys, 0)
-        for (low, high), (_, _, first_key, keys, _) in zip(bounds, pieces, strict=True)
+        for (low, high), (_, _, first_key, keys, _) in zip(packed.of_mine(wanted.bounds), pieces, strict=True)
     ]
