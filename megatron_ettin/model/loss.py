@@ -60,6 +60,7 @@ class _VocabularyLoss(torch.autograd.Function):
         buffer_VH: Tensor | None,
         with_gradients: bool,
     ) -> Tensor:
+        """Losses [L]; with gradients those of hidden states and bias as well, the weight's here or in `backward`."""
         exact = torch.promote_types(hidden_LH.dtype, torch.float32)
         labels = hidden_LH.shape[0]
         loss_L = hidden_LH.new_empty(labels, dtype=exact)
@@ -87,6 +88,7 @@ class _VocabularyLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """What `forward` made, scaled. Raises RuntimeError when labels are scaled differently."""
         (scale_L,) = gradients
         hidden_LH, d_weight_VH, bias_V = ctx.saved_tensors
         if scale_L.numel() > 1 and any(scale_L.stride()):
