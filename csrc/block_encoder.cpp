@@ -18,8 +18,9 @@ bool is_blank(std::string_view line) {
   return true;
 }
 
-void release(IdVector& buffer) {
-  if (buffer.capacity() * sizeof(uint32_t) > large_buffer) IdVector().swap(buffer);
+template <class T>
+void release(FreshVector<T>& buffer) {
+  if (buffer.capacity() * sizeof(T) > large_buffer) FreshVector<T>().swap(buffer);
 }
 
 std::string hex_byte(char byte) {
@@ -68,12 +69,12 @@ std::unique_ptr<BlockResult> BlockEncoder::run(Block& block) {
 }
 
 void BlockEncoder::file_block(Block& block, BlockResult& result) {
-  LineRange lines;
+  LineRange& lines = lines_;
   if (!read_line_range(*block.file, block.begin, block.end, settings_.maximum_record, lines, result.failure)) return;
   const size_t lead = block.begin > 0 ? 1 : 0;
   result.bytes_read = lines.in_range;
   result.bytes_checksum = crc32c(0, lines.bytes.data() + lead, lines.in_range);
-  json_block(std::string_view(lines.bytes).substr(lines.first), block.begin - lead + lines.first, result);
+  json_block(std::string_view(lines.bytes.data(), lines.bytes.size()).substr(lines.first), block.begin - lead + lines.first, result);
   if (lines.too_long && !stopped(result)) {
     ++result.lines;
     reject(result, Reject::too_long, lines.too_long_offset,
@@ -83,6 +84,7 @@ void BlockEncoder::file_block(Block& block, BlockResult& result) {
 
 void BlockEncoder::release_large_buffers() {
   release(ids_);
+  release(lines_.bytes);
   record_.release_large_buffers(large_buffer);
 }
 
@@ -279,34 +281,35 @@ void BlockEncoder::add_sequence(const uint32_t* ids, size_t count) {
 
 // Closes the document whose ids are in ids_ and whose sequences are in sequence_lengths_.
 void BlockEncoder::finish_document(OutputPart& part) {
-  TextHash hash;
-  hash.add_ids(ids_.size(), [this](size_t i) { return ids_[i]; });
-  part.hashes.push_back(hash.finish());
+  part.hashes.push_back(settings_.wide ? store_ids<uint32_t>(part) : store_ids<uint16_t>(part));
   if (ids_.empty()) {
     ++part.counts.empty_documents;
   } else if (settings_.append_eod >= 0) {
-    ids_.push_back(static_cast<uint32_t>(settings_.append_eod));
+    ++part.counts.tokens;
     ++sequence_lengths_.back();
   }
   part.sequences.push_back(static_cast<uint32_t>(sequence_lengths_.size()));
   part.lengths.insert(part.lengths.end(), sequence_lengths_.begin(), sequence_lengths_.end());
   part.counts.tokens += ids_.size();
-  store_ids(part);
   ids_.clear();
   sequence_lengths_.clear();
 }
 
-void BlockEncoder::store_ids(OutputPart& part) const {
-  const size_t count = ids_.size();
-  const size_t start = part.tokens.size();
-  if (settings_.wide) {
-    part.tokens.resize(start + count * sizeof(uint32_t));
-    if (count != 0) std::memcpy(part.tokens.data() + start, ids_.data(), count * sizeof(uint32_t));
-    return;
-  }
-  part.tokens.resize(start + count * sizeof(uint16_t));
-  auto* to = reinterpret_cast<uint16_t*>(part.tokens.data() + start);
-  for (size_t i = 0; i < count; ++i) to[i] = static_cast<uint16_t>(ids_[i]);
+// Appends ids_ as they are stored, and the token that ends a document; returns the hash of the text.
+template <class Stored>
+uint32_t BlockEncoder::store_ids(OutputPart& part) const {
+  const size_t start = part.tokens.size(), count = ids_.size();
+  const bool ends = settings_.append_eod >= 0 && count != 0;
+  part.tokens.resize(start + (count + ends) * sizeof(Stored));
+  auto* const to = reinterpret_cast<Stored*>(part.tokens.data() + start);
+  TextHash hash;
+  hash.add_ids(count, [&](size_t at) {
+    const uint32_t id = ids_[at];
+    to[at] = static_cast<Stored>(id);
+    return id;
+  });
+  if (ends) to[count] = static_cast<Stored>(settings_.append_eod);
+  return hash.finish();
 }
 
 }  // namespace ettin

@@ -90,7 +90,8 @@ class BlockEncoder {
   void go_back(BlockResult& result);
   void add_sequence(const uint32_t* ids, size_t count);
   void finish_document(OutputPart& part);
-  void store_ids(OutputPart& part) const;
+  template <class Stored>
+  uint32_t store_ids(OutputPart& part) const;
   void collect(uint64_t offset, BlockResult& result);
   void finish_batches(BlockResult& result);
   bool split_pending(Pending& pending, BlockResult& result) const;
@@ -102,6 +103,7 @@ class BlockEncoder {
 
   const EncodeSettings& settings_;
   JsonRecord record_;
+  LineRange lines_;  // of the block at hand
   std::unique_ptr<TextEncoder> encoder_;
   std::vector<Document> documents_;
   std::vector<Mark> marks_;

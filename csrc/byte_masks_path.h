@@ -21,10 +21,9 @@ inline ByteMasks classify(const char* text) {
 }
 
 inline WordKey load_key(const char* text, size_t size, size_t) {
-  const auto mask = static_cast<__mmask16>((1u << size) - 1);
-  const __m128i length = _mm_slli_si128(_mm_cvtsi32_si128(static_cast<int>(size)), 15);
+  const auto inside = static_cast<__mmask16>(_bzhi_u32(0xFFFF, static_cast<uint32_t>(size)));
   WordKey key;
-  _mm_store_si128(reinterpret_cast<__m128i*>(&key), _mm_or_si128(_mm_maskz_loadu_epi8(mask, text), length));
+  _mm_store_si128(reinterpret_cast<__m128i*>(&key), _mm_mask_loadu_epi8(_mm_set1_epi8(-1), inside, text));
   return key;
 }
 
@@ -87,29 +86,26 @@ inline ByteMasks classify(const char* text) {
 
 #if defined(ETTIN_AVX2)
 
-// By size of a word: masks of its bytes, and its size in the last byte.
-struct alignas(16) KeyMasks {
-  uint8_t inside[kKeyBytes + 1][16], length[kKeyBytes + 1][16];
+// By size of a word: ones behind its bytes.
+struct alignas(16) KeyPadding {
+  uint8_t behind[kKeyBytes + 1][16];
 };
-constexpr KeyMasks make_key_masks() {
-  KeyMasks masks{};
+constexpr KeyPadding make_key_padding() {
+  KeyPadding padding{};
   for (size_t size = 0; size <= kKeyBytes; ++size) {
-    for (size_t at = 0; at < size; ++at) masks.inside[size][at] = 0xFF;
-    masks.length[size][15] = static_cast<uint8_t>(size);
+    for (size_t at = size; at < 16; ++at) padding.behind[size][at] = 0xFF;
   }
-  return masks;
+  return padding;
 }
-constexpr KeyMasks key_masks = make_key_masks();
+constexpr KeyPadding key_padding = make_key_padding();
 
 // `left`: bytes that may be read.
 inline WordKey load_key(const char* text, size_t size, size_t left) {
   if (__builtin_expect(left < 16, 0)) return make_key(text, size);
-  const auto row = [size](const uint8_t(&table)[kKeyBytes + 1][16]) {
-    return _mm_load_si128(reinterpret_cast<const __m128i*>(table[size]));
-  };
-  const __m128i bytes = _mm_and_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(text)), row(key_masks.inside));
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(text));
+  const __m128i padding = _mm_load_si128(reinterpret_cast<const __m128i*>(key_padding.behind[size]));
   WordKey key;
-  _mm_store_si128(reinterpret_cast<__m128i*>(&key), _mm_or_si128(bytes, row(key_masks.length)));
+  _mm_store_si128(reinterpret_cast<__m128i*>(&key), _mm_or_si128(bytes, padding));
   return key;
 }
 
@@ -120,9 +116,9 @@ inline WordKey load_key(const char* text, size_t size, size_t left) {
   if (left < 16) return make_key(text, size);
   WordKey key;
   std::memcpy(&key, text, 16);
-  const uint64_t low = size >= 8 ? ~0ull : (1ull << (8 * size)) - 1;
-  const uint64_t high = size <= 8 ? 0 : (1ull << (8 * size - 64)) - 1;
-  return {key.low & low, (key.high & high) | static_cast<uint64_t>(size) << 56};
+  const uint64_t low = size >= 8 ? 0 : ~0ull << (8 * size);
+  const uint64_t high = size <= 8 ? ~0ull : ~0ull << (8 * size - 64);
+  return {key.low | low, key.high | high};
 }
 
 #endif

@@ -16,7 +16,7 @@ constexpr uint64_t batch = 1 << 16;        // sequences or documents read at onc
 constexpr uint64_t scan_bytes = 1 << 18;  // of the .bin read at once: few calls, and still near the processor
 
 template <typename T>
-T load(const std::string& bytes, size_t i) {
+T load(const FreshVector<char>& bytes, size_t i) {
   T value;
   std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
   return value;
@@ -46,7 +46,7 @@ class RangeCheck {
   }
 
   // Reads exactly [begin, end).
-  bool read(const InputFile& file, uint64_t begin, uint64_t end, std::string& out) {
+  bool read(const InputFile& file, uint64_t begin, uint64_t end, FreshVector<char>& out) {
     out.clear();
     std::string error;
     if (file.read(begin, end, out, error) && out.size() == end - begin) return true;
@@ -55,7 +55,7 @@ class RangeCheck {
   }
 
   void last_entry() {
-    std::string entry;
+    FreshVector<char> entry;
     if (!read(index_, documents_at(shape_.documents), documents_at(shape_.documents + 1), entry)) return;
     result_.documents.add(entry.data(), entry.size());
     if (load<uint64_t>(entry, 0) != shape_.sequences) problem("the last document index is not the number of sequences");
@@ -65,7 +65,7 @@ class RangeCheck {
 
   // A batch of documents: their indices, then their sequences.
   void documents(uint64_t first, uint64_t last) {
-    std::string entries;
+    FreshVector<char> entries;
     if (!read(index_, documents_at(first), documents_at(last + 1), entries)) return;
     result_.documents.add(entries.data(), entries.size() - 8);
     starts_.clear();
@@ -168,7 +168,7 @@ class RangeCheck {
   CheckedRange result_;
   std::vector<uint64_t> starts_;  // first sequence of each document of the batch, and of the one after
   size_t next_document_ = 0;
-  std::string lengths_, pointers_;
+  FreshVector<char> lengths_, pointers_;
   std::unique_ptr<uint32_t[]> ids_;
   std::vector<uint64_t> document_starts_, document_ends_;  // in the .bin file
 };

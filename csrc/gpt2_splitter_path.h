@@ -8,6 +8,8 @@ class Gpt2Splitter {
 
   bool done() const { return base_ >= size_; }
   size_t base() const { return base_; }
+  // Where the last block ends that has a byte beyond ASCII; 0 when none had.
+  size_t high_end() const { return high_end_; }
 
   // Bit i: a word starts at base() + i. Moves on to the next block.
   uint64_t next() {
@@ -23,7 +25,10 @@ class Gpt2Splitter {
     ByteMasks masks = classify(block);
     masks.other &= valid;
     uint64_t lone_starts = 0;  // white space beyond ASCII that starts a word because no white space follows
-    if (masks.high | spill_) lone_starts = add_high(masks);
+    if (masks.high | spill_) {
+      lone_starts = add_high(masks);
+      high_end_ = base_ + 64;
+    }
     const uint64_t starts = word_starts(masks, lone_starts, valid);
     base_ += 64;
     return starts;
@@ -106,7 +111,7 @@ class Gpt2Splitter {
   };
 
   const char* text_;
-  size_t size_, base_ = 0;
+  size_t size_, base_ = 0, high_end_ = 0;
   bool runs_;
   Carry carry_{};
   uint64_t spill_ = 0;  // bytes of a character that reach into the next block

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 
 namespace ettin {
 namespace {
@@ -38,7 +39,7 @@ bool InputFile::read_into(char* to, uint64_t begin, size_t size, size_t& read, s
   return true;
 }
 
-bool InputFile::read(uint64_t begin, uint64_t end, std::string& out, std::string& error) const {
+bool InputFile::read(uint64_t begin, uint64_t end, FreshVector<char>& out, std::string& error) const {
   const size_t kept = out.size();
   size_t done = 0;
   out.resize(kept + (end - begin));
@@ -49,8 +50,10 @@ bool InputFile::read(uint64_t begin, uint64_t end, std::string& out, std::string
 
 bool read_line_range(const InputFile& file, uint64_t begin, uint64_t end, uint64_t maximum_line, LineRange& lines,
                      std::string& error) {
-  std::string& bytes = lines.bytes;
+  FreshVector<char>& bytes = lines.bytes;
   bytes.clear();
+  lines.too_long = false;
+  lines.in_range = 0;
   const uint64_t lead = begin > 0 ? 1 : 0;  // the byte before tells whether a line starts at `begin`
   bytes.reserve(end - begin + lead + step);
   if (!file.read(begin - lead, end, bytes, error)) return false;
@@ -69,8 +72,8 @@ bool read_line_range(const InputFile& file, uint64_t begin, uint64_t end, uint64
     lines.first = static_cast<size_t>(static_cast<const char*>(newline) - bytes.data()) + 1;
   }
   if (bytes.back() == '\n' || begin + lines.in_range < end) return true;
-  size_t line = bytes.rfind('\n');
-  line = line == std::string::npos ? 0 : line + 1;
+  const size_t last = std::string_view(bytes.data(), bytes.size()).rfind('\n');
+  const size_t line = last == std::string_view::npos ? 0 : last + 1;
   for (uint64_t next = end;;) {
     const size_t before = bytes.size();
     const bool readable = file.read(next, next + step, bytes, error);

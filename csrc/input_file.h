@@ -5,6 +5,8 @@
 #include <memory>
 #include <string>
 
+#include "fresh_vector.h"
+
 namespace ettin {
 
 class InputFile {
@@ -16,7 +18,7 @@ class InputFile {
   InputFile& operator=(const InputFile&) = delete;
 
   // Appends the bytes [begin, end) to `out`, fewer at the end of the file. False, with the reason, when a read fails.
-  bool read(uint64_t begin, uint64_t end, std::string& out, std::string& error) const;
+  bool read(uint64_t begin, uint64_t end, FreshVector<char>& out, std::string& error) const;
 
   // Fills [to, to + size) from `begin`; `read` is what the file had. False, with the reason, when a read fails.
   bool read_into(char* to, uint64_t begin, size_t size, size_t& read, std::string& error) const;
@@ -31,7 +33,7 @@ class InputFile {
 
 // The lines whose first byte lies in [begin, end) of a file.
 struct LineRange {
-  std::string bytes;               // the bytes [begin, end), and then up to the end of the last line
+  FreshVector<char> bytes;         // the bytes [begin, end), and then up to the end of the last line
   size_t first = 0;                // where the first line of the range starts in `bytes`
   uint64_t in_range = 0;           // bytes of [begin, end) that the file has
   bool too_long = false;           // the last line is above the limit: it stops early in `bytes`

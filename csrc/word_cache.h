@@ -1,6 +1,7 @@
 // Words of up to 15 bytes seen before and their ids, per thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -8,22 +9,24 @@
 
 namespace ettin {
 
-// A word of up to 15 bytes, padded with zeros; the last byte is its length.
+// A word of up to 15 bytes, padded with 0xFF, which no UTF-8 text contains.
 struct alignas(16) WordKey {
   uint64_t low, high;
-  size_t size() const { return high >> 56; }
+  size_t size() const {
+    const auto leading = [](uint64_t padding) { return static_cast<size_t>(__builtin_clzll(~padding)) / 8; };
+    return ~high ? 16 - leading(high) : 8 - leading(low);
+  }
   bool operator==(const WordKey& other) const { return ((low ^ other.low) | (high ^ other.high)) == 0; }
 };
 constexpr size_t kKeyBytes = 15;
 
 inline WordKey make_key(const char* text, size_t size) {
-  WordKey key{0, 0};
+  WordKey key{~uint64_t{0}, ~uint64_t{0}};
   std::memcpy(&key, text, size);
-  key.high |= static_cast<uint64_t>(size) << 56;
   return key;
 }
 
-// Ids of a word, in 16 bytes. `count` above kCapacity: they lie in an overflow list.
+// Ids of a word, in 16 bytes. `count` is never 0; above kCapacity the ids lie in an overflow list.
 template <class Id>
 struct alignas(16) WordIds {
   static constexpr size_t kCapacity = 16 / sizeof(Id) - 1;
@@ -36,50 +39,49 @@ struct alignas(16) WordIds {
 template <class Id>
 class ShortWordCache {
  public:
-  struct Entry {
-    WordKey key;
-    WordIds<Id> ids;
-  };
   struct alignas(64) Bucket {
-    Entry entries[2];
-    bool full() const { return entries[1].key.high; }
+    WordKey keys[2];  // zeros in an empty entry
+    WordIds<Id> ids[2];
+    bool full() const { return keys[1].high; }
+    // The ids of a word, or null.
+    const WordIds<Id>* find(const WordKey& key) const {
+      return keys[0] == key ? &ids[0] : keys[1] == key ? &ids[1] : nullptr;
+    }
   };
-  static constexpr int kBits = 18;
-  static constexpr uint32_t kMask = (1u << kBits) - 1;
 
-  ShortWordCache() : buckets_(size_t{1} << kBits) {}
+  ShortWordCache() : buckets_(kBuckets) {}
 
-  Bucket& bucket(uint32_t hash) const { return buckets_[hash & kMask]; }
+  // Where the bucket of a hash lies, in bytes.
+  static uint32_t place(uint32_t hash) { return hash & kMask; }
+  static uint32_t neighbour(uint32_t place) { return place ^ sizeof(Bucket); }
+  Bucket& bucket(uint32_t place) const { return *reinterpret_cast<Bucket*>(reinterpret_cast<char*>(buckets_.data()) + place); }
 
   void clear() { buckets_.fill_bytes(0); }
 
-  // Where a word is that its own bucket may hold, or null.
-  const Entry* find(const WordKey& key, uint32_t hash) const {
-    for (const Entry& entry : bucket(hash).entries) {
-      if (entry.key == key) return &entry;
-    }
-    return find_spilled(key, hash);
+  // The ids of a word in its bucket or the neighbour, or null.
+  const WordIds<Id>* find(const WordKey& key, uint32_t place) const {
+    const Bucket& own = bucket(place);
+    const WordIds<Id>* found = own.find(key);
+    return found || !own.full() ? found : bucket(neighbour(place)).find(key);
   }
 
-  // Where a word is that its own bucket does not hold, or null.
-  const Entry* find_spilled(const WordKey& key, uint32_t hash) const {
-    if (!bucket(hash).full()) return nullptr;
-    for (const Entry& entry : neighbour(hash).entries) {
-      if (entry.key == key) return &entry;
-    }
-    return nullptr;
-  }
-
-  Entry& insert(const WordKey& key, uint32_t hash, const WordIds<Id>& ids) {
-    Bucket& own = bucket(hash);
-    Bucket& place = own.full() && !neighbour(hash).full() ? neighbour(hash) : own;
-    Entry& entry = place.entries[place.entries[0].key.high ? 1 : 0];
-    entry = {key, ids};
-    return entry;
+  struct Entry {
+    WordKey* key;
+    WordIds<Id>* ids;
+  };
+  Entry insert(const WordKey& key, uint32_t place, const WordIds<Id>& ids) {
+    Bucket* bucket = &this->bucket(place);
+    Bucket& other = this->bucket(neighbour(place));
+    if (bucket->full() && !other.full()) bucket = &other;
+    const size_t at = bucket->keys[0].high ? 1 : 0;
+    bucket->keys[at] = key;
+    bucket->ids[at] = ids;
+    return {&bucket->keys[at], &bucket->ids[at]};
   }
 
  private:
-  Bucket& neighbour(uint32_t hash) const { return buckets_[(hash & kMask) ^ 1]; }
+  static constexpr size_t kBuckets = size_t{1} << 18;
+  static constexpr uint32_t kMask = (kBuckets - 1) * sizeof(Bucket);
 
   HugeArray<Bucket> buckets_;
 };

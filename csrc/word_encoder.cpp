@@ -16,7 +16,7 @@ std::vector<KnownWord> known_words(const TokenizerFile& file, const BytePairMode
   BytePairModel::Scratch scratch;
   for (uint32_t id = 0; id < file.token_bytes.size(); ++id) {
     const std::string& bytes = file.token_bytes[id];
-    if (bytes.empty() || bytes.size() > kKeyBytes) continue;
+    if (bytes.empty() || bytes.size() > kKeyBytes || bytes.find('\xFF') != std::string::npos) continue;
     ids.clear();
     pairs.encode(bytes, ids, scratch);
     if (ids.size() == 1) known.push_back({make_key(bytes.data(), bytes.size()), ids[0]});

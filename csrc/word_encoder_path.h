@@ -33,7 +33,7 @@ class PathEncoder final : public WordEncoder {
     uint32_t ids, count;
   };
   struct Waiting {
-    WordIds<Id> ids;     // pending, rare, or more than an entry holds
+    WordIds<Id> ids;     // found elsewhere, pending, rare, or more than an entry holds
     uint32_t word, out;  // number in the batch; place of its ids in out_
   };
 
@@ -42,11 +42,11 @@ class PathEncoder final : public WordEncoder {
     overflow_.clear();
     const std::vector<KnownWord>& known = model_.known;
     for (size_t at = 0; at < known.size(); ++at) {
-      if (at + kAhead < known.size()) __builtin_prefetch(&cache_.bucket(hash_key(known[at + kAhead].key)), 1);
-      cache_.insert(known[at].key, hash_key(known[at].key), pack(&known[at].id, 1));
+      if (at + kAhead < known.size()) __builtin_prefetch(&cache_.bucket(place_of(known[at + kAhead].key)), 1);
+      cache_.insert(known[at].key, place_of(known[at].key), pack(&known[at].id, 1));
     }
     for (size_t size = kKeyBytes + 1; size <= model_.runs.longest(); ++size) {
-      cache_.insert(run_key(size), hash_key(run_key(size)), pack(&model_.runs.ids[size], 1));
+      cache_.insert(run_key(size), place_of(run_key(size)), pack(&model_.runs.ids[size], 1));
     }
   }
 
@@ -58,13 +58,13 @@ class PathEncoder final : public WordEncoder {
       const auto base = static_cast<uint32_t>(splitter.base());
       words += append_bits(splitter.next(), base, starts_ + words);
       if (words <= kBatch) continue;
-      const size_t done = encode_words(words - 1);
+      const size_t done = encode_words(words - 1, splitter.high_end() > starts_[0]);
       if (done) return done;
       starts_[0] = starts_[words - 1];
       words = 1;
     }
     starts_[words] = static_cast<uint32_t>(size_);
-    const size_t done = encode_words(words);
+    const size_t done = encode_words(words, splitter.high_end() > starts_[0]);
     return done ? done : size_;
   }
 
@@ -73,18 +73,19 @@ class PathEncoder final : public WordEncoder {
     split_words(std::string_view(text_, size_), model_.split, [&](size_t begin, size_t) {
       starts_[words++] = static_cast<uint32_t>(begin);
       if (words <= kBatch) return;
-      encode_words(words - 1);
+      encode_words(words - 1, true);
       starts_[0] = starts_[words - 1];
       words = 1;
     });
     starts_[words] = static_cast<uint32_t>(size_);
-    encode_words(words);
+    encode_words(words, true);
     return size_;
   }
 
-  // Encodes `count` words, of which the last ends at starts_[count]. 0, or where splitting must start afresh.
-  size_t encode_words(size_t count) {
-    if (!model_.pairs.has_whole_words() && may_cut(count)) return encode_parts(count);
+  // Encodes `count` words, of which the last ends at starts_[count]; `high`: some may have bytes beyond ASCII. 0, or
+  // where splitting must start afresh.
+  size_t encode_words(size_t count, bool high) {
+    if (high && !model_.pairs.has_whole_words() && may_cut(count)) return encode_parts(count);
     begins_ = starts_;
     return encode_batch(count);
   }
@@ -163,21 +164,25 @@ class PathEncoder final : public WordEncoder {
     return restart;
   }
 
-  // Keys and hashes of some words; their places in the cache are on their way from memory afterwards.
+  static uint32_t place_of(const WordKey& key) { return ShortWordCache<Id>::place(hash_key(key)); }
+
+  // Keys of some words and their places in the cache, which are on their way from memory afterwards.
   void load_group(size_t begin, size_t end) {
     const char* text = text_;
     const uint32_t* begins = begins_;
+    const ShortWordCache<Id>& cache = cache_;
+    uint32_t next = begins[begin];
     for (size_t at = begin; at < end; ++at) {
-      const uint32_t place = begins[at], size = begins[at + 1] - place;
+      const uint32_t place = next, size = (next = begins[at + 1]) - place;
       WordKey& key = keys_[at - begin];
       key = __builtin_expect(size <= kKeyBytes, 1) ? load_key(text + place, size, size_ - place) : long_key(at, size);
-      hashes_[at - begin] = hash_key(key);
-      __builtin_prefetch(&cache_.bucket(hashes_[at - begin]));
+      __builtin_prefetch(&cache.bucket(places_[at - begin] = place_of(key)));
     }
   }
 
-  // A key of no bytes, which stands for a run of spaces with an id of its own; else one that no word has.
+  // A key that stands for a run of spaces with an id of its own; else one that no word has.
   static WordKey run_key(size_t size) { return {size, 1}; }
+  static bool is_run_key(const WordKey& key) { return key.high == 1; }
   __attribute__((noinline)) WordKey long_key(size_t at, size_t size) {
     const std::string_view word(text_ + begins_[at], size);
     if (is_run(word.data(), size)) return size <= model_.runs.longest() ? run_key(size) : WordKey{1, 0};
@@ -189,58 +194,55 @@ class PathEncoder final : public WordEncoder {
     return {1, 0};
   }
 
-  // Writes the ids of words that the cache holds to out_end_; the others wait.
+  // Writes the ids of words that their buckets hold to out_end_; the others wait.
   void find_group(size_t begin, size_t end) {
     const ShortWordCache<Id>& cache = cache_;
-    uint32_t* out = out_end_;
+    const size_t first = waiting_;
+    Id* out = out_end_;
     for (size_t at = begin; at < end; ++at) {
-      const auto& entries = cache.bucket(hashes_[at - begin]).entries;
-      bool first, second;
-      compare_keys(keys_[at - begin], entries, first, second);
-      const WordIds<Id>& ids = entries[!first].ids;
+      const uint32_t place = places_[at - begin];
+      const void* ids = ids_of_key(keys_[at - begin], cache.bucket(place));
+      const Id count = count_of<Id>(ids);
       copy_ids(ids, out);
-      const bool whole = ids.count <= WordIds<Id>::kCapacity;
-      if (__builtin_expect((first | second) & whole, 1)) {
-        out += ids.count;
-      } else if (first | second) {
-        wait(at, ids, out);
+      if (__builtin_expect(count - 1u < WordIds<Id>::kCapacity, 1)) {
+        out += count;
       } else {
-        out += find_elsewhere(at, keys_[at - begin], hashes_[at - begin], out);
+        wait(at, place, out);
       }
     }
     out_end_ = out;
-  }
-
-  // A word that its bucket does not hold: in the neighbour of a full bucket, or nowhere yet. Returns how many ids it wrote.
-  __attribute__((noinline)) size_t find_elsewhere(size_t at, const WordKey& key, uint32_t hash, uint32_t* out) {
-    WordIds<Id> ids{};
-    if (!key.high) {  // a long word
-      ids.count = kRare;
-    } else if (const auto* entry = cache_.find_spilled(key, hash)) {
-      ids = entry->ids;
-      if (ids.count <= WordIds<Id>::kCapacity) {
-        copy_ids(ids, out);
-        return ids.count;
-      }
-    } else {
-      ids = note_miss(key, hash);
+    for (size_t at = first; at < waiting_; ++at) {
+      const size_t in_group = waits_[at].word - begin;
+      waits_[at].ids = find_elsewhere(keys_[in_group], places_[in_group]);
     }
-    wait(at, ids, out);
-    return 0;
   }
 
   // Remembers a word whose ids belong to `out` and come later.
-  void wait(size_t word, const WordIds<Id>& ids, const uint32_t* out) {
-    waits_[waiting_++] = {ids, static_cast<uint32_t>(word), static_cast<uint32_t>(out - out_)};
+  void wait(size_t word, uint32_t place, const Id* out) {
+    __builtin_prefetch(&cache_.bucket(ShortWordCache<Id>::neighbour(place)));
+    Waiting& waiting = waits_[waiting_++];
+    waiting.word = static_cast<uint32_t>(word);
+    waiting.out = static_cast<uint32_t>(out - out_);
+  }
+
+  // What is known about a word that is long, rare, in the neighbour of its bucket, or nowhere yet.
+  WordIds<Id> find_elsewhere(const WordKey& key, uint32_t place) {
+    if (!key.high) {  // a long word
+      WordIds<Id> rare{};
+      rare.count = kRare;
+      return rare;
+    }
+    const WordIds<Id>* found = cache_.find(key, place);
+    return found ? *found : note_miss(key, place);
   }
 
   // Enters a word into the cache at once, as pending, so that it misses only once in a batch.
-  WordIds<Id> note_miss(const WordKey& key, uint32_t hash) {
+  WordIds<Id> note_miss(const WordKey& key, uint32_t place) {
     WordIds<Id> pending{};
     pending.ids[0] = static_cast<Id>(misses_);
     pending.count = kPending;
     missed_[misses_] = key;
-    missed_entries_[misses_++] = &cache_.insert(key, hash, pending);
+    missed_entries_[misses_++] = cache_.insert(key, place, pending);
     return pending;
   }
 
@@ -286,8 +288,8 @@ class PathEncoder final : public WordEncoder {
 
   void finish_miss(size_t miss, const WordIds<Id>& ids) {
     missed_ids_[miss] = ids;
-    auto& entry = *missed_entries_[miss];  // perhaps another word's by now
-    if (entry.key == missed_[miss]) entry.ids = ids;
+    const auto& entry = missed_entries_[miss];  // perhaps another word's by now
+    if (*entry.key == missed_[miss]) *entry.ids = ids;
   }
 
   // Ids of the batch's long words, from their cache or by merging.
@@ -355,17 +357,16 @@ class PathEncoder final : public WordEncoder {
 
   // Appends the ids of the batch: those written to out_, and between them those of the words that waited.
   size_t write_ids() {
-    const uint32_t* from = out_;
+    const Id* from = out_;
     const LongWord* next_long = long_;
     uint32_t* to = open_ids();
     for (size_t at = 0; at < waiting_; ++at) {
       const Waiting& word = waits_[at];
-      to = std::copy(from, static_cast<const uint32_t*>(out_ + word.out), to);
+      to = std::copy(from, static_cast<const Id*>(out_ + word.out), to);
       from = out_ + word.out;
       const WordIds<Id>& ids = word.ids.count == kPending ? missed_ids_[word.ids.ids[0]] : word.ids;
       if (ids.count <= WordIds<Id>::kCapacity) {
-        copy_ids(ids, to);
-        to += ids.count;
+        to = std::copy(ids.ids, ids.ids + WordIds<Id>::kCapacity, to) - WordIds<Id>::kCapacity + ids.count;
         continue;
       }
       const bool is_long = next_long != long_ + long_words_ && next_long->word == word.word;
@@ -379,7 +380,7 @@ class PathEncoder final : public WordEncoder {
       if (restart) return restart;
       to = open_ids();
     }
-    close_ids(std::copy(from, static_cast<const uint32_t*>(out_end_), to));
+    close_ids(std::copy(from, static_cast<const Id*>(out_end_), to));
     return 0;
   }
 
@@ -431,13 +432,13 @@ class PathEncoder final : public WordEncoder {
 
   // Merging for a word of up to 15 bytes that was not in the cache, or an evicted run of spaces.
   WordIds<Id> encode_short(const WordKey& key) {
-    if (is_run(key)) return pack(&model_.runs.ids[key.size() ? key.size() : key.low], 1);
+    if (is_run(key)) return pack(&model_.runs.ids[is_run_key(key) ? key.low : key.size()], 1);
     fresh_.clear();
     model_.pairs.encode(text_of(key), fresh_, scratch_);
     return pack(fresh_.data(), fresh_.size());
   }
 
-  bool is_run(const WordKey& key) const { return !key.size() || is_run(text_of(key).data(), key.size()); }
+  bool is_run(const WordKey& key) const { return is_run_key(key) || is_run(text_of(key).data(), key.size()); }
   bool is_run(const char* word, size_t size) const {
     return !model_.runs.ids.empty() && size > 1 && word[0] == ' ' && word[1] == ' ';
   }
@@ -473,16 +474,16 @@ class PathEncoder final : public WordEncoder {
   const char* text_ = nullptr;
   const uint32_t* begins_ = nullptr;  // of the words of the batch: starts_ or parts_
   size_t size_ = 0, misses_ = 0, long_words_ = 0, waiting_ = 0;
-  uint32_t starts_[kMost], parts_[kWords + 1], hashes_[kGroup], plain_[kWords];
+  uint32_t starts_[kMost], parts_[kWords + 1], places_[kGroup], plain_[kWords];
   LongWord long_[kWords];
   LongIds long_found_[kWords];
   uint32_t long_missed_[kWords];
-  typename ShortWordCache<Id>::Entry* missed_entries_[kWords];
+  typename ShortWordCache<Id>::Entry missed_entries_[kWords];
   WordKey keys_[kGroup], missed_[kWords];
   WordIds<Id> missed_ids_[kWords];
   Waiting waits_[kWords];
-  uint32_t out_[kWords * 8 + 8];
-  uint32_t* out_end_ = out_;
+  Id out_[kWords * WordIds<Id>::kCapacity + 8];
+  Id* out_end_ = out_;
   IdVector fresh_;
   std::vector<uint32_t> overflow_;
   BytePairModel::Scratch scratch_;

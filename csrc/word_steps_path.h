@@ -1,15 +1,17 @@
 // Small steps of the word encoder for one instruction set. Included like word_encoder_path.h.
 
-// Writes all places of an entry, used or not: one or two instructions.
-inline void copy_ids(const WordIds<uint16_t>& ids, uint32_t* out) {
-#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-  const __m128i narrow = _mm_load_si128(reinterpret_cast<const __m128i*>(&ids));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepu16_epi32(narrow));
-#else
-  for (size_t at = 0; at < WordIds<uint16_t>::kCapacity; ++at) out[at] = ids.ids[at];
-#endif
+// Writes all places of an entry, used or not, and its count behind them.
+template <class Id>
+inline void copy_ids(const void* ids, Id* out) {
+  std::memcpy(out, ids, sizeof(WordIds<Id>));
 }
-inline void copy_ids(const WordIds<uint32_t>& ids, uint32_t* out) { std::memcpy(out, &ids, sizeof(ids)); }
+
+template <class Id>
+inline Id count_of(const void* ids) {
+  Id count;
+  std::memcpy(&count, static_cast<const char*>(ids) + offsetof(WordIds<Id>, count), sizeof(count));
+  return count;
+}
 
 // Appends the places of the bits of `mask`, counted from `base`; up to fifteen places more are written over.
 #if defined(ETTIN_AVX512)
@@ -41,16 +43,43 @@ inline size_t append_bits(uint64_t mask, uint32_t base, uint32_t* out) {
 }
 #endif
 
-// Which of the two entries of a bucket a key has.
-template <class Entry>
-inline void compare_keys(const WordKey& key, const Entry* entries, bool& first, bool& second) {
-#if defined(ETTIN_AVX512)
-  const __m512i twice = _mm512_broadcast_i64x2(_mm_load_si128(reinterpret_cast<const __m128i*>(&key)));
-  const uint32_t differs = _mm512_cmpneq_epi64_mask(twice, _mm512_load_si512(entries));
-  first = !(differs & 3);
-  second = !(differs & 0x30);
-#else
-  first = key == entries[0].key;
-  second = key == entries[1].key;
-#endif
+// Where the ids of a key lie in its bucket; where it is in neither entry, at bytes that as ids would have a count of 0 or
+// above their capacity.
+#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
+
+// By the halves of a bucket's two keys that are equal, as four bits. Where neither key is, the first one is taken for
+// ids: all zeros in an empty entry, else with the padding of a key for their count.
+struct IdPlaces {
+  uint8_t of[16];
+};
+constexpr IdPlaces make_id_places() {
+  IdPlaces places{};
+  for (int equal = 0; equal < 16; ++equal) {
+    places.of[equal] = static_cast<uint8_t>((equal & 3) == 3 ? 2 * sizeof(WordKey) : equal >= 12 ? 3 * sizeof(WordKey) : 0);
+  }
+  return places;
 }
+constexpr IdPlaces id_places = make_id_places();
+
+template <class Bucket>
+inline const void* ids_of_key(const WordKey& key, const Bucket& bucket) {
+  const __m256i twice = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(&key)));
+  const __m256i keys = _mm256_load_si256(reinterpret_cast<const __m256i*>(bucket.keys));
+#if defined(ETTIN_AVX512)
+  const uint32_t equal = _mm256_cmpeq_epi64_mask(twice, keys);
+#else
+  const auto equal = static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(twice, keys))));
+#endif
+  return reinterpret_cast<const char*>(&bucket) + id_places.of[equal];
+}
+
+#else
+
+template <class Bucket>
+inline const void* ids_of_key(const WordKey& key, const Bucket& bucket) {
+  static constexpr WordKey none{0, 0};
+  const void* found = bucket.find(key);
+  return found ? found : &none;
+}
+
+#endif
