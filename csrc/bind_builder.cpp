@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 
@@ -121,6 +122,22 @@ EncodeSettings settings_of(const py::dict& options) {
   if (!options["encoder"].is_none()) settings.batch_encoder = batch_encoder(options["encoder"]);
   if (!options["splitter"].is_none()) settings.splitter = splitter(options["splitter"]);
   return settings;
+}
+
+// The byte offsets of sequences, from the int32 lengths of some of them and where the first one starts; and where the last
+// one ends.
+py::tuple sequence_pointers(const py::buffer& lengths, uint64_t itemsize, uint64_t start) {
+  const py::buffer_info info = lengths.request();
+  const std::string_view bytes = buffer_view(info);
+  if (bytes.size() % sizeof(int32_t) != 0) throw std::invalid_argument("not whole lengths");
+  std::string pointers(bytes.size() * 2, '\0');
+  for (size_t at = 0; at < bytes.size(); at += sizeof(int32_t)) {
+    int32_t length;
+    std::memcpy(&length, bytes.data() + at, sizeof(length));
+    std::memcpy(pointers.data() + 2 * at, &start, sizeof(start));
+    start += static_cast<uint64_t>(length) * itemsize;
+  }
+  return py::make_tuple(py::bytes(pointers), start);
 }
 
 // Feeds a Pipeline; one thread uses it. Every call that may wait has a time limit, so that signals are seen.
@@ -301,6 +318,7 @@ class Builder {
 }  // namespace
 
 void bind_builder(py::module_& module) {
+  module.def("sequence_pointers", &sequence_pointers, py::arg("lengths"), py::arg("itemsize"), py::arg("start"));
   module.def("journal_words", &BuildState::words, py::arg("outputs"));
   module.attr("REJECT_KINDS") = [] {
     py::list names;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def fsync_tree(folder: Path) -> None:
 
 def staging_path(target: Path) -> Path:
     """A hidden sibling of ``target``, on the same file system, so that a rename is atomic."""
-    return target.parent / f".{target.name}.incomplete-{uuid.uuid4().hex[:8]}"
+    return target.parent / f".{target.name}.incomplete-{os.urandom(4).hex()}"
 
 
 @contextlib.contextmanager

@@ -109,10 +109,9 @@ def options_of(given: argparse.Namespace) -> BuildOptions:
 def table(report: BuildReport) -> str:
     """What was built, for people."""
     lines = []
-    for corpus in report.corpora:
-        manifest = corpus.manifest
+    for prefix, manifest in zip(report.prefixes, report.manifests, strict=True):
         size = sum(source.bytes for source in manifest.sources)
-        lines.append(f"{corpus.prefix}.bin .idx .json")
+        lines.append(f"{prefix}.bin .idx .json")
         lines.append(f"  documents  {manifest.documents:,} ({manifest.empty_documents:,} empty)")
         lines.append(f"  tokens     {manifest.tokens:,} as {manifest.dtype}")
         lines.append(f"  input      {len(manifest.sources):,} files, {format_count(size, 'B')}")
@@ -133,11 +132,11 @@ def speed(report: BuildReport) -> str:
     """How long it took."""
     if report.already_complete:
         return "complete already: nothing to do (--overwrite builds it again)"
-    size = sum(source.bytes for source in report.corpus.manifest.sources)
+    size = sum(source.bytes for source in report.manifests[0].sources)
     text = f"  time       {format_seconds(report.seconds)} ({report.seconds:.1f} s)"
     if report.resumed_documents:
         return f"{text}, resumed after {report.resumed_documents:,} documents"
-    tokens = sum(corpus.tokens for corpus in report.corpora)
+    tokens = sum(manifest.tokens for manifest in report.manifests)
     return f"{text}, {size / report.seconds / 1e6:.0f} MB/s, {format_count(tokens / report.seconds)} tokens/s"
 
 

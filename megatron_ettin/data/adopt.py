@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_ettin import __version__
-from megatron_ettin.data.corpus import Corpus, corpus_prefix, member, open_corpus
+from megatron_ettin.data.corpus import Corpus, open_corpus
 from megatron_ettin.data.manifest import FileRecord, Manifest, SourceRecord, TokenizerRecord
+from megatron_ettin.data.names import corpus_prefix, member
 from megatron_ettin.data.publication import checksum_text, content_record
 from megatron_ettin.data.tokenizer import Tokenizer
 from megatron_ettin.data.verify import Contents, scan_corpus

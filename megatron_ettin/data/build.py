@@ -8,18 +8,24 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from megatron_ettin.data.corpus import Corpus, corpus_prefix, open_corpus
 from megatron_ettin.data.index import dtype_for
 from megatron_ettin.data.inputs import Source, find_inputs, make_sources, shard_of
 from megatron_ettin.data.job import Job, megatron_prefix
+from megatron_ettin.data.manifest import Manifest, read_manifest
+from megatron_ettin.data.names import corpus_prefix, member
 from megatron_ettin.data.options import BuildOptions
 from megatron_ettin.data.publication import is_complete, publish_job
 from megatron_ettin.data.run_build import run_build
 from megatron_ettin.data.staging import Staging
 from megatron_ettin.data.tokenizer import Tokenizer
 from megatron_ettin.errors import ConfigError, DataError, file_trouble
+
+if TYPE_CHECKING:
+    from megatron_ettin.data.corpus import Corpus
 
 DEFAULT_EOD = "<|endoftext|>"
 
@@ -28,8 +34,9 @@ DEFAULT_EOD = "<|endoftext|>"
 class BuildReport:
     """What a build did."""
 
-    corpora: tuple[Corpus, ...]
-    """One a key, in the order of the keys."""
+    prefixes: tuple[Path, ...]
+    """Of the corpora: one a key, in the order of the keys."""
+    manifests: tuple[Manifest, ...]
     seconds: float
     resumed_documents: int
     """Documents that an interrupted build had finished before."""
@@ -37,6 +44,13 @@ class BuildReport:
     """The corpus was there, built from the same inputs with the same settings: nothing was done."""
     ignored: tuple[Path, ...]
     """Files in folders whose names say no format."""
+
+    @cached_property
+    def corpora(self) -> tuple[Corpus, ...]:
+        """The corpora, opened when they are asked for."""
+        from megatron_ettin.data.corpus import open_corpus
+
+        return tuple(open_corpus(prefix) for prefix in self.prefixes)
 
     @property
     def corpus(self) -> Corpus:
@@ -134,7 +148,8 @@ def build_corpus(
     except OSError as error:
         raise DataError(f"{file_trouble(error)}; what is built is kept") from error
     return BuildReport(
-        corpora=tuple(open_corpus(target) for target in job.targets),
+        prefixes=job.targets,
+        manifests=tuple(read_manifest(member(target, ".json")) for target in job.targets),
         seconds=time.monotonic() - start,
         resumed_documents=resumed or 0,
         already_complete=resumed is None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,34 +10,8 @@ from numpy.typing import NDArray
 
 from megatron_ettin.data.index import IndexHeader, read_header
 from megatron_ettin.data.manifest import Manifest, read_manifest
+from megatron_ettin.data.names import corpus_prefix, member
 from megatron_ettin.errors import DataError
-
-SUFFIXES = (".bin", ".idx", ".json")
-
-
-def corpus_prefix(path: str | Path) -> Path:
-    """The prefix of a corpus, from the prefix itself or one of its three files."""
-    path = Path(path)
-    return path.with_suffix("") if path.suffix in SUFFIXES else path
-
-
-def member(prefix: Path, suffix: str) -> Path:
-    """The file of a corpus with this suffix; a dot in the prefix stays."""
-    return prefix.with_name(prefix.name + suffix)
-
-
-def hash_path(prefix: Path, fingerprint: str) -> Path:
-    """Where the text hashes of a corpus lie: 4 bytes a document, in a file named after its content."""
-    return member(prefix, f".{fingerprint[:16]}.hash")
-
-
-def remove_hashes(prefix: Path) -> None:
-    """Delete the text hashes of what was under this prefix before."""
-    start = f"{prefix.name}."
-    for name in os.listdir(prefix.parent):
-        between = name.removeprefix(start).removesuffix(".hash")
-        if name == f"{start}{between}.hash" and len(between) == 16 and set(between) <= set("0123456789abcdef"):
-            (prefix.parent / name).unlink(missing_ok=True)
 
 
 def _map(path: Path) -> NDArray[np.uint8]:

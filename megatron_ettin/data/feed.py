@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from megatron_ettin.data.decompress import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.data.inputs import Source
 from megatron_ettin.data.read_ahead import ReadAhead
 from megatron_ettin.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 WAIT_MILLISECONDS = 200
 """Longest wait before signals and progress are looked at."""
@@ -137,7 +138,7 @@ def feed_whole_text(feeder: Feeder, number: int, source: Source, start: int) -> 
             feeder.reject(number, damage[0], 0, 1, damage[1])
         elif start == 0:
             feeder.wait()
-            feeder.native.feed_texts(number, content, np.array([len(content)], np.uint64), 0, False, [])
+            feeder.native.feed_texts(number, content, [len(content)], 0, False, [])
         raw.drain()
         feeder.fed += source.bytes
         feeder.wait()
@@ -168,7 +169,7 @@ def feed_rows(feeder: Feeder, number: int, source: Source, rows: Iterator[Rows],
     position = start
     for batch in rows:
         feeder.wait()
-        missing = np.empty(0, np.uint8) if batch.missing is None else batch.missing
+        missing: Any = [] if batch.missing is None else batch.missing
         if batch.ids:
             feeder.native.feed_ids(number, batch.content, batch.ends, batch.first, missing)
         else:

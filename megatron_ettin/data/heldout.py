@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin import _native
-from megatron_ettin.data.corpus import Corpus, hash_path
+from megatron_ettin.data.corpus import Corpus
+from megatron_ettin.data.names import hash_path
 from megatron_ettin.data.streams import FIXED_SEED, Stream, words
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress

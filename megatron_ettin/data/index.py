@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from megatron_ettin.errors import DataError
 
@@ -17,6 +14,8 @@ MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 """Magic, version, dtype code, number of sequences, number of document indices (documents + 1)."""
 DTYPE_CODES = {"uint16": 8, "int32": 4}
+ITEM_BYTES = {"uint16": 2, "int32": 4}
+"""Size of an id in bytes."""
 CODE_DTYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"
 }  # fmt: skip
@@ -94,37 +93,28 @@ def read_header(path: Path) -> IndexHeader:
         raise DataError(f"{path}: reading {HEADER.size} bytes at offset 0 failed: {error.strerror}") from error
 
 
-def _pointers(lengths: Iterable[NDArray[np.int32]], itemsize: int) -> Iterator[NDArray[np.int64]]:
-    start = 0
-    for piece in lengths:
-        ends = start + np.cumsum(piece, dtype=np.int64) * itemsize
-        pointers = np.empty(len(piece), np.int64)
-        pointers[:1] = start
-        pointers[1:] = ends[:-1]
-        yield pointers
-        start = int(ends[-1]) if len(piece) else start
-
-
-def file_pieces(path: Path, dtype: str, count: int) -> Iterator[NDArray[np.generic]]:
-    """The first ``count`` numbers of a file of raw numbers, in pieces of bounded size."""
-    size = np.dtype(dtype).itemsize
+def file_pieces(path: Path, itemsize: int, count: int) -> Iterator[bytes]:
+    """The first ``count`` numbers of a file of raw numbers, in pieces of bounded size. Raises DataError."""
     with open(path, "rb", buffering=0) as stream:
         for start in range(0, count, CHUNK):
             wanted = min(CHUNK, count - start)
-            content = stream.read(wanted * size)
-            if len(content) != wanted * size:
-                raise DataError(f"{path}: ends after {stream.tell()} bytes, expected {count * size}")
-            yield np.frombuffer(content, dtype)
+            content = stream.read(wanted * itemsize)
+            if len(content) != wanted * itemsize:
+                raise DataError(f"{path}: ends after {stream.tell()} bytes, expected {count * itemsize}")
+            yield content
 
 
 def write_index(write: Callable[[bytes], object], header: IndexHeader, lengths: Path, document_ends: Path) -> None:
     """Write an .idx from staged raw files: int32 sequence lengths, int64 ends of documents. Bounded memory."""
-    itemsize = np.dtype(header.dtype).itemsize
+    from megatron_ettin import _native
+
     write(header.encode())
-    for piece in file_pieces(lengths, "<i4", header.sequences):
-        write(piece.tobytes())
-    for pointers in _pointers(file_pieces(lengths, "<i4", header.sequences), itemsize):  # type: ignore[arg-type]
-        write(pointers.tobytes())
+    for piece in file_pieces(lengths, 4, header.sequences):
+        write(piece)
+    start = 0
+    for piece in file_pieces(lengths, 4, header.sequences):
+        pointers, start = _native.sequence_pointers(piece, ITEM_BYTES[header.dtype], start)
+        write(pointers)
     write(struct.pack("<q", 0))
-    for piece in file_pieces(document_ends, "<i8", header.documents):
-        write(piece.tobytes())
+    for piece in file_pieces(document_ends, 8, header.documents):
+        write(piece)

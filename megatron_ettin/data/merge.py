@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin import __version__
-from megatron_ettin.data.corpus import Corpus, corpus_prefix, hash_path, member, open_corpus, remove_hashes
+from megatron_ettin.data.corpus import Corpus, open_corpus
 from megatron_ettin.data.index import CHUNK, IndexHeader
 from megatron_ettin.data.manifest import FileRecord, Manifest, SourceRecord
+from megatron_ettin.data.names import corpus_prefix, hash_path, member, remove_hashes
 from megatron_ettin.data.publication import checksum_text
 from megatron_ettin.data.staging import ChecksummedWriter, Staging
 from megatron_ettin.errors import DataError

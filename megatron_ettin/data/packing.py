@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from megatron_ettin import _native
 from megatron_ettin.config.run import DataConfig
-from megatron_ettin.data.corpus import Corpus, member
+from megatron_ettin.data.corpus import Corpus
 from megatron_ettin.data.heldout import split_below, split_key, text_hashes, unwritable
+from megatron_ettin.data.names import member
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import publish_files, staging_path

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_ettin import __version__
-from megatron_ettin.data.corpus import hash_path, member, remove_hashes
 from megatron_ettin.data.job import Job, megatron_prefix
 from megatron_ettin.data.manifest import FileRecord, Manifest, ShardRecord, SourceRecord, TokenizerRecord, read_manifest
-from megatron_ettin.data.reorder import reorder
+from megatron_ettin.data.names import SUFFIXES, hash_path, member, remove_hashes
 from megatron_ettin.data.staging import OutputFiles, Record, Staging, empty_record, plan_hash
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
-
-SUFFIXES = (".bin", ".idx", ".json")
 
 
 def checksum_text(value: int) -> str:
@@ -88,6 +85,8 @@ def _ordered(job: Job, staging: Staging, last: Record, output: int) -> tuple[Out
     files, partitions = staging.outputs[output], job.options.partitions
     if partitions == 1:
         return files, last.outputs[output].checksum
+    from megatron_ettin.data.reorder import reorder
+
     return reorder(files, last, output, staging.itemsize, partitions)
 
 

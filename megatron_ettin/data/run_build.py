@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from megatron_ettin.data.feed import (
     Feeder,
+    Rows,
     StoppedError,
     StreamKind,
     feed_plain_lines,
@@ -19,17 +20,12 @@ from megatron_ettin.data.feed import (
 )
 from megatron_ettin.data.inputs import Source
 from megatron_ettin.data.job import Job
-from megatron_ettin.data.mds import mds_rows
 from megatron_ettin.data.options import block_bytes
-from megatron_ettin.data.parquet import parquet_rows
 from megatron_ettin.data.read_ahead import ReadAhead
-from megatron_ettin.data.sentences import SentencePool
 from megatron_ettin.data.staging import Record, Staging
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress, format_count
 
-ROW_READERS = {"parquet": parquet_rows, "mds": mds_rows}
-"""How formats with columns are read."""
 REMEDIES = {
     "invalid_utf8": "re-encode the file as UTF-8",
     "byte_order_mark": "remove the byte order mark",
@@ -78,6 +74,8 @@ def _splitter(job: Job) -> contextlib.AbstractContextManager[Callable[..., Any] 
     options = job.options
     if not options.split_sentences:
         return contextlib.nullcontext()
+    from megatron_ettin.data.sentences import SentencePool
+
     return SentencePool(options.language, keep_newlines=options.keep_newlines, children=options.worker_threads)
 
 
@@ -113,10 +111,10 @@ def _native_builder(job: Job, staging: Staging, record: Record | None, splitter:
 
 
 def _encoder(job: Job) -> Callable[..., Any] | None:
-    from megatron_ettin.data.encoders import HuggingFaceBatches
-
     if job.options.engine == "native":
         return None
+    from megatron_ettin.data.encoders import HuggingFaceBatches
+
     return HuggingFaceBatches(job.tokenizer.content, job.options.specials_in_text)
 
 
@@ -153,8 +151,18 @@ def _feed_source(
     elif source.format == "txt":
         feed_whole_text(feeder, number, source, 0 if record is None else record.lines)
     else:
-        rows = ROW_READERS[source.format](source, job.options.keys, start)
-        feed_rows(feeder, number, source, rows, start)
+        feed_rows(feeder, number, source, _rows(source, job.options.keys, start), start)
+
+
+def _rows(source: Source, keys: tuple[str, ...], start: int) -> Iterator[Rows]:
+    """The rows of a format with columns, from row ``start`` on."""
+    if source.format == "parquet":
+        from megatron_ettin.data.parquet import parquet_rows
+
+        return parquet_rows(source, keys, start)
+    from megatron_ettin.data.mds import mds_rows
+
+    return mds_rows(source, keys, start)
 
 
 def _failure(job: Job, failure: dict[str, Any]) -> DataError:

@@ -8,16 +8,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from megatron_ettin.data.corpus import member
-from megatron_ettin.data.index import IndexHeader, file_pieces, write_index
+from megatron_ettin.data.index import ITEM_BYTES, IndexHeader, file_pieces, write_index
+from megatron_ettin.data.names import member
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import fsync_path, publish_files, write_atomically
 
@@ -66,11 +63,11 @@ class Record:
     outputs: tuple[OutputState, ...]
 
 
-def decode_record(words: NDArray[np.uint64]) -> Record:
+def decode_record(words: Sequence[int]) -> Record:
     """The record in a row of the journal."""
     from megatron_ettin import _native
 
-    values, kinds = tuple(int(word) for word in words), len(_native.REJECT_KINDS)
+    values, kinds = tuple(words), len(_native.REJECT_KINDS)
     rest = values[FIXED_WORDS + kinds : -1]
     outputs = [OutputState(*rest[i : i + OUTPUT_WORDS]) for i in range(0, len(rest), OUTPUT_WORDS)]
     rejected = values[FIXED_WORDS : FIXED_WORDS + kinds]
@@ -96,15 +93,37 @@ def empty_record(outputs: int) -> Record:
     """The state before the first block."""
     from megatron_ettin import _native
 
-    return decode_record(np.zeros(_native.journal_words(outputs), np.uint64))
+    return decode_record([0] * _native.journal_words(outputs))
 
 
-def output_columns(rows: NDArray[np.uint64], output: int) -> NDArray[np.uint64]:
-    """(bytes, checksum) of one output after each record, shape [records, 2]."""
-    from megatron_ettin import _native
+class JournalRows:
+    """Records of a journal as they lie in it: ``width`` words of 64 bits each."""
 
-    first = FIXED_WORDS + len(_native.REJECT_KINDS) + OUTPUT_WORDS * output
-    return rows[:, first : first + 2]
+    def __init__(self, content: bytes, width: int) -> None:
+        self._width = width
+        self._words = memoryview(content)[: len(content) // (8 * width) * (8 * width)].cast("Q")
+
+    def __len__(self) -> int:
+        return len(self._words) // self._width
+
+    def __getitem__(self, number: int) -> memoryview[int]:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self._words[number * self._width : (number + 1) * self._width]
+
+    def __iter__(self) -> Iterator[memoryview[int]]:
+        return (self[number] for number in range(len(self)))
+
+    def cut(self, count: int) -> None:
+        """Keep the first ``count`` records."""
+        self._words = self._words[: count * self._width]
+
+    def outputs(self, output: int) -> Iterator[tuple[int, int]]:
+        """(bytes, checksum) of one output after each record."""
+        from megatron_ettin import _native
+
+        first = FIXED_WORDS + len(_native.REJECT_KINDS) + OUTPUT_WORDS * output
+        return ((row[first], row[first + 1]) for row in self)
 
 
 @dataclass(frozen=True)
@@ -133,7 +152,7 @@ class Staging:
     def __init__(self, prefix: Path, outputs: int, dtype: str) -> None:
         self.folder = folder_of(prefix)
         self.dtype = dtype
-        self.itemsize = np.dtype(dtype).itemsize
+        self.itemsize = ITEM_BYTES[dtype]
         self.outputs = [
             OutputFiles(*(self.folder / f"{i}.{name}" for name in ("tokens", "lengths", "documents", "hashes")))
             for i in range(outputs)
@@ -179,16 +198,16 @@ class Staging:
         self.discard()
         write_atomically(self.plan, json.dumps(plan, indent=1))
 
-    def journal_rows(self) -> NDArray[np.uint64]:
-        """The records of the journal that are whole and in order, one a row."""
+    def journal_rows(self) -> JournalRows:
+        """The records of the journal that are whole and in order."""
         from megatron_ettin import _native
 
-        words = _native.journal_words(len(self.outputs))
-        content = np.fromfile(self.journal, np.uint8) if self.journal.exists() else np.empty(0, np.uint8)
-        rows = content[: len(content) // (words * 8) * words * 8].view("<u8").reshape(-1, words)
+        content = self.journal.read_bytes() if self.journal.exists() else b""
+        rows = JournalRows(content, _native.journal_words(len(self.outputs)))
         for number, row in enumerate(rows):
-            if int(row[-1]) != _native.crc32c(row[:-1]) or int(row[1]) != number + 1:
-                return rows[:number]
+            if row[-1] != _native.crc32c(row[:-1]) or row[1] != number + 1:
+                rows.cut(number)
+                break
         return rows
 
     def last_whole_record(self) -> Record | None:
@@ -197,16 +216,15 @@ class Staging:
         Reads the staged ids once and compares checksums, so that a torn write is found whatever its cause.
         """
         rows = self.journal_rows()
-        count = len(rows)
         for output, files in enumerate(self.outputs):
-            while count and not self._long_enough(rows[count - 1]):
-                count -= 1
-            count = min(count, _matching(files.tokens, output_columns(rows[:count], output)))
-        if count and not self._consistent(decode_record(rows[count - 1])):
-            count = 0
-        return decode_record(rows[count - 1]) if count else None
+            while len(rows) and not self._long_enough(rows[len(rows) - 1]):
+                rows.cut(len(rows) - 1)
+            if len(rows):
+                rows.cut(_matching(files.tokens, rows.outputs(output)))
+        last = decode_record(rows[len(rows) - 1]) if len(rows) else None
+        return last if last is not None and self._consistent(last) else None
 
-    def _long_enough(self, row: NDArray[np.uint64]) -> bool:
+    def _long_enough(self, row: Sequence[int]) -> bool:
         record = decode_record(row)
         sizes = {self.rejects: record.rejects_bytes}
         for output, files in enumerate(self.outputs):
@@ -215,19 +233,21 @@ class Staging:
 
     def _consistent(self, record: Record) -> bool:
         """Whether the staged lengths add up to the staged ids."""
+        from megatron_ettin import _native
+
         for state, files in zip(record.outputs, self.outputs, strict=True):
-            tokens = sum(int(piece.sum(dtype=np.int64)) for piece in file_pieces(files.lengths, "<i4", state.sequences))
-            last = 0
-            for piece in file_pieces(files.documents, "<i8", record.documents):
-                last = int(piece[-1])
-            if last != state.sequences or tokens * self.itemsize != state.bytes:
+            end = last = 0
+            for piece in file_pieces(files.lengths, 4, state.sequences):
+                _, end = _native.sequence_pointers(piece, self.itemsize, end)
+            for piece in file_pieces(files.documents, 8, record.documents):
+                last = int.from_bytes(piece[-8:], "little")
+            if (last, end) != (state.sequences, state.bytes):
                 return False
         return True
 
     def finished_sources(self) -> dict[int, Record]:
         """The final record of each source."""
-        rows = self.journal_rows()
-        return {int(row[4]): decode_record(row) for row in rows[rows[:, 7] != 0]}
+        return {row[4]: decode_record(row) for row in self.journal_rows() if row[7]}
 
     def truncate(self, record: Record | None) -> None:
         """Cut every file to what ``record`` says; without a record, to nothing."""
@@ -296,22 +316,21 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _matching(path: Path, states: NDArray[np.uint64]) -> int:
-    """How many (bytes, checksum) rows, from the first, describe the start of the file."""
+def _matching(path: Path, states: Iterator[tuple[int, int]]) -> int:
+    """How many (bytes, checksum) pairs, from the first, describe the start of the file."""
     from megatron_ettin import _native
 
-    if not len(states):
-        return 0
-    checksum = position = 0
+    checksum = position = matching = 0
     with open(path, "rb", buffering=0) as stream:
-        for number, (size, expected) in enumerate(states.tolist()):
+        for size, expected in states:
             while position < size:
                 content = stream.read(min(CHECK_BYTES, size - position))
                 checksum = _native.crc32c(content, checksum)
                 position += len(content)
             if checksum != expected:
-                return number
-    return len(states)
+                break
+            matching += 1
+    return matching
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:

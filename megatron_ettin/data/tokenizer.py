@@ -12,19 +12,19 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from megatron_ettin.data.index import dtype_for
 from megatron_ettin.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SpecialTokensInText = Literal["special", "split", "reject"]
 Engine = Literal["native", "huggingface"]
 SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "<|endoftext|>")
 NO_TOKENIZER = "give a tokenizer.json or a folder with one, or make one of your text by `ettin tokenizer train`"
-UINT16_VOCABULARY = 65_500
-"""Ids are stored as uint16 when the vocabulary is smaller than this (Megatron's rule), else as int32."""
 
 
 class Tokenizer:
@@ -105,7 +105,9 @@ class Tokenizer:
     @property
     def dtype(self) -> type[np.uint16] | type[np.int32]:
         """The type of ids in corpora of this tokenizer."""
-        return np.uint16 if self.vocabulary_size < UINT16_VOCABULARY else np.int32
+        import numpy as np
+
+        return np.uint16 if dtype_for(self.vocabulary_size) == "uint16" else np.int32
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Ids of all texts one after another, and offsets [texts + 1].
@@ -172,6 +174,8 @@ class HuggingFaceEncoder:
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], int, int]:
         """(ids, offsets, special tokens met, index of the first rejected text or -1)."""
+        import numpy as np
+
         for text in texts:
             text.encode()  # raises UnicodeEncodeError on a lone surrogate
         lists = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.data.corpus import corpus_prefix, member
 from megatron_ettin.data.decompress import RawFile
 from megatron_ettin.data.index import IndexHeader, read_header
 from megatron_ettin.data.manifest import Manifest, read_manifest
+from megatron_ettin.data.names import corpus_prefix, member
 from megatron_ettin.data.tokenizer import Tokenizer
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress
