@@ -49,7 +49,7 @@ class IdBuffer {
   size_t capacity_, size_ = 0;
 };
 
-std::shared_ptr<const Tokenizer> load(const std::string& json) {
+std::shared_ptr<const Tokenizer> load(std::string_view json) {
   std::string error;
   auto tokenizer = Tokenizer::from_json(json, error);
   if (!tokenizer) throw std::invalid_argument(error);
@@ -116,7 +116,7 @@ py::tuple encode_batch(Encoder& encoder, const py::list& texts) {
 
 void bind_tokenizer(py::module_& module) {
   py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(module, "Tokenizer")
-      .def(py::init([](const std::string& json) { return std::const_pointer_cast<Tokenizer>(load(json)); }), py::arg("json"))
+      .def(py::init([](std::string_view json) { return std::const_pointer_cast<Tokenizer>(load(json)); }), py::arg("json"))
       .def_property_readonly("vocabulary_size", &Tokenizer::vocabulary_size)
       .def("find_token", &find_token, py::arg("content"));
   module.def("compact_json", [](std::string_view json) { return py::bytes(compact_json(json)); }, py::arg("json"));

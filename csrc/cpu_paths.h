@@ -47,10 +47,16 @@ constexpr ByteNumbers make_byte_numbers() {
 }
 constexpr ByteNumbers kByteNumbers = make_byte_numbers();
 
-std::unique_ptr<WordEncoder> make_portable_encoder(const WordModel& model);
+// What there is of each version.
+struct WordPath {
+  std::unique_ptr<WordEncoder> (*make)(const WordModel& model);
+  // For each word the id of the token that it becomes as a whole, or kNoRank.
+  std::vector<uint32_t> (*single_tokens)(const BytePairModel& pairs, const std::vector<WordKey>& words);
+};
+
+extern const WordPath portable_words;
 #if defined(ETTIN_X86)
-std::unique_ptr<WordEncoder> make_avx2_encoder(const WordModel& model);
-std::unique_ptr<WordEncoder> make_avx512_encoder(const WordModel& model);
+extern const WordPath avx2_words, avx512_words;
 #endif
 
 }  // namespace ettin

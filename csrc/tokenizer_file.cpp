@@ -47,7 +47,7 @@ int byte_of(uint32_t code) {
 }
 
 // The bytes of a token written in the byte-level alphabet; false when it has a character outside of it.
-bool token_to_bytes(const std::string& token, std::string& bytes) {
+bool token_to_bytes(std::string_view token, std::string& bytes) {
   for (size_t at = 0, length; at < token.size(); at += length) {
     const int byte = byte_of(utf8_decode(token.data() + at, length));
     if (byte < 0) return false;
@@ -60,7 +60,7 @@ class Reader {
  public:
   Reader(TokenizerFile& file, std::string& error) : file_(file), error_(error) {}
 
-  bool read(const JsonValue& root) {
+  bool read(JsonValue root) {
     if (!root.is_object()) return fail("it is not a JSON object");
     if (!only(root, "", {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
                          "post_processor", "decoder", "model"})) {
@@ -77,58 +77,58 @@ class Reader {
   }
 
   // Refuses members with names outside `known`: a later version may give them a meaning.
-  bool only(const JsonValue& value, const std::string& where, std::initializer_list<std::string_view> known) {
-    for (const auto& member : value.members) {
-      if (std::find(known.begin(), known.end(), member.first) == known.end()) {
-        return fail("unknown member \"" + where + member.first + "\"");
+  bool only(JsonValue value, const std::string& where, std::initializer_list<std::string_view> known) {
+    for (const auto& [name, member] : value.members()) {
+      if (std::find(known.begin(), known.end(), name) == known.end()) {
+        return fail("unknown member \"" + where + std::string(name) + "\"");
       }
     }
     return true;
   }
 
-  static std::string type_of(const JsonValue& value) {
-    const JsonValue* type = value.find("type");
-    return type && type->is_string() ? type->string : "";
+  static std::string type_of(JsonValue value) {
+    const JsonValue type = value.find("type");
+    return type ? std::string(type.string()) : "";
   }
 
   // Reads a boolean member; a missing one keeps the value of `out`.
-  bool flag(const JsonValue& value, const char* key, bool& out) {
-    const JsonValue* member = value.find(key);
+  bool flag(JsonValue value, const char* key, bool& out) {
+    const JsonValue member = value.find(key);
     if (!member) return true;
-    if (!member->is_bool()) return fail(std::string("\"") + key + "\" is not true or false");
-    out = member->boolean;
+    if (!member.is_bool()) return fail(std::string("\"") + key + "\" is not true or false");
+    out = member.boolean();
     return true;
   }
 
-  bool normalizer(const JsonValue* value) {
-    if (!value || value->is_null()) return true;
-    const std::string type = type_of(*value);
+  bool normalizer(JsonValue value) {
+    if (!value || value.is_null()) return true;
+    const std::string type = type_of(value);
     if (type == "NFC") return file_.nfc = true;
-    const JsonValue* parts = value->find("normalizers");
-    if (type != "Sequence" || !parts || !parts->is_array()) {
+    const JsonValue parts = value.find("normalizers");
+    if (type != "Sequence" || !parts || !parts.is_array()) {
       return fail("normalizer \"" + type + "\" is not reproduced (only NFC is)");
     }
-    for (const JsonValue& part : parts->items) {
+    for (const JsonValue part : parts.items()) {
       if (type_of(part) != "NFC") return fail("normalizer \"" + type_of(part) + "\" is not reproduced (only NFC is)");
       file_.nfc = true;
     }
     return true;
   }
 
-  bool pre_tokenizer(const JsonValue* value) {
-    if (!value || value->is_null()) return fail("it has no pre-tokenizer, so it is not a byte-level tokenizer");
-    const std::string type = type_of(*value);
-    if (type == "ByteLevel") return byte_level(*value, true);
-    const JsonValue* parts = value->find("pretokenizers");
-    if (type != "Sequence" || !parts || !parts->is_array()) {
+  bool pre_tokenizer(JsonValue value) {
+    if (!value || value.is_null()) return fail("it has no pre-tokenizer, so it is not a byte-level tokenizer");
+    const std::string type = type_of(value);
+    if (type == "ByteLevel") return byte_level(value, true);
+    const JsonValue parts = value.find("pretokenizers");
+    if (type != "Sequence" || !parts || !parts.is_array()) {
       return fail("pre-tokenizer \"" + type + "\" is not reproduced (only byte-level ones are)");
     }
-    if (parts->items.size() == 1) return byte_level(parts->items[0], true);
-    if (parts->items.size() != 2) return fail("a sequence of that many pre-tokenizers is not reproduced");
-    return split(parts->items[0]) && byte_level(parts->items[1], false);
+    if (parts.size() == 1) return byte_level(*parts.items().begin(), true);
+    if (parts.size() != 2) return fail("a sequence of that many pre-tokenizers is not reproduced");
+    return split(*parts.items().begin()) && byte_level(*++parts.items().begin(), false);
   }
 
-  bool byte_level(const JsonValue& value, bool wants_regex) {
+  bool byte_level(JsonValue value, bool wants_regex) {
     if (type_of(value) != "ByteLevel") {
       return fail("pre-tokenizer \"" + type_of(value) + "\" is not reproduced in the place of ByteLevel");
     }
@@ -141,64 +141,64 @@ class Reader {
     return true;
   }
 
-  bool split(const JsonValue& value) {
+  bool split(JsonValue value) {
     if (type_of(value) != "Split") return fail("pre-tokenizer \"" + type_of(value) + "\" is not reproduced");
     if (!only(value, "pre_tokenizer.", {"type", "pattern", "behavior", "invert"})) return false;
-    const JsonValue* behavior = value.find("behavior");
+    const JsonValue behavior = value.find("behavior");
     bool invert = false;
     if (!flag(value, "invert", invert)) return false;
-    if (invert || !behavior || behavior->string != "Isolated") return fail("only Split with Isolated is reproduced");
-    const JsonValue* pattern = value.find("pattern");
-    const JsonValue* regex = pattern ? pattern->find("Regex") : nullptr;
-    if (!regex || !regex->is_string()) return fail("a Split without a regular expression is not reproduced");
+    if (invert || !behavior || behavior.string() != "Isolated") return fail("only Split with Isolated is reproduced");
+    const JsonValue pattern = value.find("pattern");
+    const JsonValue regex = pattern ? pattern.find("Regex") : JsonValue();
+    if (!regex || !regex.is_string()) return fail("a Split without a regular expression is not reproduced");
     for (const KnownPattern& known : kPatterns) {
-      if (regex->string == known.pattern) {
+      if (regex.string() == known.pattern) {
         file_.split = known.split;
         return true;
       }
     }
-    return fail("the split pattern is not one of those reproduced: " + regex->string);
+    return fail("the split pattern is not one of those reproduced: " + std::string(regex.string()));
   }
 
-  bool model(const JsonValue* value) {
-    if (!value || !value->is_object()) return fail("it has no model");
-    const JsonValue* type = value->find("type");
-    if (type && type_of(*value) != "BPE") return fail("model \"" + type_of(*value) + "\" is not reproduced (only BPE is)");
-    if (!only(*value, "model.", {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+  bool model(JsonValue value) {
+    if (!value || !value.is_object()) return fail("it has no model");
+    const JsonValue type = value.find("type");
+    if (type && type_of(value) != "BPE") return fail("model \"" + type_of(value) + "\" is not reproduced (only BPE is)");
+    if (!only(value, "model.", {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
                                  "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"})) {
       return false;
     }
-    const JsonValue* dropout = value->find("dropout");
-    if (dropout && !dropout->is_null()) return fail("BPE dropout is random and not reproduced");
+    const JsonValue dropout = value.find("dropout");
+    if (dropout && !dropout.is_null()) return fail("BPE dropout is random and not reproduced");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-      const JsonValue* affix = value->find(key);
-      if (affix && !affix->is_null() && !(affix->is_string() && affix->string.empty())) {
+      const JsonValue affix = value.find(key);
+      if (affix && !affix.is_null() && !(affix.is_string() && affix.string().empty())) {
         return fail(std::string("\"") + key + "\" is not reproduced");
       }
     }
-    return flag(*value, "ignore_merges", file_.ignore_merges) && vocabulary(value->find("vocab")) &&
-           merges(value->find("merges"));
+    return flag(value, "ignore_merges", file_.ignore_merges) && vocabulary(value.find("vocab")) &&
+           merges(value.find("merges"));
   }
 
-  bool vocabulary(const JsonValue* value) {
-    if (!value || !value->is_object()) return fail("the model has no vocabulary");
+  bool vocabulary(JsonValue value) {
+    if (!value || !value.is_object()) return fail("the model has no vocabulary");
     std::array<bool, 256> covered{};
-    ids_.reserve(value->members.size());
-    for (const auto& [token, id] : value->members) {
-      if (!id.is_integer() || id.integer > kLargestId) return fail("the id of \"" + token + "\" is not below 2^20");
-      if (!claim(static_cast<uint32_t>(id.integer))) return fail("id " + std::to_string(id.integer) + " occurs twice");
-      name(token, static_cast<uint32_t>(id.integer));
+    ids_.reserve(value.size());
+    for (const auto& [token, id] : value.members()) {
+      if (!id.is_integer() || id.integer() > kLargestId) return fail("the id of \"" + std::string(token) + "\" is not below 2^20");
+      if (!claim(static_cast<uint32_t>(id.integer()))) return fail("id " + std::to_string(id.integer()) + " occurs twice");
+      name(token, static_cast<uint32_t>(id.integer()));
       std::string bytes;
       if (!token_to_bytes(token, bytes)) continue;
       if (bytes.size() == 1) covered[static_cast<uint8_t>(bytes[0])] = true;
-      file_.token_bytes[id.integer] = bytes;
+      file_.token_bytes[id.integer()] = bytes;
     }
     for (int byte = 0; byte < 256; ++byte) {
       if (!covered[byte] && occurs_in_utf8(byte)) {
         return fail("byte " + std::to_string(byte) + " has no token, so text would be lost");
       }
     }
-    model_size_ = static_cast<uint32_t>(value->members.size());
+    model_size_ = static_cast<uint32_t>(value.size());
     return true;
   }
 
@@ -224,24 +224,27 @@ class Reader {
     return used_[id] = true;
   }
 
-  bool merges(const JsonValue* value) {
-    if (!value || !value->is_array()) return fail("the model has no merges");
-    if (value->items.size() > kLargestId) return fail("the model has more than 2^20 merges");
-    file_.merges.reserve(value->items.size());
-    for (const JsonValue& item : value->items) {
+  bool merges(JsonValue value) {
+    if (!value || !value.is_array()) return fail("the model has no merges");
+    if (value.size() > kLargestId) return fail("the model has more than 2^20 merges");
+    file_.merges.reserve(value.size());
+    for (const JsonValue item : value.items()) {
       std::string_view left, right;
       if (item.is_string()) {
-        const std::string_view line = item.string;
+        const std::string_view line = item.string();
         if (line.substr(0, 8) == "#version") continue;
         const size_t space = line.find(' ');
         if (space == std::string::npos || line.find(' ', space + 1) != std::string::npos) {
-          return fail("a merge is not two tokens: \"" + item.string + "\"");
+          return fail("a merge is not two tokens: \"" + std::string(line) + "\"");
         }
         left = line.substr(0, space);
         right = line.substr(space + 1);
-      } else if (item.items.size() == 2 && item.items[0].is_string() && item.items[1].is_string()) {
-        left = item.items[0].string;
-        right = item.items[1].string;
+      } else if (item.is_array() && item.size() == 2) {
+        auto part = item.items().begin();
+        const JsonValue first = *part, second = *++part;
+        if (!first.is_string() || !second.is_string()) return fail("a merge is not two tokens");
+        left = first.string();
+        right = second.string();
       } else {
         return fail("a merge is not two tokens");
       }
@@ -273,10 +276,10 @@ class Reader {
            fail(std::string("a merge ") + role + " \"" + std::string(token) + "\", which is not in the vocabulary");
   }
 
-  bool added_tokens(const JsonValue* value) {
-    if (!value || value->is_null()) return true;
-    if (!value->is_array()) return fail("\"added_tokens\" is not an array");
-    for (const JsonValue& item : value->items) {
+  bool added_tokens(JsonValue value) {
+    if (!value || value.is_null()) return true;
+    if (!value.is_array()) return fail("\"added_tokens\" is not an array");
+    for (const JsonValue item : value.items()) {
       if (!item.is_object()) return fail("an added token is not an object");
       AddedToken token;
       if (!added_token(item, token)) return false;
@@ -285,16 +288,16 @@ class Reader {
     return true;
   }
 
-  bool added_token(const JsonValue& item, AddedToken& token) {
+  bool added_token(JsonValue item, AddedToken& token) {
     if (!only(item, "added_tokens[].",
               {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"})) {
       return false;
     }
-    const JsonValue* content = item.find("content");
-    const JsonValue* id = item.find("id");
-    if (!content || !content->is_string() || content->string.empty()) return fail("an added token has no content");
-    if (!id || !id->is_integer() || id->integer > kLargestId) return fail("the id of an added token is not below 2^20");
-    token.content = content->string;
+    const JsonValue content = item.find("content");
+    const JsonValue id = item.find("id");
+    if (!content || !content.is_string() || content.string().empty()) return fail("an added token has no content");
+    if (!id || !id.is_integer() || id.integer() > kLargestId) return fail("the id of an added token is not below 2^20");
+    token.content = content.string();
     for (const char* key : {"single_word", "lstrip", "rstrip", "normalized", "special"}) {
       if (!item.find(key)) return fail("added token \"" + token.content + "\" lacks \"" + key + "\"");
     }
@@ -303,7 +306,7 @@ class Reader {
         !flag(item, "special", token.special)) {
       return false;
     }
-    return number(token, static_cast<uint32_t>(id->integer)) && strips(token);
+    return number(token, static_cast<uint32_t>(id.integer())) && strips(token);
   }
 
   // Gives the token the id that the `tokenizers` library gives it, which must be the one in the file.
@@ -352,9 +355,9 @@ class Reader {
 }  // namespace
 
 bool read_tokenizer_file(std::string_view json, TokenizerFile& file, std::string& error) {
-  JsonValue root;
-  if (!parse_json(json, root, error)) return false;
-  return Reader(file, error).read(root);
+  JsonDocument document;
+  if (!parse_json(json, document, error)) return false;
+  return Reader(file, error).read(document.root());
 }
 
 }  // namespace ettin

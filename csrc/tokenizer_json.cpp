@@ -5,20 +5,26 @@
 #include <functional>
 
 #include "hash_index.h"
+#include "json_string.h"
 #include "unicode.h"
+#include "utf8.h"
 
 namespace ettin {
 namespace {
 
 constexpr int kDepthLimit = 64;
+constexpr size_t kMostNodes = 1u << 30;
+constexpr size_t kBytesOfNode = 16;  // of text, at least, in files with a merge on several lines
 
 class Parser {
  public:
-  explicit Parser(std::string_view text) : text_(text) {}
+  Parser(std::string_view text, JsonDocument& document) : text_(text), nodes_(document.nodes), unescaped_(document.unescaped) {}
 
-  bool document(JsonValue& value, std::string& error) {
-    const bool whole = utf8_valid(text_) ? parse(value, 0) && at_end() : fail("invalid UTF-8");
-    if (!whole) error = std::string(reason_) + " at byte " + std::to_string(at_);
+  bool document(std::string& error) {
+    const size_t valid = utf8_valid_prefix(text_.data(), text_.size());
+    nodes_.reserve(text_.size() / kBytesOfNode);
+    const bool whole = valid == text_.size() ? parse(0) && at_end() : fail("invalid UTF-8");
+    if (!whole) error = std::string(reason_) + " at byte " + std::to_string(valid == text_.size() ? at_ : valid);
     return whole;
   }
 
@@ -43,76 +49,110 @@ class Parser {
     return true;
   }
 
-  bool word(std::string_view expected) {
+  // The node of a value without others inside.
+  JsonNode& add(JsonKind kind) {
+    JsonNode node;
+    node.kind = kind;
+    node.next = static_cast<uint32_t>(nodes_.size() + 1);
+    return nodes_.emplace_back(node);
+  }
+
+  bool word(std::string_view expected, JsonKind kind) {
     if (text_.substr(at_, expected.size()) != expected) return fail("unknown word");
     at_ += expected.size();
+    add(kind);
     return true;
   }
 
-  bool parse(JsonValue& value, int depth) {
+  bool parse(int depth) {
     if (depth > kDepthLimit) return fail("nested too deeply");
+    if (nodes_.size() > kMostNodes) return fail("too many values");
     skip_space();
     if (at_ >= text_.size()) return fail("a value is missing");
     switch (text_[at_]) {
-      case '{': return object(value, depth);
-      case '[': return array(value, depth);
-      case '"': value.kind = JsonValue::Kind::kString; return string(value.string);
-      case 't': value.kind = JsonValue::Kind::kBool; value.boolean = true; return word("true");
-      case 'f': value.kind = JsonValue::Kind::kBool; return word("false");
-      case 'n': return word("null");
-      default: return number(value);
+      case '{': return object(depth);
+      case '[': return array(depth);
+      case '"': return string();
+      case 't': return word("true", JsonKind::kTrue);
+      case 'f': return word("false", JsonKind::kFalse);
+      case 'n': return word("null", JsonKind::kNull);
+      default: return number();
     }
   }
 
-  bool array(JsonValue& value, int depth) {
-    value.kind = JsonValue::Kind::kArray;
+  // Notes where the value of node `at`, which has `count` values inside, ends.
+  bool close(size_t at, uint64_t count) {
+    nodes_[at].number = count;
+    nodes_[at].next = static_cast<uint32_t>(nodes_.size());
+    return true;
+  }
+
+  bool array(int depth) {
+    const size_t own = nodes_.size();
+    uint64_t count = 0;
+    add(JsonKind::kArray);
     ++at_;
     skip_space();
     if (take(']')) return true;
-    value.items.reserve(2);  // most arrays are merges
     do {
-      value.items.emplace_back();
-      if (!parse(value.items.back(), depth + 1)) return false;
+      if (!parse(depth + 1)) return false;
+      ++count;
       skip_space();
     } while (take(','));
-    return take(']') || fail("',' or ']' is missing");
+    return take(']') ? close(own, count) : fail("',' or ']' is missing");
   }
 
-  bool object(JsonValue& value, int depth) {
-    value.kind = JsonValue::Kind::kObject;
+  bool object(int depth) {
+    const size_t own = nodes_.size();
+    uint64_t count = 0;
+    add(JsonKind::kObject);
     ++at_;
     skip_space();
     if (take('}')) return true;
     do {
       skip_space();
       if (at_ >= text_.size() || text_[at_] != '"') return fail("a key is missing");
-      value.members.emplace_back();
-      auto& member = value.members.back();
-      if (!string(member.first)) return false;
+      if (!string()) return false;
       skip_space();
       if (!take(':')) return fail("':' is missing");
-      if (!parse(member.second, depth + 1)) return false;
+      if (!parse(depth + 1)) return false;
+      ++count;
       skip_space();
     } while (take(','));
-    return take('}') ? distinct(value) : fail("',' or '}' is missing");
+    return take('}') ? close(own, count) && distinct(own) : fail("',' or '}' is missing");
   }
 
-  bool distinct(const JsonValue& object) {
-    const auto& members = object.members;
-    HashIndex keys(members.size());
-    for (uint32_t at = 0; at < members.size(); ++at) {
-      const std::string_view key = members[at].first;
-      const auto same = [&](uint32_t other) { return members[other].first == key; };
-      if (keys.find_or_add(std::hash<std::string_view>()(key), at, same) != at) return fail("a key occurs twice");
+  bool distinct(size_t object) {
+    HashIndex keys(nodes_[object].number);
+    const auto key = [&](uint32_t at) { return std::string_view(nodes_[at].text, nodes_[at].number); };
+    for (auto at = static_cast<uint32_t>(object + 1); at < nodes_[object].next; at = nodes_[at + 1].next) {
+      const auto same = [&](uint32_t other) { return key(other) == key(at); };
+      if (keys.find_or_add(std::hash<std::string_view>()(key(at)), at, same) != at) return fail("a key occurs twice");
     }
     return true;
   }
 
-  bool string(std::string& out) {
-    ++at_;
+  bool string() {
+    const char* const begin = text_.data() + ++at_;
+    const char* const plain = json_run_end(begin, text_.data() + text_.size());
+    const auto size = static_cast<size_t>(plain - begin);
+    if (at_ + size < text_.size() && *plain == '"') {
+      at_ += size + 1;
+      return add_string({begin, size});
+    }
+    return unescape(unescaped_.emplace_back()) && add_string(unescaped_.back());
+  }
+
+  bool add_string(std::string_view string) {
+    JsonNode& node = add(JsonKind::kString);
+    node.text = string.data();
+    node.number = string.size();
+    return true;
+  }
+
+  bool unescape(std::string& out) {
     while (at_ < text_.size()) {
-      size_t plain = at_;
-      while (plain < text_.size() && text_[plain] != '"' && text_[plain] != '\\' && static_cast<uint8_t>(text_[plain]) >= 0x20) ++plain;
+      const size_t plain = static_cast<size_t>(json_run_end(text_.data() + at_, text_.data() + text_.size()) - text_.data());
       out.append(text_, at_, plain - at_);
       if ((at_ = plain) == text_.size()) break;
       const char byte = text_[at_++];
@@ -170,7 +210,7 @@ class Parser {
     return at_ - begin;
   }
 
-  bool number(JsonValue& value) {
+  bool number() {
     const bool negative = take('-');
     const size_t begin = at_;
     if (!digits()) return fail("not a JSON value");
@@ -186,14 +226,16 @@ class Parser {
       if (!take('+')) take('-');
       if (!digits()) return fail("a number without an exponent");
     }
-    value.kind = real ? JsonValue::Kind::kReal : JsonValue::Kind::kInteger;
+    JsonNode& node = add(real ? JsonKind::kReal : JsonKind::kInteger);
     if (!real) {
-      for (const char digit : whole) value.integer = value.integer * 10 + (digit - '0');
+      for (const char digit : whole) node.number = node.number * 10 + (digit - '0');
     }
     return true;
   }
 
   std::string_view text_;
+  std::vector<JsonNode>& nodes_;
+  std::deque<std::string>& unescaped_;
   size_t at_ = 0;
   const char* reason_ = nullptr;
 };
@@ -216,8 +258,8 @@ std::string compact_json(std::string_view text) {
   return out;
 }
 
-bool parse_json(std::string_view text, JsonValue& value, std::string& error) {
-  return Parser(text).document(value, error);
+bool parse_json(std::string_view text, JsonDocument& document, std::string& error) {
+  return Parser(text, document).document(error);
 }
 
 }  // namespace ettin

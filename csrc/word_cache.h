@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #include "huge_array.h"
 
@@ -16,6 +17,7 @@ struct alignas(16) WordKey {
     const auto leading = [](uint64_t padding) { return static_cast<size_t>(__builtin_clzll(~padding)) / 8; };
     return ~high ? 16 - leading(high) : 8 - leading(low);
   }
+  std::string_view text() const { return {reinterpret_cast<const char*>(this), size()}; }
   bool operator==(const WordKey& other) const { return ((low ^ other.low) | (high ^ other.high)) == 0; }
 };
 constexpr size_t kKeyBytes = 15;

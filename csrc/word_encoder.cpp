@@ -9,17 +9,30 @@
 namespace ettin {
 namespace {
 
+const WordPath& word_path([[maybe_unused]] CpuPath path) {
+#if defined(ETTIN_X86)
+  switch (path) {
+    case CpuPath::kAvx512: return avx512_words;
+    case CpuPath::kAvx2: return avx2_words;
+    default: break;
+  }
+#endif
+  return portable_words;
+}
+
 // Tokens that a word of the same bytes becomes: those that merging reaches, or all where merging is bypassed.
 std::vector<KnownWord> known_words(const TokenizerFile& file, const BytePairModel& pairs) {
+  std::vector<WordKey> words;
+  words.reserve(file.token_bytes.size());
+  for (const std::string& bytes : file.token_bytes) {
+    const bool text = bytes.find('\xFF') == std::string::npos;
+    if (!bytes.empty() && bytes.size() <= kKeyBytes && text) words.push_back(make_key(bytes.data(), bytes.size()));
+  }
+  const std::vector<uint32_t> ids = word_path(best_cpu_path()).single_tokens(pairs, words);
   std::vector<KnownWord> known;
-  IdVector ids;
-  BytePairModel::Scratch scratch;
-  for (uint32_t id = 0; id < file.token_bytes.size(); ++id) {
-    const std::string& bytes = file.token_bytes[id];
-    if (bytes.empty() || bytes.size() > kKeyBytes || bytes.find('\xFF') != std::string::npos) continue;
-    ids.clear();
-    pairs.encode(bytes, ids, scratch);
-    if (ids.size() == 1) known.push_back({make_key(bytes.data(), bytes.size()), ids[0]});
+  known.reserve(words.size());
+  for (size_t at = 0; at < words.size(); ++at) {
+    if (ids[at] != kNoRank) known.push_back({words[at], ids[at]});
   }
   return known;
 }
@@ -80,13 +93,7 @@ const TextScan& text_scan() {
 }
 
 std::unique_ptr<WordEncoder> make_word_encoder(const WordModel& model, CpuPath path) {
-  switch (std::min(path, best_cpu_path())) {
-#if defined(ETTIN_X86)
-    case CpuPath::kAvx512: return make_avx512_encoder(model);
-    case CpuPath::kAvx2: return make_avx2_encoder(model);
-#endif
-    default: return make_portable_encoder(model);
-  }
+  return word_path(std::min(path, best_cpu_path())).make(model);
 }
 
 }  // namespace ettin

@@ -42,7 +42,7 @@ namespace avx2 {
 namespace ettin {
 
 const TextScan avx2_scan = {avx2::find_prefix, avx2::find_normalizing};
-std::unique_ptr<WordEncoder> make_avx2_encoder(const WordModel& model) { return avx2::make(model); }
+const WordPath avx2_words = {avx2::make, avx2::single_tokens};
 
 }  // namespace ettin
 

@@ -45,7 +45,7 @@ namespace avx512 {
 namespace ettin {
 
 const TextScan avx512_scan = {avx512::find_prefix, avx512::find_normalizing};
-std::unique_ptr<WordEncoder> make_avx512_encoder(const WordModel& model) { return avx512::make(model); }
+const WordPath avx512_words = {avx512::make, avx512::single_tokens};
 
 }  // namespace ettin
 

@@ -262,7 +262,7 @@ class PathEncoder final : public WordEncoder {
   void merge_misses(size_t count) {
     const auto done = [&](uint32_t miss, const auto* tokens, size_t size) { finish_miss(miss, pack_tokens(tokens, size)); };
     if (const NarrowMerges* merges = model_.pairs.narrow()) {
-      const auto text = [&](uint32_t number) { return text_of(missed_[plain_[number]]); };
+      const auto text = [&](uint32_t number) { return missed_[plain_[number]].text(); };
       merge_in_narrow_lanes<Numbers16>(*merges, count, text, [&](uint32_t number, const uint16_t* tokens, size_t size) {
         done(plain_[number], tokens, size);
       });
@@ -424,7 +424,6 @@ class PathEncoder final : public WordEncoder {
     return sizeof(Id) == 2 ? static_cast<size_t>(ids.ids[0]) << 16 | ids.ids[1] : ids.ids[0];
   }
 
-  static std::string_view text_of(const WordKey& key) { return {reinterpret_cast<const char*>(&key), key.size()}; }
   std::string_view long_text(const LongWord& word) const {
     const uint32_t begin = begins_[word.word];
     return {text_ + begin, begins_[word.word + 1] - begin};
@@ -434,11 +433,11 @@ class PathEncoder final : public WordEncoder {
   WordIds<Id> encode_short(const WordKey& key) {
     if (is_run(key)) return pack(&model_.runs.ids[is_run_key(key) ? key.low : key.size()], 1);
     fresh_.clear();
-    model_.pairs.encode(text_of(key), fresh_, scratch_);
+    model_.pairs.encode(key.text(), fresh_, scratch_);
     return pack(fresh_.data(), fresh_.size());
   }
 
-  bool is_run(const WordKey& key) const { return is_run_key(key) || is_run(text_of(key).data(), key.size()); }
+  bool is_run(const WordKey& key) const { return is_run_key(key) || is_run(key.text().data(), key.size()); }
   bool is_run(const char* word, size_t size) const {
     return !model_.runs.ids.empty() && size > 1 && word[0] == ' ' && word[1] == ' ';
   }
@@ -492,4 +491,25 @@ class PathEncoder final : public WordEncoder {
 inline std::unique_ptr<WordEncoder> make(const WordModel& model) {
   if (model.vocabulary_size <= 65536) return std::make_unique<PathEncoder<uint16_t>>(model);
   return std::make_unique<PathEncoder<uint32_t>>(model);
+}
+
+inline std::vector<uint32_t> single_tokens(const BytePairModel& pairs, const std::vector<WordKey>& words) {
+  std::vector<uint32_t> ids(words.size(), kNoRank);
+#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
+  if (pairs.narrow() && !pairs.has_whole_words()) {
+    const auto text = [&](uint32_t at) { return words[at].text(); };
+    merge_in_narrow_lanes<Numbers16>(*pairs.narrow(), words.size(), text, [&](uint32_t at, const uint16_t* tokens, size_t size) {
+      if (size == 1) ids[at] = pairs.id(tokens[0]);
+    });
+    return ids;
+  }
+#endif
+  IdVector own;
+  BytePairModel::Scratch scratch;
+  for (size_t at = 0; at < words.size(); ++at) {
+    own.clear();
+    pairs.encode(words[at].text(), own, scratch);
+    if (own.size() == 1) ids[at] = own[0];
+  }
+  return ids;
 }

@@ -18,6 +18,6 @@ namespace portable {
 }
 
 const TextScan portable_scan = {portable::find_prefix, portable::find_normalizing};
-std::unique_ptr<WordEncoder> make_portable_encoder(const WordModel& model) { return portable::make(model); }
+const WordPath portable_words = {portable::make, portable::single_tokens};
 
 }  // namespace ettin

@@ -19,10 +19,10 @@ def texts_of(content: bytes, ends: NDArray[np.uint64]) -> list[str]:
 class HuggingFaceBatches:
     """Encodes batches of texts with `tokenizers` itself, without template specials, truncation or padding."""
 
-    def __init__(self, content: str, policy: str) -> None:
+    def __init__(self, content: bytes, policy: str) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer: Any = Tokenizer.from_str(content)
+        self._tokenizer: Any = Tokenizer.from_buffer(content)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = policy == "split"

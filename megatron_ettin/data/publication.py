@@ -18,12 +18,11 @@ def checksum_text(value: int) -> str:
     return f"crc32c:{value:08x}"
 
 
-def content_record(content: str) -> FileRecord:
+def content_record(content: bytes) -> FileRecord:
     """Size and checksum of a small file."""
     from megatron_ettin import _native
 
-    data = content.encode()
-    return FileRecord(bytes=len(data), checksum=checksum_text(_native.crc32c(data)))
+    return FileRecord(bytes=len(content), checksum=checksum_text(_native.crc32c(content)))
 
 
 def is_complete(job: Job) -> bool:

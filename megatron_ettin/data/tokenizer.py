@@ -36,23 +36,24 @@ class Tokenizer:
 
     def __init__(
         self,
-        content: str,
+        content: str | bytes,
         special_tokens_in_text: SpecialTokensInText = "special",
         engine: Engine = "native",
         where: str = "tokenizer.json",
     ) -> None:
         """Load from the text of a tokenizer.json; ``where`` names it in errors. Raises DataError."""
-        self.content = content
+        self.content = content.encode() if isinstance(content, str) else content
+        """The bytes of the file."""
         self.specials_met = 0
         """Special tokens found in texts so far."""
-        self.fingerprint = hashlib.sha256(_native().compact_json(content)).hexdigest()
+        self.fingerprint = hashlib.sha256(_native().compact_json(self.content)).hexdigest()
         """Of the file's content without the white space of its layout."""
         try:
-            self.native = _native().Tokenizer(content) if engine == "native" else None
+            self.native = _native().Tokenizer(self.content) if engine == "native" else None
             """The tokenizer of the extension, which threads may share; None with the other engine."""
-            self._foreign = None if engine == "native" else HuggingFaceEncoder(content, special_tokens_in_text)
+            self._foreign = None if engine == "native" else HuggingFaceEncoder(self.content, special_tokens_in_text)
         except ValueError as error:
-            if not holds_model(content):
+            if not holds_model(self.content):
                 raise DataError(f"{where}: not a tokenizer.json: {error}; {NO_TOKENIZER}") from error
             raise DataError(
                 f"{where}: cannot be reproduced exactly: {error}; use a byte-level BPE tokenizer.json, or the engine"
@@ -78,10 +79,10 @@ class Tokenizer:
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            content = file.read_bytes().decode()
+            content = file.read_bytes()
         except FileNotFoundError as error:
             raise DataError(f"{file}: no such file; {NO_TOKENIZER}") from error
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise DataError(f"{file}: cannot be read as a tokenizer.json ({error}); {NO_TOKENIZER}") from error
         return cls(content, special_tokens_in_text, engine, where=str(file))
 
@@ -134,12 +135,12 @@ class Tokenizer:
         """The text of ids, special tokens included; invalid UTF-8 shows as U+FFFD. For people, not for speed."""
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-        tokenizer = HuggingFaceTokenizer.from_str(self.content)
+        tokenizer = HuggingFaceTokenizer.from_buffer(self.content)
         text: str = tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
         return text
 
 
-def holds_model(content: str) -> bool:
+def holds_model(content: bytes) -> bool:
     """Whether a text is a JSON object with a model in it, as every tokenizer.json is."""
     try:
         parsed = json.loads(content)
@@ -158,11 +159,11 @@ def _native() -> Any:  # noqa: ANN401 - the extension has no types
 class HuggingFaceEncoder:
     """The encoder of the engine ``huggingface``: any tokenizer.json, at the speed of `tokenizers`."""
 
-    def __init__(self, content: str, policy: SpecialTokensInText) -> None:
+    def __init__(self, content: bytes, policy: SpecialTokensInText) -> None:
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
         try:
-            self._tokenizer = HuggingFaceTokenizer.from_str(content)
+            self._tokenizer = HuggingFaceTokenizer.from_buffer(content)
         except Exception as error:  # the library raises bare Exception
             raise ValueError(str(error)) from error
         self._tokenizer.no_truncation()

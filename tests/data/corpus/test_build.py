@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +50,17 @@ def test_files_equal_those_of_megatron(tmp_path, jsonl, tokenizer, expected, sma
 def test_huggingface_engine_gives_the_same_files(tmp_path, jsonl, tokenizer, expected):
     build_corpus(jsonl, tmp_path / "c", tokenizer, BuildOptions(append_eod=True, engine="huggingface"))
     assert content(tmp_path / "c") == expected
+
+
+def test_lines_are_built_without_numpy(tmp_path, jsonl, tokenizer):
+    """Importing it takes longer than starting, and its BLAS keeps threads busy that have nothing to do."""
+    code = (
+        "import sys; from megatron_ettin.cli import main\n"
+        f"main(['prepare', '--input', {str(jsonl)!r}, '--output-prefix', {str(tmp_path / 'c')!r},"
+        f" '--tokenizer-model', {str(tokenizer)!r}])\n"
+        "sys.exit('numpy' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def write_gz(path, data):

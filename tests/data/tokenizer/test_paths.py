@@ -78,6 +78,24 @@ def test_vocabularies_above_16_bits_agree_with_the_library(kind: str, path: str)
         assert ids[offsets[at] : offsets[at + 1]].tolist() == expected.ids, repr(texts[at])
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_tokens_that_end_in_the_padding_of_keys_are_not_mistaken(kind: str, path: str) -> None:
+    """The caches fill words up with 0xFF, which no text holds, but tokens may; text may hold NUL."""
+    source = json.loads(KINDS[kind]().to_str())
+    source["added_tokens"] = []
+    vocabulary, merges = source["model"]["vocab"], source["model"]["merges"]
+    for left in ("a", "b", "aÿ"):
+        vocabulary[f"{left}ÿ"] = len(vocabulary)
+        merges.append([left, "ÿ"])
+    pair = Pair.of(json.dumps(source))
+    encoder = native.Encoder(pair.ours.native, native.SpecialPolicy.special, getattr(native.CpuPath, path))
+    texts = ["a b aa ab ÿ", "a", "b", *("\0" * size for size in range(1, 18)), "a\0 a\0\0 \0a"]
+    ids, offsets, _, _ = encoder.encode_batch(texts)
+    for at, expected in enumerate(pair.reference.encode_batch_fast(texts, add_special_tokens=False)):
+        assert ids[offsets[at] : offsets[at + 1]].tolist() == expected.ids, repr(texts[at])
+
+
 def test_the_environment_chooses_the_path(tmp_path: Path, root: Path) -> None:
     file = tmp_path / "tokenizer.json"
     KINDS["ettin"]().save(str(file))

@@ -41,7 +41,7 @@ def test_train(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "800 tokens" in capsys.readouterr().out
     tokenizer = Tokenizer.from_file(texts / "out")
     assert list(tokenizer.special_ids) == list(SPECIAL_NAMES) and tokenizer.vocabulary_size == 800
-    Pair.of(tokenizer.content).assert_equal([*SENTENCES, *ATOMS])
+    Pair.of(tokenizer.content.decode()).assert_equal([*SENTENCES, *ATOMS])
     assert tokenizer.decode(tokenizer.encode(SENTENCES[0])) == SENTENCES[0]
     assert main(command) == 2
 
