@@ -25,6 +25,9 @@ class NativeEncoder : public TextEncoder {
   bool encode(std::string_view text, IdVector& ids, uint64_t& specials) override {
     return encoder_.encode(text, ids, specials);
   }
+  bool encode(std::string_view text, NarrowIdVector& ids, uint64_t& specials) override {
+    return encoder_.encode(text, ids, specials);
+  }
 
  private:
   Encoder encoder_;

@@ -55,8 +55,44 @@ struct OutputCounts {
   uint64_t specials = 0;
 };
 
+// Ids as they are stored: 16 or 32 bits wide.
+class StoredIds {
+ public:
+  explicit StoredIds(bool wide = false) : is_wide_(wide) {}
+
+  // Calls `use` with the vector that holds the ids.
+  template <class Use>
+  decltype(auto) with(Use&& use) {
+    return is_wide_ ? use(wide_) : use(narrow_);
+  }
+  template <class Use>
+  decltype(auto) with(Use&& use) const {
+    return is_wide_ ? use(wide_) : use(narrow_);
+  }
+
+  size_t size() const { return narrow_.size() + wide_.size(); }
+  size_t bytes() const { return narrow_.size() * sizeof(uint16_t) + wide_.size() * sizeof(uint32_t); }
+  const void* data() const {
+    return with([](const auto& ids) -> const void* { return ids.data(); });
+  }
+  void reserve(size_t size) {
+    with([size](auto& ids) { ids.reserve(size); });
+  }
+  void resize(size_t size) {
+    with([size](auto& ids) { ids.resize(size); });
+  }
+  void append(const uint32_t* from, size_t count) {
+    with([=](auto& ids) { append_narrowed(ids, from, count); });
+  }
+
+ private:
+  bool is_wide_;
+  NarrowIdVector narrow_;
+  IdVector wide_;
+};
+
 struct OutputPart {
-  FreshVector<char> tokens;  // ids as they are stored
+  StoredIds tokens;
   std::vector<int32_t> lengths;
   std::vector<uint32_t> sequences;  // of each document
   std::vector<uint32_t> hashes;     // of each document's text

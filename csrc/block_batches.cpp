@@ -73,13 +73,14 @@ void BlockEncoder::store_pending(BlockResult& result) {
     OutputPart& part = result.outputs[i];
     size_t text = 0;
     for (size_t document = 0; document < places_.size(); ++document) {
+      const size_t start = part.tokens.size();
       for (uint32_t k = 0; k < pending.counts[document]; ++k, ++text) {
         if (refused_[document] != 0) continue;
         const uint64_t begin = text == 0 ? 0 : pending.ids.ends[text - 1];
-        add_sequence(pending.ids.ids.data() + begin, pending.ids.ends[text] - begin);
+        add_sequence(part, pending.ids.ids.data() + begin, pending.ids.ends[text] - begin);
         part.counts.specials += pending.ids.specials[text];
       }
-      if (refused_[document] == 0) finish_document(part);
+      if (refused_[document] == 0) finish_document(part, start);
     }
   }
   for (size_t document = 0; document < places_.size(); ++document) {

@@ -51,6 +51,7 @@ std::unique_ptr<BlockResult> BlockEncoder::run(Block& block) {
   result->has_checksum = block.has_checksum;
   result->checksum = block.checksum;
   result->outputs.resize(settings_.keys.size());
+  for (auto& part : result->outputs) part.tokens = StoredIds(settings_.wide);
   result->rejected = std::move(block.rejected);
   result->lines = result->rejected.size();
   if (block.file) {
@@ -63,7 +64,7 @@ std::unique_ptr<BlockResult> BlockEncoder::run(Block& block) {
     id_block(block, *result);
   }
   if (batched_) finish_batches(*result);
-  for (auto& part : result->outputs) part.checksum = crc32c(0, part.tokens.data(), part.tokens.size());
+  for (auto& part : result->outputs) part.checksum = crc32c(0, part.tokens.data(), part.tokens.bytes());
   release_large_buffers();
   return result;
 }
@@ -83,7 +84,6 @@ void BlockEncoder::file_block(Block& block, BlockResult& result) {
 }
 
 void BlockEncoder::release_large_buffers() {
-  release(ids_);
   release(lines_.bytes);
   record_.release_large_buffers(large_buffer);
 }
@@ -99,7 +99,7 @@ void BlockEncoder::reject(BlockResult& result, Reject kind, uint64_t offset, std
 
 void BlockEncoder::json_block(std::string_view lines, uint64_t offset, BlockResult& result) {
   // Most texts have a token for every two to four bytes; with more, the list grows.
-  for (OutputPart& part : result.outputs) part.tokens.reserve(lines.size() / result.outputs.size() * (settings_.wide ? 4 : 2) / 3);
+  for (OutputPart& part : result.outputs) part.tokens.reserve(lines.size() / result.outputs.size() / 3);
   const bool known_valid = utf8_valid_prefix(lines.data(), lines.size()) == lines.size();
   size_t at = 0;
   while (at < lines.size() && !stopped(result)) {
@@ -222,8 +222,10 @@ void BlockEncoder::id_record(const uint32_t* ids, size_t count, uint64_t row, Bl
     --count;
     if (count != 0 && settings_.template_last >= 0 && ids[count - 1] == settings_.template_last) --count;
   }
-  add_sequence(ids, count);
-  finish_document(result.outputs[0]);
+  OutputPart& part = result.outputs[0];
+  const size_t begin = part.tokens.size();
+  add_sequence(part, ids, count);
+  finish_document(part, begin);
   ++result.documents;
 }
 
@@ -248,7 +250,6 @@ void BlockEncoder::take_record(uint64_t offset, BlockResult& result) {
 }
 
 void BlockEncoder::go_back(BlockResult& result) {
-  ids_.clear();
   sequence_lengths_.clear();
   for (size_t i = 0; i < marks_.size(); ++i) {
     OutputPart& part = result.outputs[i];
@@ -261,55 +262,43 @@ void BlockEncoder::go_back(BlockResult& result) {
 }
 
 bool BlockEncoder::encode_document(const Document& document, OutputPart& part) {
+  const size_t begin = part.tokens.size();
   for (size_t k = 0; k < document.count; ++k) {
-    const size_t before = ids_.size();
-    if (!encoder_->encode(document.texts[k], ids_, part.counts.specials)) return false;
+    const size_t before = part.tokens.size();
+    const auto encode = [&](auto& ids) { return encoder_->encode(document.texts[k], ids, part.counts.specials); };
+    if (!part.tokens.with(encode)) return false;
     part.counts.text_bytes += document.texts[k].size();
-    if (ids_.size() > before) sequence_lengths_.push_back(static_cast<int32_t>(ids_.size() - before));
+    if (part.tokens.size() > before) sequence_lengths_.push_back(static_cast<int32_t>(part.tokens.size() - before));
   }
   part.counts.lone_surrogates += document.lone_surrogates;
-  finish_document(part);
+  finish_document(part, begin);
   return true;
 }
 
 // A sequence without ids is left out, as Megatron leaves it out.
-void BlockEncoder::add_sequence(const uint32_t* ids, size_t count) {
+void BlockEncoder::add_sequence(OutputPart& part, const uint32_t* ids, size_t count) {
   if (count == 0) return;
-  ids_.insert(ids_.end(), ids, ids + count);
+  part.tokens.append(ids, count);
   sequence_lengths_.push_back(static_cast<int32_t>(count));
 }
 
-// Closes the document whose ids are in ids_ and whose sequences are in sequence_lengths_.
-void BlockEncoder::finish_document(OutputPart& part) {
-  part.hashes.push_back(settings_.wide ? store_ids<uint32_t>(part) : store_ids<uint16_t>(part));
-  if (ids_.empty()) {
+// Closes the document whose ids are those from `begin` on and whose sequences are in sequence_lengths_.
+void BlockEncoder::finish_document(OutputPart& part, size_t begin) {
+  const size_t count = part.tokens.size() - begin;
+  TextHash hash;
+  part.tokens.with([&](const auto& ids) { hash.add_ids(count, [from = ids.data() + begin](size_t at) { return from[at]; }); });
+  part.hashes.push_back(hash.finish());
+  if (count == 0) {
     ++part.counts.empty_documents;
   } else if (settings_.append_eod >= 0) {
-    ++part.counts.tokens;
+    const auto eod = static_cast<uint32_t>(settings_.append_eod);
+    part.tokens.append(&eod, 1);
     ++sequence_lengths_.back();
   }
   part.sequences.push_back(static_cast<uint32_t>(sequence_lengths_.size()));
   part.lengths.insert(part.lengths.end(), sequence_lengths_.begin(), sequence_lengths_.end());
-  part.counts.tokens += ids_.size();
-  ids_.clear();
+  part.counts.tokens += part.tokens.size() - begin;
   sequence_lengths_.clear();
-}
-
-// Appends ids_ as they are stored, and the token that ends a document; returns the hash of the text.
-template <class Stored>
-uint32_t BlockEncoder::store_ids(OutputPart& part) const {
-  const size_t start = part.tokens.size(), count = ids_.size();
-  const bool ends = settings_.append_eod >= 0 && count != 0;
-  part.tokens.resize(start + (count + ends) * sizeof(Stored));
-  auto* const to = reinterpret_cast<Stored*>(part.tokens.data() + start);
-  TextHash hash;
-  hash.add_ids(count, [&](size_t at) {
-    const uint32_t id = ids_[at];
-    to[at] = static_cast<Stored>(id);
-    return id;
-  });
-  if (ends) to[count] = static_cast<Stored>(settings_.append_eod);
-  return hash.finish();
 }
 
 }  // namespace ettin

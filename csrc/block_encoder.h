@@ -17,6 +17,7 @@ class TextEncoder {
  public:
   virtual ~TextEncoder() = default;
   virtual bool encode(std::string_view text, IdVector& ids, uint64_t& specials) = 0;
+  virtual bool encode(std::string_view text, NarrowIdVector& ids, uint64_t& specials) = 0;
 };
 
 // Texts back to back, with the end of each.
@@ -88,10 +89,8 @@ class BlockEncoder {
   void take_record(uint64_t offset, BlockResult& result);
   bool encode_document(const Document& document, OutputPart& part);
   void go_back(BlockResult& result);
-  void add_sequence(const uint32_t* ids, size_t count);
-  void finish_document(OutputPart& part);
-  template <class Stored>
-  uint32_t store_ids(OutputPart& part) const;
+  void add_sequence(OutputPart& part, const uint32_t* ids, size_t count);
+  void finish_document(OutputPart& part, size_t begin);
   void collect(uint64_t offset, BlockResult& result);
   void finish_batches(BlockResult& result);
   bool split_pending(Pending& pending, BlockResult& result) const;
@@ -107,7 +106,6 @@ class BlockEncoder {
   std::unique_ptr<TextEncoder> encoder_;
   std::vector<Document> documents_;
   std::vector<Mark> marks_;
-  IdVector ids_;                           // of the document at hand
   std::vector<int32_t> sequence_lengths_;  // of the document at hand
   std::vector<Pending> pending_;
   std::vector<Place> places_;

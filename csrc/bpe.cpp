@@ -96,6 +96,10 @@ void BytePairModel::number_tokens(const TokenizerFile& file) {
   std::vector<uint64_t> pairs;
   for (const Merge& merge : merges) pairs.push_back(pair_key(merge.left, merge.right));
   narrow_ = NarrowMerges::make(pairs, merged_);
+  if (narrow_) {
+    narrow_ids_.assign(ids_.begin(), ids_.end());
+    narrow_ids_.resize(65536);
+  }
   byte_pair_ranks_.resize(65536);
   for (uint32_t pair = 0; pair < 65536; ++pair) byte_pair_ranks_[pair] = merges_.rank(pair >> 8, pair & 255);
 }

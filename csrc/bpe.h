@@ -71,7 +71,8 @@ class BytePairModel {
   const MergeTable& table() const { return merges_; }
   // The merges in 16-bit numbers, or null when there are too many.
   const NarrowMerges* narrow() const { return narrow_.get(); }
-  const uint32_t* ids() const { return ids_.data(); }
+  // Ids by tokens, where narrow() is not null and ids have 16 bits: for every number of 16 bits.
+  const uint16_t* narrow_ids() const { return narrow_ids_.data(); }
   uint32_t merged(uint32_t rank) const { return one_merge_each_ ? rank + 256 : merged_[rank]; }
   uint32_t id(uint32_t token) const { return ids_[token]; }
 
@@ -108,6 +109,7 @@ class BytePairModel {
   std::vector<uint32_t> byte_pair_ranks_;
   std::vector<uint32_t> merged_;  // token made by each rank
   std::vector<uint32_t> ids_;     // id in the file of each token
+  std::vector<uint16_t> narrow_ids_;
   std::vector<uint64_t> narrow_joints_, wide_joints_;
   bool one_merge_each_ = true, ignore_merges_;
   size_t longest_whole_word_ = 0;

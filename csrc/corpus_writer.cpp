@@ -103,8 +103,8 @@ void BuildState::add(const BlockResult& result) {
   for (const RejectedRecord& record : result.rejected) ++rejected[static_cast<size_t>(record.kind)];
   for (size_t i = 0; i < outputs.size(); ++i) {
     const OutputPart& part = result.outputs[i];
-    outputs[i].checksum = crc32c_combine(outputs[i].checksum, part.checksum, part.tokens.size());
-    outputs[i].bytes += part.tokens.size();
+    outputs[i].checksum = crc32c_combine(outputs[i].checksum, part.checksum, part.tokens.bytes());
+    outputs[i].bytes += part.tokens.bytes();
     outputs[i].sequences += part.lengths.size();
     outputs[i].source.empty_documents += part.counts.empty_documents;
     outputs[i].source.tokens += part.counts.tokens;
@@ -169,7 +169,7 @@ bool CorpusWriter::write(const BlockResult& result, const Place& place, std::str
     ends.clear();
     auto end = static_cast<int64_t>(at.sequences);
     for (const uint32_t count : part.sequences) ends.push_back(end += count);
-    if (!write_at(outputs_[i].tokens, part.tokens.data(), part.tokens.size(), at.bytes, error)) return false;
+    if (!write_at(outputs_[i].tokens, part.tokens.data(), part.tokens.bytes(), at.bytes, error)) return false;
     if (!write_at(outputs_[i].lengths, part.lengths.data(), part.lengths.size() * 4, at.sequences * 4, error)) {
       return false;
     }

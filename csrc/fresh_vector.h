@@ -31,7 +31,16 @@ struct FreshAllocator : std::allocator<T> {
 template <class T>
 using FreshVector = std::vector<T, FreshAllocator<T>>;
 
-// Ids on their way out of the encoder.
+// Appends numbers that the elements can hold.
+template <class T>
+void append_narrowed(FreshVector<T>& to, const uint32_t* from, size_t count) {
+  const size_t before = to.size();
+  to.resize(before + count);
+  for (size_t at = 0; at < count; ++at) to[before + at] = static_cast<T>(from[at]);
+}
+
+// Ids on their way out of the encoder; the narrow ones are of vocabularies that fit.
 using IdVector = FreshVector<uint32_t>;
+using NarrowIdVector = FreshVector<uint16_t>;
 
 }  // namespace ettin

@@ -8,20 +8,24 @@
 #include <string_view>
 #include <vector>
 
+#include "fresh_vector.h"
+#include "huge_array.h"
+
 namespace ettin {
 
+template <class Id>
 class LongWordCache {
  public:
   static constexpr size_t kLongest = 96;
   static constexpr uint16_t kPending = 0xFFFF;  // a count: the word has no ids yet
 
-  struct Slot {
-    uint64_t hash = 0;
-    uint32_t text = 0, ids = 0;  // places in the lists; of a pending word `ids` is a number of the caller's
-    uint16_t bytes = 0, count = 0;
+  struct Slot {  // all zeros when empty
+    uint64_t hash;
+    uint32_t text, ids;  // places in the lists; of a pending word `ids` is a number of the caller's
+    uint16_t bytes, count;
   };
 
-  LongWordCache() : slots_(size_t{1} << kBits) {}
+  LongWordCache() : slots_(kSlots) {}
 
   static uint64_t hash(std::string_view word) {
     uint64_t state = word.size() * kMultiplier, part;
@@ -45,12 +49,12 @@ class LongWordCache {
     return slot.hash == hash && slot.bytes == word.size() &&
            !std::memcmp(text_.data() + slot.text, word.data(), word.size());
   }
-  const uint32_t* ids(uint32_t place) const { return ids_.data() + place; }
+  const Id* ids(uint32_t place) const { return ids_.data() + place; }
 
   // Empties the lists when they might not take so many more words: places stay valid until the next call.
   void make_room(size_t words) {
     if (std::max(text_.size(), ids_.size()) + words * kLongest <= kListLimit) return;
-    slots_.assign(slots_.size(), Slot());
+    slots_.fill_bytes(0);
     text_.clear();
     ids_.clear();
   }
@@ -64,7 +68,7 @@ class LongWordCache {
   // The ids of a word; returns their place.
   uint32_t finish(Slot& slot, uint64_t hash, uint32_t number, const uint32_t* ids, size_t count) {
     const auto place = static_cast<uint32_t>(ids_.size());
-    ids_.insert(ids_.end(), ids, ids + count);
+    append_narrowed(ids_, ids, count);
     const bool own = slot.hash == hash && slot.count == kPending && slot.ids == number;  // else another word took it
     if (own) slot.ids = place, slot.count = static_cast<uint16_t>(count);
     return place;
@@ -72,12 +76,13 @@ class LongWordCache {
 
  private:
   static constexpr int kBits = 16;
+  static constexpr size_t kSlots = size_t{1} << kBits;
   static constexpr size_t kListLimit = 6 << 20;
   static constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15ull;
 
-  std::vector<Slot> slots_;
+  HugeArray<Slot> slots_;
   std::vector<char> text_;
-  std::vector<uint32_t> ids_;
+  FreshVector<Id> ids_;
 };
 
 }  // namespace ettin

@@ -104,7 +104,7 @@ void Pipeline::place_ready() {
     written.place = next_place_;
     next_place_.documents += result->documents;
     for (size_t i = 0; i < result->outputs.size(); ++i) {
-      next_place_.outputs[i].bytes += result->outputs[i].tokens.size();
+      next_place_.outputs[i].bytes += result->outputs[i].tokens.bytes();
       next_place_.outputs[i].sequences += result->outputs[i].lengths.size();
     }
     written.result = std::move(result);

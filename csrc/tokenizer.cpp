@@ -47,7 +47,8 @@ Tokenizer::Tokenizer(TokenizerFile file)
 Encoder::Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, CpuPath path)
     : tokenizer_(std::move(tokenizer)), policy_(policy), words_(make_word_encoder(tokenizer_->words_, path)) {}
 
-bool Encoder::encode(std::string_view text, IdVector& ids, uint64_t& specials) {
+template <class Ids>
+bool Encoder::encode(std::string_view text, Ids& ids, uint64_t& specials) {
   const size_t before = ids.size();
   specials_ = 0;
   encode_raw(text, ids);
@@ -59,7 +60,8 @@ bool Encoder::encode(std::string_view text, IdVector& ids, uint64_t& specials) {
   return true;
 }
 
-void Encoder::encode_raw(std::string_view text, IdVector& ids) {
+template <class Ids>
+void Encoder::encode_raw(std::string_view text, Ids& ids) {
   const AddedTokenSplitter& added = tokenizer_->raw_added_;
   added.split(text, policy_ == SpecialPolicy::kSplit, [&](const Part& part) {
     if (part.token != Part::kText) return add_token(added.token(part.token), ids);
@@ -69,7 +71,8 @@ void Encoder::encode_raw(std::string_view text, IdVector& ids) {
   });
 }
 
-void Encoder::encode_normalized(std::string_view text, IdVector& ids) {
+template <class Ids>
+void Encoder::encode_normalized(std::string_view text, Ids& ids) {
   const AddedTokenSplitter& added = tokenizer_->normalized_added_;
   added.split(text, policy_ == SpecialPolicy::kSplit, [&](const Part& part) {
     if (part.token != Part::kText) return add_token(added.token(part.token), ids);
@@ -77,7 +80,8 @@ void Encoder::encode_normalized(std::string_view text, IdVector& ids) {
   });
 }
 
-void Encoder::encode_words(std::string_view text, IdVector& ids) {
+template <class Ids>
+void Encoder::encode_words(std::string_view text, Ids& ids) {
   if (tokenizer_->file_.prefix_space && text[0] != ' ') {
     prefixed_.assign(1, ' ').append(text);
     text = prefixed_;
@@ -85,9 +89,13 @@ void Encoder::encode_words(std::string_view text, IdVector& ids) {
   words_->encode(text, ids);
 }
 
-void Encoder::add_token(const AddedToken& token, IdVector& ids) {
-  ids.push_back(token.id);
+template <class Ids>
+void Encoder::add_token(const AddedToken& token, Ids& ids) {
+  ids.push_back(static_cast<typename Ids::value_type>(token.id));
   specials_ += token.special;
 }
+
+template bool Encoder::encode(std::string_view, IdVector&, uint64_t&);
+template bool Encoder::encode(std::string_view, NarrowIdVector&, uint64_t&);
 
 }  // namespace ettin

@@ -47,15 +47,21 @@ class Encoder {
 
   static constexpr size_t kLongestText = size_t{1} << 30;  // normalization may make it three times as long
 
-  // Appends the ids of `text`, which must be valid UTF-8 of at most kLongestText bytes, and adds the number of special tokens met to `specials`.
-  // False, with `ids` and `specials` as before, when the policy is kReject and the text holds a special token.
-  bool encode(std::string_view text, IdVector& ids, uint64_t& specials);
+  // Appends the ids of `text`, which must be valid UTF-8 of at most kLongestText bytes, and adds the number of special
+  // tokens met to `specials`. False, with `ids` and `specials` as before, when the policy is kReject and the text holds a
+  // special token. `Ids` is IdVector, or NarrowIdVector for a vocabulary up to 65,536.
+  template <class Ids>
+  bool encode(std::string_view text, Ids& ids, uint64_t& specials);
 
  private:
-  void encode_raw(std::string_view text, IdVector& ids);
-  void encode_normalized(std::string_view text, IdVector& ids);
-  void encode_words(std::string_view text, IdVector& ids);
-  void add_token(const AddedToken& token, IdVector& ids);
+  template <class Ids>
+  void encode_raw(std::string_view text, Ids& ids);
+  template <class Ids>
+  void encode_normalized(std::string_view text, Ids& ids);
+  template <class Ids>
+  void encode_words(std::string_view text, Ids& ids);
+  template <class Ids>
+  void add_token(const AddedToken& token, Ids& ids);
 
   std::shared_ptr<const Tokenizer> tokenizer_;
   SpecialPolicy policy_;

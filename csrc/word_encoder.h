@@ -39,8 +39,9 @@ struct WordModel {
 class WordEncoder {
  public:
   virtual ~WordEncoder() = default;
-  // Appends the ids of `piece`: valid UTF-8, normalized, below 4 GiB.
+  // Appends the ids of `piece`: valid UTF-8, normalized, below 4 GiB. Narrow ids only of vocabularies up to 65,536.
   virtual void encode(std::string_view piece, IdVector& ids) = 0;
+  virtual void encode(std::string_view piece, NarrowIdVector& ids) = 0;
 };
 
 // Instruction sets with a version of their own; all versions give the same ids.

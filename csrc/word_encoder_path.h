@@ -6,7 +6,13 @@ class PathEncoder final : public WordEncoder {
  public:
   explicit PathEncoder(const WordModel& model) : model_(model) { fill_cache(); }
 
-  void encode(std::string_view piece, IdVector& ids) override {
+  void encode(std::string_view piece, IdVector& ids) override { encode_as(piece, ids); }
+  void encode(std::string_view piece, NarrowIdVector& ids) override { encode_as(piece, ids); }
+
+ private:
+  using Ids = FreshVector<Id>;
+
+  void encode_as(std::string_view piece, Ids& ids) {
     ids_ = &ids;
     while (!piece.empty()) {
       text_ = piece.data();
@@ -15,7 +21,14 @@ class PathEncoder final : public WordEncoder {
     }
   }
 
- private:
+  // Ids of the other width.
+  template <class Other>
+  void encode_as(std::string_view piece, Other& ids) {
+    staged_.clear();
+    encode_as(piece, staged_);
+    ids.insert(ids.end(), staged_.begin(), staged_.end());
+  }
+
   static constexpr size_t kBatch = 1024, kGroup = 128;
   static constexpr size_t kMost = kBatch + 80;  // a batch ends with the block of text that exceeds it
   static constexpr size_t kWords = 3 * kBatch + 160;  // with parts of words
@@ -186,8 +199,8 @@ class PathEncoder final : public WordEncoder {
   __attribute__((noinline)) WordKey long_key(size_t at, size_t size) {
     const std::string_view word(text_ + begins_[at], size);
     if (is_run(word.data(), size)) return size <= model_.runs.longest() ? run_key(size) : WordKey{1, 0};
-    if (size <= LongWordCache::kLongest) {
-      const uint64_t hash = LongWordCache::hash(word);
+    if (size <= LongWordCache<Id>::kLongest) {
+      const uint64_t hash = LongWordCache<Id>::hash(word);
       __builtin_prefetch(&long_cache_.slot(hash));
       long_[long_words_++] = {hash, static_cast<uint32_t>(at), 0, 0};
     }
@@ -281,6 +294,9 @@ class PathEncoder final : public WordEncoder {
 
   template <class Token>
   WordIds<Id> pack_tokens(const Token* tokens, size_t count) {
+    if constexpr (sizeof(Token) == 2 && sizeof(Id) == 2) {
+      if (count <= WordIds<Id>::kCapacity) return ids_of_tokens(model_.pairs.narrow_ids(), tokens, count);
+    }
     uint32_t ids[16];
     for (size_t at = 0; at < count; ++at) ids[at] = model_.pairs.id(tokens[at]);
     return pack(ids, count);
@@ -359,7 +375,7 @@ class PathEncoder final : public WordEncoder {
   size_t write_ids() {
     const Id* from = out_;
     const LongWord* next_long = long_;
-    uint32_t* to = open_ids();
+    Id* to = open_ids();
     for (size_t at = 0; at < waiting_; ++at) {
       const Waiting& word = waits_[at];
       to = std::copy(from, static_cast<const Id*>(out_ + word.out), to);
@@ -385,21 +401,21 @@ class PathEncoder final : public WordEncoder {
   }
 
   // Makes room for the batch behind the ids so far; `close_ids` gives back what was not used.
-  uint32_t* open_ids() {
+  Id* open_ids() {
     const size_t before = ids_->size();
     ids_->resize(before + (out_end_ - out_) + waiting_ * kPlaces);
     return ids_->data() + before;
   }
-  void close_ids(const uint32_t* end) { ids_->resize(end - ids_->data()); }
+  void close_ids(const Id* end) { ids_->resize(end - ids_->data()); }
 
   struct IdRange {
-    const uint32_t* ids;
+    const Id* ids;
     size_t count;
   };
   static constexpr size_t kUnknown = ~size_t{0};  // the count of a word that no cache takes
 
   IdRange long_ids(const LongWord& word) const {
-    const bool fresh = word.count == LongWordCache::kPending;
+    const bool fresh = word.count == LongWordCache<Id>::kPending;
     const uint32_t place = fresh ? long_found_[word.ids].ids : word.ids;
     return {long_cache_.ids(place), fresh ? long_found_[word.ids].count : word.count};
   }
@@ -411,12 +427,16 @@ class PathEncoder final : public WordEncoder {
 
   __attribute__((noinline)) size_t write_rare(const IdRange& range, size_t word) {
     if (range.count != kUnknown) {
-      ids_->insert(ids_->end(), range.ids, range.ids + range.count);
+      const size_t before = ids_->size();
+      ids_->resize(before + range.count);
+      std::copy(range.ids, range.ids + range.count, ids_->data() + before);
       return 0;
     }
     const uint32_t begin = begins_[word], size = begins_[word + 1] - begin;
     if (is_run(text_ + begin, size)) return encode_run(begin, size);
-    encode_alone(std::string_view(text_ + begin, size), *ids_);
+    fresh_.clear();
+    encode_alone(std::string_view(text_ + begin, size), fresh_);
+    append_narrowed(*ids_, fresh_.data(), fresh_.size());
     return 0;
   }
 
@@ -452,7 +472,7 @@ class PathEncoder final : public WordEncoder {
     const size_t place = overflow_.size();
     result.ids[0] = static_cast<Id>(sizeof(Id) == 2 ? place >> 16 : place);
     result.ids[1] = static_cast<Id>(place);
-    overflow_.insert(overflow_.end(), ids, ids + count);
+    append_narrowed(overflow_, ids, count);
     return result;
   }
 
@@ -461,15 +481,15 @@ class PathEncoder final : public WordEncoder {
   size_t encode_run(uint32_t begin, uint32_t size) {
     const size_t longest = model_.runs.longest();
     size_t left = size;
-    for (; left >= longest; left -= longest) ids_->push_back(model_.runs.ids[longest]);
-    if (left > 1) ids_->push_back(model_.runs.ids[left]);
+    for (; left >= longest; left -= longest) ids_->push_back(static_cast<Id>(model_.runs.ids[longest]));
+    if (left > 1) ids_->push_back(static_cast<Id>(model_.runs.ids[left]));
     return left == 1 ? begin + size - 1 : 0;
   }
 
   const WordModel& model_;
   ShortWordCache<Id> cache_;
-  LongWordCache long_cache_;
-  IdVector* ids_ = nullptr;
+  LongWordCache<Id> long_cache_;
+  Ids* ids_ = nullptr;
   const char* text_ = nullptr;
   const uint32_t* begins_ = nullptr;  // of the words of the batch: starts_ or parts_
   size_t size_ = 0, misses_ = 0, long_words_ = 0, waiting_ = 0;
@@ -483,8 +503,9 @@ class PathEncoder final : public WordEncoder {
   Waiting waits_[kWords];
   Id out_[kWords * WordIds<Id>::kCapacity + 8];
   Id* out_end_ = out_;
+  Ids staged_;
   IdVector fresh_;
-  std::vector<uint32_t> overflow_;
+  Ids overflow_;
   BytePairModel::Scratch scratch_;
 };
 

@@ -13,6 +13,15 @@ inline Id count_of(const void* ids) {
   return count;
 }
 
+// The ids of up to seven tokens by a table for every 16-bit number; at least four tokens are looked up.
+inline WordIds<uint16_t> ids_of_tokens(const uint16_t* by_token, const uint16_t* tokens, size_t count) {
+  WordIds<uint16_t> result{};
+  for (size_t at = 0; at < 4; ++at) result.ids[at] = by_token[tokens[at]];
+  for (size_t at = 4; at < count; ++at) result.ids[at] = by_token[tokens[at]];
+  result.count = static_cast<uint16_t>(count);
+  return result;
+}
+
 // Appends the places of the bits of `mask`, counted from `base`; up to fifteen places more are written over.
 #if defined(ETTIN_AVX512)
 inline size_t append_bits(uint64_t mask, uint32_t base, uint32_t* out) {

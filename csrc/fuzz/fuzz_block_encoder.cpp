@@ -22,6 +22,15 @@ void check(bool condition) {
 class ByteEncoder : public ettin::TextEncoder {
  public:
   bool encode(std::string_view text, ettin::IdVector& ids, uint64_t& specials) override {
+    return encode_bytes(text, ids, specials);
+  }
+  bool encode(std::string_view text, ettin::NarrowIdVector& ids, uint64_t& specials) override {
+    return encode_bytes(text, ids, specials);
+  }
+
+ private:
+  template <class Ids>
+  static bool encode_bytes(std::string_view text, Ids& ids, uint64_t& specials) {
     for (const char c : text) {
       if (c == '!') return false;
       specials += c == '#';

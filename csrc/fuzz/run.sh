@@ -6,7 +6,7 @@ target=$1 seconds=$2
 shift 2
 case $target in
   tokenizer)
-    sources="unicode_tables unicode_nfc tokenizer_json tokenizer_file tokenizer_added bpe narrow_merges tokenizer"
+    sources="unicode_tables unicode_nfc utf8 json_string tokenizer_json tokenizer_file tokenizer_added bpe narrow_merges tokenizer"
     sources="$sources word_encoder word_encoder_portable word_encoder_avx2 word_encoder_avx512"
     longest=384
     ;;
