@@ -70,6 +70,7 @@ class StoredIds {
     return is_wide_ ? use(wide_) : use(narrow_);
   }
 
+  bool operator==(const StoredIds& other) const { return narrow_ == other.narrow_ && wide_ == other.wide_; }
   size_t size() const { return narrow_.size() + wide_.size(); }
   size_t bytes() const { return narrow_.size() * sizeof(uint16_t) + wide_.size() * sizeof(uint32_t); }
   const void* data() const {

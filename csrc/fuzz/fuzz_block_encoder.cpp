@@ -102,10 +102,10 @@ void check_result(const ettin::BlockResult& result) {
       check(length > 0);
       tokens += static_cast<uint64_t>(length);
     }
-    check(sequences == part.lengths.size() && part.tokens.size() == 2 * tokens && part.counts.tokens == tokens);
-    for (size_t i = 0; i < part.tokens.size(); i += 2) {
+    check(sequences == part.lengths.size() && part.tokens.bytes() == 2 * tokens && part.counts.tokens == tokens);
+    for (size_t i = 0; i < part.tokens.bytes(); i += 2) {
       uint16_t id;
-      std::memcpy(&id, part.tokens.data() + i, 2);
+      std::memcpy(&id, static_cast<const char*>(part.tokens.data()) + i, 2);
       check(id < vocabulary);
     }
   }
