@@ -7,16 +7,20 @@ struct ByteMasks {
 
 #if defined(ETTIN_AVX512)
 
+// The classes of bytes in ASCII; anything for others.
+inline __m512i ascii_classes(__m512i bytes) {
+  return _mm512_permutex2var_epi8(_mm512_loadu_si512(kAsciiClasses.bits), bytes, _mm512_loadu_si512(kAsciiClasses.bits + 64));
+}
+
 inline ByteMasks classify(const char* text) {
   const __m512i bytes = _mm512_loadu_si512(text);
-  const __m512i classes = _mm512_permutex2var_epi8(_mm512_loadu_si512(kAsciiClasses.bits), bytes,
-                                                   _mm512_loadu_si512(kAsciiClasses.bits + 64));
+  const __m512i classes = ascii_classes(bytes);
   const uint64_t high = _mm512_movepi8_mask(bytes);
   const auto having = [&](uint8_t bit) {
     return _mm512_mask_test_epi8_mask(~high, classes, _mm512_set1_epi8(static_cast<char>(bit)));
   };
   return {having(kLetterBit), having(kNumberBit),     having(kOtherBit), having(kSpaceBit),
-          having(kWhiteBit),  having(kApostropheBit), high,
+          having(kWhiteBit),  _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\'')), high,
           _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8(static_cast<char>(0xC0)))};
 }
 
@@ -75,7 +79,7 @@ inline ByteMasks classify(const char* text) {
     masks.other |= (classes >> 2 & 1) << at;
     masks.space |= (classes >> 3 & 1) << at;
     masks.white |= (classes >> 4 & 1) << at;
-    masks.apostrophe |= (classes >> 5 & 1) << at;
+    masks.apostrophe |= static_cast<uint64_t>(byte == '\'') << at;
     masks.high |= static_cast<uint64_t>(byte >> 7) << at;
     masks.lead |= static_cast<uint64_t>(byte >= 0xC0) << at;
   }

@@ -12,9 +12,10 @@
 
 namespace ettin {
 
-enum AsciiBit : uint8_t { kLetterBit = 1, kNumberBit = 2, kOtherBit = 4, kSpaceBit = 8, kWhiteBit = 16, kApostropheBit = 32 };
+enum AsciiBit : uint8_t { kLetterBit = 1, kNumberBit = 2, kOtherBit = 4, kSpaceBit = 8, kWhiteBit = 16 };
+constexpr uint8_t kRealBits = kLetterBit | kNumberBit | kOtherBit;  // no white space
 
-// Classes of the ASCII characters, as bits.
+// Classes of the ASCII characters, a bit each.
 struct AsciiClasses {
   uint8_t bits[128];
 };
@@ -28,7 +29,6 @@ constexpr AsciiClasses make_ascii_classes() {
                          : number       ? kNumberBit
                          : byte == ' '  ? kSpaceBit
                          : white        ? kWhiteBit
-                         : byte == '\'' ? kOtherBit | kApostropheBit
                                         : kOtherBit;
   }
   return classes;

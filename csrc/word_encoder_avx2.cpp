@@ -27,8 +27,8 @@ namespace avx2 {
 #include "narrow_lanes_path.h"
 #include "text_scan_path.h"
 #include "byte_masks_path.h"
-#include "gpt2_splitter_path.h"
 #include "word_steps_path.h"
+#include "gpt2_splitter_path.h"
 #include "word_encoder_path.h"
 }
 }  // namespace ettin

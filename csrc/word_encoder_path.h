@@ -68,9 +68,8 @@ class PathEncoder final : public WordEncoder {
     Gpt2Splitter splitter(std::string_view(text_, size_), !model_.runs.ids.empty());
     size_t words = 0;
     while (!splitter.done()) {
-      const auto base = static_cast<uint32_t>(splitter.base());
-      words += append_bits(splitter.next(), base, starts_ + words);
-      if (words <= kBatch) continue;
+      words = splitter.append_starts(starts_, words, kBatch);
+      if (words <= kBatch) break;
       const size_t done = encode_words(words - 1, splitter.high_end() > starts_[0]);
       if (done) return done;
       starts_[0] = starts_[words - 1];

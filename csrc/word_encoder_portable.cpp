@@ -12,8 +12,8 @@ namespace ettin {
 namespace portable {
 #include "text_scan_path.h"
 #include "byte_masks_path.h"
-#include "gpt2_splitter_path.h"
 #include "word_steps_path.h"
+#include "gpt2_splitter_path.h"
 #include "word_encoder_path.h"
 }
 
