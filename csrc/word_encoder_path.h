@@ -29,7 +29,7 @@ class PathEncoder final : public WordEncoder {
     ids.insert(ids.end(), staged_.begin(), staged_.end());
   }
 
-  static constexpr size_t kBatch = 1024, kGroup = 128;
+  static constexpr size_t kBatch = 1024, kGroup = 256;
   static constexpr size_t kMost = kBatch + 80;  // a batch ends with the block of text that exceeds it
   static constexpr size_t kWords = 3 * kBatch + 160;  // with parts of words
   static constexpr size_t kPlaces = 16;         // of a word's ids on the way out; longer lists go there by themselves
