@@ -7,13 +7,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from megatron_ettin.data.zstd_frames import FrameFollower
 from megatron_ettin.errors import DataError
 
 READ_BYTES = 256 << 10
 PIECE_BYTES = 512 << 10
 """Upper bound of one decompressed piece."""
+MAXIMUM_WINDOW = 128 << 20
 WINDOW_ERROR = "too much memory"
-"""What libzstd says of a frame whose window is above its limit, 128 MiB."""
+"""What libzstd says of a frame whose window is above its limit."""
 
 
 class DamagedStreamError(Exception):
@@ -111,13 +113,16 @@ def gzip_pieces(raw: RawFile) -> Iterator[bytes]:
 
 def zstd_pieces(raw: RawFile) -> Iterator[bytes]:
     """Decompressed pieces of a zstd file of any number of frames. Raises DataError for windows above 128 MiB."""
-    import pyarrow
+    import zstandard
 
-    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(_Readable(raw), mode="r"), "zstd")
+    source: Any = _FollowedFrames(raw)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAXIMUM_WINDOW)
+    reader = decompressor.stream_reader(source, read_size=READ_BYTES, read_across_frames=True, closefd=False)
+    damaged: Any = zstandard.ZstdError
     while True:
         try:
-            piece = stream.read(PIECE_BYTES)
-        except OSError as error:
+            piece = reader.read(PIECE_BYTES)
+        except damaged as error:
             if WINDOW_ERROR in str(error):
                 raise DataError(
                     f"{raw.path}: a zstd frame before byte {raw.position} needs a window above 128 MiB, which is not "
@@ -125,23 +130,23 @@ def zstd_pieces(raw: RawFile) -> Iterator[bytes]:
                 ) from error
             raise DamagedStreamError(f"zstd data damaged before byte {raw.position} ({error})") from error
         if not piece:
-            return
+            break
         yield piece
+    if not source.frames.whole:  # the library takes the end of the file for the end of the frame
+        raise DamagedStreamError(f"zstd data ends at byte {raw.position} inside a frame")
 
 
-class _Readable:
-    """The little of a Python file that pyarrow asks for."""
-
-    closed = False
+class _FollowedFrames:
+    """The little of a Python file that zstandard asks for; knows where its frames end."""
 
     def __init__(self, raw: RawFile) -> None:
         self._raw = raw
+        self.frames = FrameFollower()
 
-    def read(self, size: int = -1) -> bytes:
-        return self._raw.read(size if size > 0 else READ_BYTES)
-
-    def close(self) -> None:
-        self.closed = True
+    def read(self, size: int) -> bytes:
+        content = self._raw.read(size)
+        self.frames.follow(content)
+        return content
 
 
 PIECES = {None: plain_pieces, "gz": gzip_pieces, "zst": zstd_pieces}

@@ -155,6 +155,20 @@ def test_settings_that_cannot_work_are_refused(tmp_path, tokenizer, write):
     assert build_corpus(tmp_path / "x.unknown", tmp_path / "c", tokenizer, BuildOptions(input_format="jsonl")).corpus
 
 
+def test_a_zst_file_cut_anywhere_inside_a_frame_is_reported(tmp_path, tokenizer):
+    frames = [zstandard.compress(b'{"text": "a word"}\n' * 3), zstandard.compress(b'{"text": "more"}\n')]
+    content, ends = b"".join(frames), (0, len(frames[0]), len(b"".join(frames)))
+    path = tmp_path / "t.jsonl.zst"
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        build = lambda: build_corpus(path, tmp_path / f"c{cut}", tokenizer)  # noqa: B023, E731 - used at once
+        if cut in ends:
+            assert build().corpus.documents == (0, 3, 4)[ends.index(cut)]
+        else:
+            with pytest.raises(DataError, match="truncated.*zstd data ends at byte"):
+                build()
+
+
 def test_a_zstd_window_without_bound_is_refused_with_the_remedy(tmp_path, tokenizer):
     def build(window):
         parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window)
