@@ -200,10 +200,14 @@ class Bench:
         print(f"{text:<74} {value:>10.1f} {unit}", flush=True)
 
     def interleave(self, *commands: list[str], rounds: int | None = None) -> list[Run]:
-        """Medians of several commands, run in turn."""
+        """Medians of several commands, run in turn; what a command wrote before is gone when it starts."""
         results: list[list[Run]] = [[] for _ in commands]
         for _ in range(rounds or self.rounds):
             for result, command in zip(results, commands, strict=True):
+                for prefix in (Path(argument) for argument in command if Path(argument).parent == self.folder):
+                    if not prefix.suffix:
+                        for path in self.folder.glob(f"{prefix.name}.*"):
+                            path.unlink()
                 result.append(run(command))
         return [median(result) for result in results]
 

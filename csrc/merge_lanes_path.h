@@ -89,6 +89,17 @@ inline void merge_in_lanes(const BytePairModel& model, const WordKey* keys, cons
 
 constexpr size_t kWideWord = 64;
 
+// The rank of a pair, from the smaller table where there is one.
+inline uint32_t rank_of_pair(const BytePairModel& model, uint32_t left, uint32_t right) {
+  const NarrowMerges* narrow = model.narrow();
+  if (!narrow) return model.rank(left, right);
+  const uint32_t pair = NarrowMerges::pair(left, right);
+  const uint64_t hash = narrow->hash(pair);
+  const NarrowMerges::Line& line = narrow->line(hash);
+  const uint16_t rank = rank_of_mark(line.marks, NarrowMerges::mark(hash), line.ranks);
+  return rank != NarrowMerges::kNoRank && narrow->parts(rank) == pair ? rank : kNoRank;
+}
+
 // Merging for one word of up to 64 bytes; appends its ids.
 inline void merge_wide(const BytePairModel& model, std::string_view word, IdVector& ids) {
   alignas(64) uint32_t ranks[kWideWord + 32], tokens[kWideWord + 32];
@@ -114,8 +125,8 @@ inline void merge_wide(const BytePairModel& model, std::string_view word, IdVect
       _mm512_storeu_si512(ranks + at, next_ranks);
     }
     ranks[size] = kNoRank;
-    ranks[best] = best + 1 < size ? model.rank(tokens[best], tokens[best + 1]) : kNoRank;
-    if (best) ranks[best - 1] = model.rank(tokens[best - 1], tokens[best]);
+    ranks[best] = best + 1 < size ? rank_of_pair(model, tokens[best], tokens[best + 1]) : kNoRank;
+    if (best) ranks[best - 1] = rank_of_pair(model, tokens[best - 1], tokens[best]);
   }
   for (size_t at = 0; at < size; ++at) ids.push_back(model.id(tokens[at]));
 }

@@ -25,8 +25,8 @@
 #define ETTIN_AVX512 1
 namespace ettin {
 namespace avx512 {
-#include "merge_lanes_path.h"
 #include "narrow_numbers_path.h"
+#include "merge_lanes_path.h"
 #include "narrow_lanes_path.h"
 #include "text_scan_path.h"
 #include "byte_masks_path.h"

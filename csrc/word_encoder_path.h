@@ -33,6 +33,7 @@ class PathEncoder final : public WordEncoder {
   static constexpr size_t kMost = kBatch + 80;  // a batch ends with the block of text that exceeds it
   static constexpr size_t kWords = 3 * kBatch + 160;  // with parts of words
   static constexpr size_t kPlaces = 16;         // of a word's ids on the way out; longer lists go there by themselves
+  static constexpr size_t kStep = 32;           // ids copied at once
   static constexpr size_t kAhead = 16;          // known words whose places are asked for in advance
   static constexpr size_t kOverflowLimit = 4 << 20;
   static constexpr Id kRare = static_cast<Id>(~Id{0}), kPending = kRare - 1;  // counts of words without ids yet
@@ -377,7 +378,7 @@ class PathEncoder final : public WordEncoder {
     Id* to = open_ids();
     for (size_t at = 0; at < waiting_; ++at) {
       const Waiting& word = waits_[at];
-      to = std::copy(from, static_cast<const Id*>(out_ + word.out), to);
+      to = copy_steps(from, out_ + word.out, to);
       from = out_ + word.out;
       const WordIds<Id>& ids = word.ids.count == kPending ? missed_ids_[word.ids.ids[0]] : word.ids;
       if (ids.count <= WordIds<Id>::kCapacity) {
@@ -395,15 +396,20 @@ class PathEncoder final : public WordEncoder {
       if (restart) return restart;
       to = open_ids();
     }
-    close_ids(std::copy(from, static_cast<const Id*>(out_end_), to));
+    close_ids(copy_steps(from, out_end_, to));
     return 0;
   }
 
   // Makes room for the batch behind the ids so far; `close_ids` gives back what was not used.
   Id* open_ids() {
     const size_t before = ids_->size();
-    ids_->resize(before + (out_end_ - out_) + waiting_ * kPlaces);
+    ids_->resize(before + (out_end_ - out_) + waiting_ * kPlaces + kStep);
     return ids_->data() + before;
+  }
+  // Copies ids of out_, and writes over up to kStep places more.
+  static Id* copy_steps(const Id* from, const Id* end, Id* to) {
+    for (const Id* at = from; at < end; at += kStep) std::memcpy(to + (at - from), at, kStep * sizeof(Id));
+    return to + (end - from);
   }
   void close_ids(const Id* end) { ids_->resize(end - ids_->data()); }
 
@@ -500,7 +506,7 @@ class PathEncoder final : public WordEncoder {
   WordKey keys_[kGroup], missed_[kWords];
   WordIds<Id> missed_ids_[kWords];
   Waiting waits_[kWords];
-  Id out_[kWords * WordIds<Id>::kCapacity + 8];
+  Id out_[kWords * WordIds<Id>::kCapacity + kStep];
   Id* out_end_ = out_;
   Ids staged_;
   IdVector fresh_;

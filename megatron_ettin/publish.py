@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +49,8 @@ def publish(folder: Path) -> Iterator[Path]:
         fsync_tree(staging)
         os.rename(staging, folder)
     except BaseException:
+        import shutil  # only here: it takes a millisecond to import
+
         shutil.rmtree(staging, ignore_errors=True)
         raise
     fsync_path(folder.parent)

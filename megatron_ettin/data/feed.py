@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_ettin.data.decompress import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.data.inputs import Source
-from megatron_ettin.data.read_ahead import ReadAhead
 from megatron_ettin.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from megatron_ettin.data.read_ahead import ReadAhead
 
 WAIT_MILLISECONDS = 200
 """Longest wait before signals and progress are looked at."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_ettin.data.feed import (
     Feeder,
@@ -21,10 +21,12 @@ from megatron_ettin.data.feed import (
 from megatron_ettin.data.inputs import Source
 from megatron_ettin.data.job import Job
 from megatron_ettin.data.options import block_bytes
-from megatron_ettin.data.read_ahead import ReadAhead
 from megatron_ettin.data.staging import Record, Staging
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress, format_count
+
+if TYPE_CHECKING:
+    from megatron_ettin.data.read_ahead import ReadAhead
 
 REMEDIES = {
     "invalid_utf8": "re-encode the file as UTF-8",
@@ -123,10 +125,18 @@ def _feed_sources(job: Job, feeder: Feeder, record: Record | None) -> None:
     feeder.fed = sum(source.bytes for source in job.sources[:first])
     left = job.sources[first:]
     streams = [source for source in left if _stream_kind(job, source) is not None]
-    with ReadAhead(streams, job.options.worker_threads) as ahead:
+    with _read_ahead(streams, job.options.worker_threads) as ahead:
         for number, source in enumerate(left, first):
             resumed = record if record is not None and record.source == number and not record.ends_source else None
             _feed_source(job, feeder, number, source, resumed, ahead)
+
+
+def _read_ahead(streams: list[Source], encoders: int) -> contextlib.AbstractContextManager[ReadAhead | None]:
+    if not streams:
+        return contextlib.nullcontext()
+    from megatron_ettin.data.read_ahead import ReadAhead
+
+    return ReadAhead(streams, encoders)
 
 
 def _stream_kind(job: Job, source: Source) -> StreamKind | None:
@@ -139,7 +149,7 @@ def _stream_kind(job: Job, source: Source) -> StreamKind | None:
 
 
 def _feed_source(
-    job: Job, feeder: Feeder, number: int, source: Source, record: Record | None, ahead: ReadAhead
+    job: Job, feeder: Feeder, number: int, source: Source, record: Record | None, ahead: ReadAhead | None
 ) -> None:
     """Feed what is left of one source: after the blocks of ``record``, when it is the one that was interrupted."""
     start = source.begin if record is None else record.end
@@ -147,6 +157,7 @@ def _feed_source(
     if source.splits:
         feed_plain_lines(feeder, number, source, start)
     elif kind is not None:
+        assert ahead is not None  # there is one as soon as there are streams
         feed_stream(feeder, number, source, start, kind, ahead)
     elif source.format == "txt":
         feed_whole_text(feeder, number, source, 0 if record is None else record.lines)

@@ -7,11 +7,10 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from megatron_ettin.data.index import ITEM_BYTES, IndexHeader, file_pieces, write_index
 from megatron_ettin.data.names import member
@@ -29,8 +28,7 @@ def folder_of(prefix: Path) -> Path:
     return prefix.parent / f".{prefix.name}.incomplete"
 
 
-@dataclass(frozen=True)
-class OutputState:
+class OutputState(NamedTuple):
     """One output after some number of blocks."""
 
     bytes: int
@@ -43,8 +41,7 @@ class OutputState:
     specials: int
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record of the journal: totals after ``blocks`` whole blocks; counts of ``source`` so far."""
 
     words: tuple[int, ...]
@@ -181,7 +178,9 @@ class Staging:
 
     def remove(self) -> None:
         """Take the folder away."""
-        shutil.rmtree(self.folder)
+        self.discard()
+        (self.folder / "lock").unlink()
+        self.folder.rmdir()
 
     def adopt_plan(self, plan: dict[str, Any], *, restart: bool) -> None:
         """Continue a build of the same plan, or start one. Raises DataError when another plan was begun here."""
