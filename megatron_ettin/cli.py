@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ettin.errors import EttinError, file_trouble
+from megatron_ettin.heavy_imports import heavy_imports
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: no verb {name!r}; verbs: {', '.join(VERBS)}", file=sys.stderr)
         return USAGE_ERROR
     try:
-        status: int = importlib.import_module(VERBS[name].module).main(rest)
+        with heavy_imports():
+            verb = importlib.import_module(VERBS[name].module)
+        status: int = verb.main(rest)
         return status
     except EttinError as error:
         return report(str(error))

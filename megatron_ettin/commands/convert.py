@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from megatron_ettin.errors import CheckpointError, ConfigError
+from megatron_ettin.heavy_imports import heavy_imports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,13 @@ def is_huggingface(folder: Path) -> bool:
 
 def to_huggingface(flags: ConvertFlags) -> int:
     """One checkpoint, or all."""
-    from megatron_ettin.checkpoint.folder import parse_source
-    from megatron_ettin.checkpoint.load import find
-    from megatron_ettin.export.runs import export_all, export_checkpoint
+    with heavy_imports():
+        from megatron_ettin.checkpoint.folder import parse_source
+        from megatron_ettin.checkpoint.load import find
+        from megatron_ettin.export.parity import import_models
+        from megatron_ettin.export.runs import export_all, export_checkpoint
+
+        import_models()
 
     run, step = parse_source(flags.source)
     if not run.is_dir():
@@ -79,7 +84,8 @@ def summary(folder: Path) -> str:
 
 def from_huggingface(flags: ConvertFlags) -> int:
     """A folder as a run."""
-    from megatron_ettin.export.runs import import_folder
+    with heavy_imports():
+        from megatron_ettin.export.runs import import_folder
 
     if flags.all or flags.tokenizer or flags.dtype != "float32":
         raise ConfigError("--all, --dtype and --tokenizer belong to exports; SOURCE is a Hugging Face folder")

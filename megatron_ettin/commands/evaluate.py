@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.heavy_imports import heavy_imports
 
 BEGINNINGS = ("The capital of France is", "import os\n\ndef main():\n    return")
 
@@ -47,9 +48,13 @@ def main(arguments: list[str]) -> int:
     flags = tyro.cli(EvaluateFlags, args=arguments, prog="ettin evaluate")
     if not flags.models:
         raise ConfigError("name at least one model: a Hugging Face folder, RUN or RUN@STEP")
-    from megatron_ettin.evaluate.report import plot_losses, print_results, write_results
-    from megatron_ettin.evaluate.source import exported, held_out_text, text_settings
-    from megatron_ettin.evaluate.suite import evaluate
+    with heavy_imports():
+        from megatron_ettin.evaluate.report import plot_losses, print_results, write_results
+        from megatron_ettin.evaluate.source import exported, held_out_text, text_settings
+        from megatron_ettin.evaluate.suite import evaluate
+        from megatron_ettin.export.parity import import_models
+
+        import_models()
 
     with exported(named(flags.models)) as folders:
         settings = text_settings(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import signal
 
 from megatron_ettin.commands.arguments import parse_run
+from megatron_ettin.heavy_imports import heavy_imports
 
 
 def main(arguments: list[str]) -> int:
     """Train or resume. Status 0: the stage is finished; 75 or 130: saved after SIGTERM or SIGUSR1, or after Ctrl-C."""
     config, run = parse_run(arguments, "pretrain")
-    from megatron_ettin.export.huggingface import read_canonical
-    from megatron_ettin.parallel.groups import finish
-    from megatron_ettin.train.run import train
-    from megatron_ettin.train.signals import EXIT_INTERRUPTED, EXIT_STOPPED
+    with heavy_imports():
+        from megatron_ettin.export.huggingface import read_canonical
+        from megatron_ettin.parallel.groups import finish
+        from megatron_ettin.train.run import train
+        from megatron_ettin.train.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 
     outcome = train(config, run, read_canonical)
     finish()

@@ -96,6 +96,16 @@ def compare(folder: Path, ours: LogitsOfPieces) -> Parity:
     return Parity(cases=cases, transformers=transformers.__version__, torch=torch.__version__)
 
 
+def import_models() -> None:
+    """Import all that ``load_transformers`` needs of transformers, which loads its parts when they are asked for."""
+    from transformers import (  # noqa: F401
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        ModernBertDecoderForCausalLM,
+        ModernBertForMaskedLM,
+    )
+
+
 def load_transformers(folder: Path, config: FolderConfig, attention: str = "eager") -> Any:  # noqa: ANN401
     """The folder's model by transformers, in float32 for evaluation; raises CheckpointError for a missing tensor.
 
