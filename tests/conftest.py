@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    """No search for garbage while a million objects of torch and others are imported with the tests."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Nor among them while the tests run."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
