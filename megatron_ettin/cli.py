@@ -8,15 +8,14 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from megatron_ettin.errors import EttinError, file_trouble
 from megatron_ettin.heavy_imports import heavy_imports
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     """A verb of the command line: ``module.main(arguments) -> exit status``."""
 
     module: str

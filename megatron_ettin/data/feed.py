@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from megatron_ettin.data.decompress import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.data.inputs import Source
@@ -86,8 +86,7 @@ def _skip(pieces: Iterator[tuple[bytes, int]], count: int) -> Iterator[tuple[byt
         count = 0
 
 
-@dataclass(frozen=True)
-class StreamKind:
+class StreamKind(NamedTuple):
     """How a stream of bytes is cut into records."""
 
     separator: str
@@ -146,8 +145,7 @@ def feed_whole_text(feeder: Feeder, number: int, source: Source, start: int) -> 
         feeder.native.end_source(number, max(1, len(content)), raw.position, raw.checksum)
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Documents of a columnar file: texts as UTF-8 bytes, or ids, back to back."""
 
     first: int

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from megatron_ettin.errors import DataError
 
@@ -30,8 +30,7 @@ def dtype_for(vocabulary: int) -> str:
     return "uint16" if vocabulary < UINT16_LIMIT else "int32"
 
 
-@dataclass(frozen=True, kw_only=True)
-class IndexHeader:
+class IndexHeader(NamedTuple):
     """The 34 bytes that start an .idx file."""
 
     dtype: str

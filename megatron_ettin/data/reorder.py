@@ -34,10 +34,10 @@ def reorder(files: OutputFiles, record: Record, output: int, itemsize: int, part
     tokens = _map(files.tokens, "u1", state.bytes)
     hashes = _map(files.hashes, "<u4", record.documents)
     starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64) * itemsize))
-    moved = OutputFiles(*(path.with_name(f"ordered.{path.name}") for path in vars(files).values()))
+    moved = OutputFiles(*(path.with_name(f"ordered.{path.name}") for path in files))
     total = 0
     with contextlib.ExitStack() as stack:
-        ids, sizes, bounds, keys = (stack.enter_context(open(path, "wb")) for path in vars(moved).values())
+        ids, sizes, bounds, keys = (stack.enter_context(open(path, "wb")) for path in moved)
         writer = ChecksummedWriter(ids)
         for numbers in partition_order(record.documents, partitions):
             lasts = np.asarray(ends[numbers], np.int64)

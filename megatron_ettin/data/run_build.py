@@ -102,7 +102,7 @@ def _native_builder(job: Job, staging: Staging, record: Record | None, splitter:
             "encoder": _encoder(job),
             "splitter": splitter,
         },
-        outputs=[[str(path) for path in vars(files).values()] for files in staging.outputs],
+        outputs=[[str(path) for path in files] for files in staging.outputs],
         rejects=str(staging.rejects),
         journal=str(staging.journal),
         sources=[json.dumps(str(source.path)) for source in job.sources],

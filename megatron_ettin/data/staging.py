@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,8 +122,7 @@ class JournalRows:
         return ((row[first], row[first + 1]) for row in self)
 
 
-@dataclass(frozen=True)
-class OutputFiles:
+class OutputFiles(NamedTuple):
     """Staging files of one output."""
 
     tokens: Path
@@ -254,7 +252,7 @@ class Staging:
             for path in (
                 self.journal,
                 self.rejects,
-                *(path for files in self.outputs for path in vars(files).values()),
+                *(path for files in self.outputs for path in files),
             ):
                 path.unlink(missing_ok=True)
             return
