@@ -50,7 +50,7 @@ constexpr ByteNumbers kByteNumbers = make_byte_numbers();
 // What there is of each version.
 struct WordPath {
   std::unique_ptr<WordEncoder> (*make)(const WordModel& model);
-  // For each word the id of the token that it becomes as a whole, or kNoRank.
+  // For each word of up to 15 bytes the id of the token that it becomes as a whole, or kNoRank.
   std::vector<uint32_t> (*single_tokens)(const BytePairModel& pairs, const std::vector<WordKey>& words);
 };
 

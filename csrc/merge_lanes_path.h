@@ -59,16 +59,14 @@ struct alignas(64) MergeLane {
   }
 };
 
-// Merges the words `keys[numbers[0]]`, ... and calls `done(number, tokens, count)` for each, in any order.
-template <class Done>
-inline void merge_in_lanes(const BytePairModel& model, const WordKey* keys, const uint32_t* numbers, size_t count, Done&& done) {
+// Merges `count` words, of which `key(i)` is one, and calls `done(i, tokens, size)` for each, in any order.
+template <class Key, class Done>
+inline void merge_in_lanes(const BytePairModel& model, size_t count, Key&& key, Done&& done) {
   constexpr size_t kLanes = 12;
   MergeLane lanes[kLanes];
-  size_t next = 0, active = 0;
-  while (active < kLanes && next < count) {
-    lanes[active++].start(model, keys[numbers[next]], numbers[next]);
-    ++next;
-  }
+  uint32_t next = 0;
+  size_t active = 0;
+  for (; active < kLanes && next < count; ++next) lanes[active++].start(model, key(next), next);
   while (active) {
     for (size_t lane = 0; lane < active;) {
       if (lanes[lane].begin_step(model)) {
@@ -77,7 +75,7 @@ inline void merge_in_lanes(const BytePairModel& model, const WordKey* keys, cons
       }
       done(lanes[lane].word, lanes[lane].tokens, lanes[lane].size);
       if (next < count) {
-        lanes[lane].start(model, keys[numbers[next]], numbers[next]);
+        lanes[lane].start(model, key(next), next);
         ++next;
       } else if (lane < --active) {
         lanes[lane] = lanes[active];

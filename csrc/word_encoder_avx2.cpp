@@ -29,6 +29,7 @@ namespace avx2 {
 #include "byte_masks_path.h"
 #include "word_steps_path.h"
 #include "gpt2_splitter_path.h"
+#include "word_merger_path.h"
 #include "word_encoder_path.h"
 }
 }  // namespace ettin

@@ -32,6 +32,7 @@ namespace avx512 {
 #include "byte_masks_path.h"
 #include "word_steps_path.h"
 #include "gpt2_splitter_path.h"
+#include "word_merger_path.h"
 #include "word_encoder_path.h"
 }
 }  // namespace ettin

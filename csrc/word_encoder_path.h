@@ -4,7 +4,7 @@
 template <class Id>
 class PathEncoder final : public WordEncoder {
  public:
-  explicit PathEncoder(const WordModel& model) : model_(model) { fill_cache(); }
+  explicit PathEncoder(const WordModel& model) : model_(model), merger_(model) { fill_cache(); }
 
   void encode(std::string_view piece, IdVector& ids) override { encode_as(piece, ids); }
   void encode(std::string_view piece, NarrowIdVector& ids) override { encode_as(piece, ids); }
@@ -35,7 +35,7 @@ class PathEncoder final : public WordEncoder {
   static constexpr size_t kPlaces = 16;         // of a word's ids on the way out; longer lists go there by themselves
   static constexpr size_t kStep = 32;           // ids copied at once
   static constexpr size_t kAhead = 16;          // known words whose places are asked for in advance
-  static constexpr size_t kOverflowLimit = 4 << 20;
+  static constexpr size_t kLongerLimit = 4 << 20;
   static constexpr Id kRare = static_cast<Id>(~Id{0}), kPending = kRare - 1;  // counts of words without ids yet
 
   struct LongWord {
@@ -53,14 +53,14 @@ class PathEncoder final : public WordEncoder {
 
   // Starts the cache with the words known from the model alone.
   void fill_cache() {
-    overflow_.clear();
+    merger_.clear_longer();
     const std::vector<KnownWord>& known = model_.known;
     for (size_t at = 0; at < known.size(); ++at) {
       if (at + kAhead < known.size()) __builtin_prefetch(&cache_.bucket(place_of(known[at + kAhead].key)), 1);
-      cache_.insert(known[at].key, place_of(known[at].key), pack(&known[at].id, 1));
+      cache_.insert(known[at].key, place_of(known[at].key), merger_.pack(&known[at].id, 1));
     }
     for (size_t size = kKeyBytes + 1; size <= model_.runs.longest(); ++size) {
-      cache_.insert(run_key(size), place_of(run_key(size)), pack(&model_.runs.ids[size], 1));
+      cache_.insert(run_key(size), place_of(run_key(size)), merger_.pack(&model_.runs.ids[size], 1));
     }
   }
 
@@ -170,7 +170,7 @@ class PathEncoder final : public WordEncoder {
     encode_misses();
     if (long_words_) find_long_words();
     const size_t restart = write_ids();
-    if (overflow_.size() > kOverflowLimit) {
+    if (merger_.longer_size() > kLongerLimit) {
       cache_.clear();
       fill_cache();
     }
@@ -260,46 +260,18 @@ class PathEncoder final : public WordEncoder {
   }
 
   void encode_misses() {
-    size_t plain = 0;  // misses that lanes decide
+    size_t plain = 0;
     for (size_t at = 0; at < misses_; ++at) {
-      if (!kLanesAtAll || model_.pairs.has_whole_words() || is_run(missed_[at])) finish_miss(at, encode_short(missed_[at]));
+      if (is_run(missed_[at])) finish_miss(at, ids_of_run(missed_[at]));
       else plain_[plain++] = static_cast<uint32_t>(at);
     }
-    if (plain) merge_misses(plain);
+    const auto key = [&](uint32_t at) -> const WordKey& { return missed_[plain_[at]]; };
+    merger_.merge_short(plain, key, [&](uint32_t at, const WordIds<Id>& ids) { finish_miss(plain_[at], ids); });
   }
 
-#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-  static constexpr bool kLanesAtAll = true;
-
-  // Merges the short words whose misses are in plain_.
-  void merge_misses(size_t count) {
-    const auto done = [&](uint32_t miss, const auto* tokens, size_t size) { finish_miss(miss, pack_tokens(tokens, size)); };
-    if (const NarrowMerges* merges = model_.pairs.narrow()) {
-      const auto text = [&](uint32_t number) { return missed_[plain_[number]].text(); };
-      merge_in_narrow_lanes<Numbers16>(*merges, count, text, [&](uint32_t number, const uint16_t* tokens, size_t size) {
-        done(plain_[number], tokens, size);
-      });
-      return;
-    }
-#if defined(ETTIN_AVX512)
-    merge_in_lanes(model_.pairs, missed_, plain_, count, done);
-#else
-    for (size_t at = 0; at < count; ++at) finish_miss(plain_[at], encode_short(missed_[plain_[at]]));
-#endif
-  }
-#else
-  static constexpr bool kLanesAtAll = false;
-  void merge_misses(size_t) {}
-#endif
-
-  template <class Token>
-  WordIds<Id> pack_tokens(const Token* tokens, size_t count) {
-    if constexpr (sizeof(Token) == 2 && sizeof(Id) == 2) {
-      if (count <= WordIds<Id>::kCapacity) return ids_of_tokens(model_.pairs.narrow_ids(), tokens, count);
-    }
-    uint32_t ids[16];
-    for (size_t at = 0; at < count; ++at) ids[at] = model_.pairs.id(tokens[at]);
-    return pack(ids, count);
+  // Of an evicted run of spaces.
+  WordIds<Id> ids_of_run(const WordKey& key) {
+    return merger_.pack(&model_.runs.ids[is_run_key(key) ? key.low : key.size()], 1);
   }
 
   void finish_miss(size_t miss, const WordIds<Id>& ids) {
@@ -312,7 +284,7 @@ class PathEncoder final : public WordEncoder {
   void find_long_words() {
     long_cache_.make_room(long_words_);
     for (size_t at = 0; at < long_words_; ++at) long_cache_.prefetch(long_cache_.slot(long_[at].hash));
-    size_t misses = 0, merged = 0;
+    size_t misses = 0;
     for (size_t at = 0; at < long_words_; ++at) {
       LongWord& word = long_[at];
       auto& slot = long_cache_.slot(word.hash);
@@ -323,52 +295,14 @@ class PathEncoder final : public WordEncoder {
       word.ids = slot.ids;
       word.count = slot.count;
     }
-    for (size_t miss = 0; miss < misses; ++miss) {
-      if (merges_in_lanes(long_text(long_[long_missed_[miss]]))) {
-        plain_[merged++] = static_cast<uint32_t>(miss);
-      } else {
-        fresh_.clear();
-        encode_alone(long_text(long_[long_missed_[miss]]), fresh_);
-        finish_long(miss, fresh_.data(), fresh_.size());
-      }
-    }
-    merge_long_words(merged);
-  }
-
-  bool merges_in_lanes([[maybe_unused]] std::string_view word) const {
-#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-    return word.size() <= Numbers32::kCount && model_.pairs.narrow() && !model_.pairs.has_whole_words();
-#else
-    return false;
-#endif
-  }
-
-  // Merges the long words whose misses are in plain_.
-  void merge_long_words([[maybe_unused]] size_t count) {
-#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-    if (!count) return;
-    const auto text = [&](uint32_t number) { return long_text(long_[long_missed_[plain_[number]]]); };
-    merge_in_narrow_lanes<Numbers32>(*model_.pairs.narrow(), count, text,
-                                     [&](uint32_t number, const uint16_t* tokens, size_t size) {
-                                       uint32_t ids[Numbers32::kCount];
-                                       for (size_t at = 0; at < size; ++at) ids[at] = model_.pairs.id(tokens[at]);
-                                       finish_long(plain_[number], ids, size);
-                                     });
-#endif
+    const auto text = [&](uint32_t miss) { return long_text(long_[long_missed_[miss]]); };
+    merger_.merge_long(misses, text, [&](uint32_t miss, const uint32_t* ids, size_t count) { finish_long(miss, ids, count); });
   }
 
   void finish_long(size_t miss, const uint32_t* ids, size_t count) {
     const uint64_t hash = long_[long_missed_[miss]].hash;
     auto& slot = long_cache_.slot(hash);
     long_found_[miss] = {long_cache_.finish(slot, hash, static_cast<uint32_t>(miss), ids, count), static_cast<uint32_t>(count)};
-  }
-
-  // Merging for one word of more than 15 bytes.
-  void encode_alone(std::string_view word, IdVector& ids) {
-#if defined(ETTIN_AVX512)
-    if (word.size() <= kWideWord && !model_.pairs.has_whole_words()) return merge_wide(model_.pairs, word, ids);
-#endif
-    model_.pairs.encode(word, ids, scratch_);
   }
 
   // Appends the ids of the batch: those written to out_, and between them those of the words that waited.
@@ -427,7 +361,7 @@ class PathEncoder final : public WordEncoder {
   // Of a short word with more ids than an entry holds.
   IdRange short_ids(const WordIds<Id>& ids) const {
     if (ids.count == kRare) return {nullptr, kUnknown};
-    return {overflow_.data() + overflow_place(ids), ids.count};
+    return {merger_.longer(ids), ids.count};
   }
 
   __attribute__((noinline)) size_t write_rare(const IdRange& range, size_t word) {
@@ -439,14 +373,9 @@ class PathEncoder final : public WordEncoder {
     }
     const uint32_t begin = begins_[word], size = begins_[word + 1] - begin;
     if (is_run(text_ + begin, size)) return encode_run(begin, size);
-    fresh_.clear();
-    encode_alone(std::string_view(text_ + begin, size), fresh_);
-    append_narrowed(*ids_, fresh_.data(), fresh_.size());
+    const IdVector& ids = merger_.merge(std::string_view(text_ + begin, size));
+    append_narrowed(*ids_, ids.data(), ids.size());
     return 0;
-  }
-
-  static size_t overflow_place(const WordIds<Id>& ids) {
-    return sizeof(Id) == 2 ? static_cast<size_t>(ids.ids[0]) << 16 | ids.ids[1] : ids.ids[0];
   }
 
   std::string_view long_text(const LongWord& word) const {
@@ -454,31 +383,9 @@ class PathEncoder final : public WordEncoder {
     return {text_ + begin, begins_[word.word + 1] - begin};
   }
 
-  // Merging for a word of up to 15 bytes that was not in the cache, or an evicted run of spaces.
-  WordIds<Id> encode_short(const WordKey& key) {
-    if (is_run(key)) return pack(&model_.runs.ids[is_run_key(key) ? key.low : key.size()], 1);
-    fresh_.clear();
-    model_.pairs.encode(key.text(), fresh_, scratch_);
-    return pack(fresh_.data(), fresh_.size());
-  }
-
   bool is_run(const WordKey& key) const { return is_run_key(key) || is_run(key.text().data(), key.size()); }
   bool is_run(const char* word, size_t size) const {
     return !model_.runs.ids.empty() && size > 1 && word[0] == ' ' && word[1] == ' ';
-  }
-
-  WordIds<Id> pack(const uint32_t* ids, size_t count) {
-    WordIds<Id> result{};
-    result.count = static_cast<Id>(count);
-    if (count <= WordIds<Id>::kCapacity) {
-      for (size_t at = 0; at < count; ++at) result.ids[at] = static_cast<Id>(ids[at]);
-      return result;
-    }
-    const size_t place = overflow_.size();
-    result.ids[0] = static_cast<Id>(sizeof(Id) == 2 ? place >> 16 : place);
-    result.ids[1] = static_cast<Id>(place);
-    append_narrowed(overflow_, ids, count);
-    return result;
   }
 
   // A run of spaces longer than all that have an id. A single space left over belongs to what follows: splitting starts
@@ -492,6 +399,7 @@ class PathEncoder final : public WordEncoder {
   }
 
   const WordModel& model_;
+  WordMerger<Id> merger_;
   ShortWordCache<Id> cache_;
   LongWordCache<Id> long_cache_;
   Ids* ids_ = nullptr;
@@ -509,33 +417,9 @@ class PathEncoder final : public WordEncoder {
   Id out_[kWords * WordIds<Id>::kCapacity + kStep];
   Id* out_end_ = out_;
   Ids staged_;
-  IdVector fresh_;
-  Ids overflow_;
-  BytePairModel::Scratch scratch_;
 };
 
 inline std::unique_ptr<WordEncoder> make(const WordModel& model) {
   if (model.vocabulary_size <= 65536) return std::make_unique<PathEncoder<uint16_t>>(model);
   return std::make_unique<PathEncoder<uint32_t>>(model);
-}
-
-inline std::vector<uint32_t> single_tokens(const BytePairModel& pairs, const std::vector<WordKey>& words) {
-  std::vector<uint32_t> ids(words.size(), kNoRank);
-#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-  if (pairs.narrow() && !pairs.has_whole_words()) {
-    const auto text = [&](uint32_t at) { return words[at].text(); };
-    merge_in_narrow_lanes<Numbers16>(*pairs.narrow(), words.size(), text, [&](uint32_t at, const uint16_t* tokens, size_t size) {
-      if (size == 1) ids[at] = pairs.id(tokens[0]);
-    });
-    return ids;
-  }
-#endif
-  IdVector own;
-  BytePairModel::Scratch scratch;
-  for (size_t at = 0; at < words.size(); ++at) {
-    own.clear();
-    pairs.encode(words[at].text(), own, scratch);
-    if (own.size() == 1) ids[at] = own[0];
-  }
-  return ids;
 }

@@ -14,6 +14,7 @@ namespace portable {
 #include "byte_masks_path.h"
 #include "word_steps_path.h"
 #include "gpt2_splitter_path.h"
+#include "word_merger_path.h"
 #include "word_encoder_path.h"
 }
 
