@@ -27,6 +27,7 @@ namespace ettin {
 namespace avx512 {
 #include "narrow_numbers_path.h"
 #include "merge_lanes_path.h"
+#include "merge_wide_path.h"
 #include "narrow_lanes_path.h"
 #include "text_scan_path.h"
 #include "byte_masks_path.h"

@@ -37,7 +37,7 @@ class WordMerger {
   // The ids of one word of any size, until the next call.
   const IdVector& merge(std::string_view word) {
     own_.clear();
-#if defined(ETTIN_AVX512)
+#if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
     if (word.size() <= kWideWord && !pairs_.has_whole_words()) {
       merge_wide(pairs_, word, own_);
       return own_;

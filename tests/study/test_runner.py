@@ -81,8 +81,8 @@ def test_a_damaged_state_is_named(tmp_path):
 def test_ctrl_c_shows_what_a_step_says_while_it_saves_and_the_study_goes_on_later(tmp_path):
     """The terminal interrupts the study and what it runs; torchrun hands the signal on to its ranks."""
     saving = (
-        "import pathlib, signal, sys, time\n"
-        "def stop(*_): print('saved', flush=True); sys.exit(130)\n"
+        "import os, pathlib, signal, sys, time\n"
+        "def stop(*_): os.write(1, b'saved\\n'); sys.exit(130)\n"  # print may be at work when the signal comes
         "signal.signal(signal.SIGINT, stop); print('training', flush=True); time.sleep(60)"
     )
     study = (

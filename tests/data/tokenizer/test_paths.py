@@ -50,7 +50,8 @@ def test_words_of_every_length_agree_with_the_library(pair: Pair, path: str) -> 
     source = random.Random(3)
     texts = []
     for letters in LETTERS.values():
-        words = ["".join(source.choices(letters, k=size)) for size in range(1, 110)]
+        sizes = [*range(1, 110), *range(110, 270, 7), *range(505, 520), 600]
+        words = ["".join(source.choices(letters, k=size)) for size in sizes]
         texts += [*words, " ".join(words + words), " ".join(" " * size + words[size] for size in range(80))]
     texts.append(" " * 49 + " ".join("".join(source.choices(LETTERS["han"], k=3000)) for _ in range(3)))
     encoder = native.Encoder(
