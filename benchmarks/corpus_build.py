@@ -204,12 +204,16 @@ class Bench:
         results: list[list[Run]] = [[] for _ in commands]
         for _ in range(rounds or self.rounds):
             for result, command in zip(results, commands, strict=True):
-                for prefix in (Path(argument) for argument in command if Path(argument).parent == self.folder):
-                    if not prefix.suffix:
-                        for path in self.folder.glob(f"{prefix.name}.*"):
-                            path.unlink()
+                self.remove_outputs(command)
                 result.append(run(command))
         return [median(result) for result in results]
+
+    def remove_outputs(self, command: list[str]) -> None:
+        """Delete what a command wrote before: files under a prefix that is one of its arguments."""
+        for prefix in (Path(argument) for argument in command):
+            if prefix.parent == self.folder and not prefix.suffix:
+                for path in self.folder.glob(f"{prefix.name}.*"):
+                    path.unlink()
 
     def same(self, first: str, second: str) -> None:
         """Stop the benchmark when two outputs differ."""

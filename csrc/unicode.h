@@ -67,9 +67,6 @@ inline void utf8_append(std::string& out, uint32_t code) {
   }
 }
 
-// Whether `text` is valid UTF-8 (no surrogates, no overlong forms).
-bool utf8_valid(std::string_view text);
-
 // First bytes of UTF-8 of the characters with kNormalizesFlag, all of which are above U+007F.
 struct alignas(64) NormalizingStarts {
   uint8_t leads[64];     // 0xFF when some such character starts with 0xC0 + i

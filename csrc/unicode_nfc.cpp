@@ -156,27 +156,4 @@ bool normalize_nfc(std::string_view text, std::string& out) {
   return normalizer.run(text, out);
 }
 
-bool utf8_valid(std::string_view text) {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(text.data());
-  for (size_t at = 0; at < text.size();) {
-    const uint8_t lead = bytes[at];
-    if (lead < 0x80) {
-      ++at;
-      continue;
-    }
-    const size_t length = utf8_length(lead);
-    if (lead < 0xC2 || lead > 0xF4 || text.size() - at < length) return false;
-    for (size_t next = 1; next < length; ++next) {
-      if ((bytes[at + next] & 0xC0) != 0x80) return false;
-    }
-    const uint8_t second = bytes[at + 1];
-    if ((lead == 0xE0 && second < 0xA0) || (lead == 0xED && second > 0x9F) || (lead == 0xF0 && second < 0x90) ||
-        (lead == 0xF4 && second > 0x8F)) {
-      return false;
-    }
-    at += length;
-  }
-  return true;
-}
-
 }  // namespace ettin

@@ -1,10 +1,8 @@
 // Merging of words that no cache holds, for one instruction set. Included like word_encoder_path.h, before it.
 
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-// Whether a word of up to `longest` bytes can be merged in lanes.
-inline bool fits_lanes(const BytePairModel& pairs, std::string_view word, size_t longest) {
-  return word.size() <= longest && pairs.narrow() && !pairs.has_whole_words();
-}
+// Whether words that are not too long are merged in lanes.
+inline bool merges_in_lanes(const BytePairModel& pairs) { return pairs.narrow() && !pairs.has_whole_words(); }
 #endif
 
 // Merges words and packs their ids for the caches. One a thread.
@@ -53,7 +51,7 @@ class WordMerger {
     if (!count) return;
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
     const auto packed = [&](uint32_t at, const auto* tokens, size_t size) { done(at, pack_tokens(tokens, size)); };
-    if (pairs_.narrow() && !pairs_.has_whole_words()) {
+    if (merges_in_lanes(pairs_)) {
       const auto text = [&](uint32_t at) { return key(at).text(); };
       return merge_in_narrow_lanes<Numbers16>(*pairs_.narrow(), count, text, packed);
     }
@@ -74,7 +72,7 @@ class WordMerger {
     in_lanes_.clear();
     for (uint32_t at = 0; at < count; ++at) {
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-      if (fits_lanes(pairs_, text(at), Numbers32::kCount)) {
+      if (text(at).size() <= Numbers32::kCount && merges_in_lanes(pairs_)) {
         in_lanes_.push_back(at);
         continue;
       }
@@ -116,7 +114,7 @@ class WordMerger {
 inline std::vector<uint32_t> single_tokens(const BytePairModel& pairs, const std::vector<WordKey>& words) {
   std::vector<uint32_t> ids(words.size(), kNoRank);
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-  if (pairs.narrow() && !pairs.has_whole_words()) {
+  if (merges_in_lanes(pairs)) {
     const auto text = [&](uint32_t at) { return words[at].text(); };
     merge_in_narrow_lanes<Numbers16>(*pairs.narrow(), words.size(), text, [&](uint32_t at, const uint16_t* tokens, size_t size) {
       if (size == 1) ids[at] = pairs.id(tokens[0]);

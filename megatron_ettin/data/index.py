@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from megatron_ettin.data.manifest import DTYPES
 from megatron_ettin.errors import DataError
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 """Magic, version, dtype code, number of sequences, number of document indices (documents + 1)."""
 DTYPE_CODES = {"uint16": 8, "int32": 4}
-ITEM_BYTES = {"uint16": 2, "int32": 4}
-"""Size of an id in bytes."""
 CODE_DTYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"
 }  # fmt: skip
@@ -112,7 +111,7 @@ def write_index(write: Callable[[bytes], object], header: IndexHeader, lengths: 
         write(piece)
     start = 0
     for piece in file_pieces(lengths, 4, header.sequences):
-        pointers, start = _native.sequence_pointers(piece, ITEM_BYTES[header.dtype], start)
+        pointers, start = _native.sequence_pointers(piece, DTYPES[header.dtype], start)
         write(pointers)
     write(struct.pack("<q", 0))
     for piece in file_pieces(document_ends, 8, header.documents):

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from megatron_ettin.data.index import ITEM_BYTES, IndexHeader, file_pieces, write_index
+from megatron_ettin.data.index import IndexHeader, file_pieces, write_index
+from megatron_ettin.data.manifest import DTYPES
 from megatron_ettin.data.names import member
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import fsync_path, publish_files, write_atomically
@@ -147,7 +148,7 @@ class Staging:
     def __init__(self, prefix: Path, outputs: int, dtype: str) -> None:
         self.folder = folder_of(prefix)
         self.dtype = dtype
-        self.itemsize = ITEM_BYTES[dtype]
+        self.itemsize = DTYPES[dtype]
         self.outputs = [
             OutputFiles(*(self.folder / f"{i}.{name}" for name in ("tokens", "lengths", "documents", "hashes")))
             for i in range(outputs)
