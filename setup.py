@@ -11,9 +11,9 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "megatron_ettin._native",
-            sorted(glob("csrc/*.cpp")),
+            sorted(glob("csrc/[!f]*/**/*.cpp", recursive=True)),
             include_dirs=["csrc"],
-            depends=sorted(glob("csrc/*.h")),
+            depends=sorted(glob("csrc/**/*.h", recursive=True)),
             cxx_std=17,
             extra_compile_args=["-O3", "-fno-math-errno", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],

@@ -159,7 +159,7 @@ def find_tokenizer(folder: Path) -> Path:
     if path.exists():
         return path
     sys.path.insert(0, str(ROOT))
-    from megatron_ettin.data.train_tokenizer import train_tokenizer
+    from megatron_ettin.tokenizer.train import train_tokenizer
 
     path = folder / "tokenizer.json"
     train_tokenizer(iter(cut(list(code_texts()), 5)), 8192).save(str(path))

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import Claim  # noqa: E402
-from megatron_ettin.data.decompress import PIECES, RawFile  # noqa: E402
+from megatron_ettin.sources.compressed import PIECES, RawFile  # noqa: E402
 
 SHARED = Path(os.environ.get("ETTIN_SHARED", ROOT.parent / "shared"))
 
@@ -138,7 +138,7 @@ def find_tokenizer(folder: Path, text: Path) -> Path:
     path = SHARED / "tokenizers" / "ettin_encoder_tokenizer.json"
     if path.exists():
         return path
-    from megatron_ettin.data.train_tokenizer import train_tokenizer
+    from megatron_ettin.tokenizer.train import train_tokenizer
 
     with open(text, encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for _, line in zip(range(2000), lines, strict=False)]
@@ -410,7 +410,7 @@ def write_compressed(text: Path, path: Path, suffix: str) -> None:
 DECOMPRESS = """
 import sys
 from pathlib import Path
-from megatron_ettin.data.decompress import PIECES, RawFile
+from megatron_ettin.sources.compressed import PIECES, RawFile
 with RawFile(Path(sys.argv[1])) as raw:
     for piece in PIECES[sys.argv[2]](raw):
         pass
@@ -430,7 +430,7 @@ def read_once(paths: list[Path]) -> None:
 def verify_row(bench: Bench) -> None:
     """The full check against reading the files once with one thread, and with as many as the check takes."""
     run(bench.ours(bench.text, "a", 2))
-    from megatron_ettin.data.verify import verify_corpus
+    from megatron_ettin.corpus.verify import verify_corpus
 
     figures: dict[str, tuple[list[float], list[float]]] = {"wall": ([], []), "CPU": ([], [])}
     clocks = {"wall": time.perf_counter, "CPU": time.process_time}

@@ -48,9 +48,9 @@ def files_native(tokenizer: str, jsonl: str) -> dict[str, Any]:
     """
     from unittest.mock import patch
 
-    from megatron_ettin.data.build import build_corpus
-    from megatron_ettin.data.options import BuildOptions
-    from megatron_ettin.data.tokenizer import Tokenizer
+    from megatron_ettin.corpus.build.build import build_corpus
+    from megatron_ettin.corpus.build.options import BuildOptions
+    from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
     load, loads = Tokenizer.from_file, []
 
@@ -84,7 +84,7 @@ def files_gigatoken(tokenizer: str, jsonl: str) -> dict[str, Any]:
 
 def memory_native(tokenizer: str, jsonl: str) -> dict[str, Any]:
     """Strings in memory to arrays."""
-    from megatron_ettin.data.tokenizer import Tokenizer
+    from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
     texts = read_texts(jsonl)
     load, engine = timed(lambda: Tokenizer.from_file(tokenizer))

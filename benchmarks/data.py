@@ -31,14 +31,14 @@ from benchmarks.data_parts.runs import run_on  # noqa: E402
 from benchmarks.reporting import Claim, claim, cpu_seconds, interleaved, show, wall_seconds  # noqa: E402
 from megatron_ettin import _native  # noqa: E402
 from megatron_ettin.config.codec import to_json  # noqa: E402
-from megatron_ettin.data.corpus import open_corpus  # noqa: E402
-from megatron_ettin.data.loader import Loader  # noqa: E402
-from megatron_ettin.data.masking import mask_rule  # noqa: E402
-from megatron_ettin.data.order import Permutation  # noqa: E402
-from megatron_ettin.data.packing import native_corpus, pack_spec  # noqa: E402
-from megatron_ettin.data.record import record_data  # noqa: E402
-from megatron_ettin.data.stage import open_stage  # noqa: E402
-from megatron_ettin.data.streams import Stream, permutation_keys  # noqa: E402
+from megatron_ettin.corpus.reader import open_corpus  # noqa: E402
+from megatron_ettin.rows.assembly import mask_rule  # noqa: E402
+from megatron_ettin.rows.data_record import record_data  # noqa: E402
+from megatron_ettin.rows.loader import Loader  # noqa: E402
+from megatron_ettin.rows.order import Permutation  # noqa: E402
+from megatron_ettin.rows.packing import native_corpus, pack_spec  # noqa: E402
+from megatron_ettin.rows.stage import open_stage  # noqa: E402
+from megatron_ettin.rows.streams import Stream, permutation_keys  # noqa: E402
 from tests.twins import packing as packing_twin  # noqa: E402
 from tests.twins import randomness  # noqa: E402
 

@@ -16,13 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_ettin.batch import Batch
 from megatron_ettin.config.codec import with_fields
-from megatron_ettin.config.communication import Place, messages
 from megatron_ettin.config.derived import with_world_size
-from megatron_ettin.config.memory import rank_parameters
-from megatron_ettin.config.placement import micro_batch_count
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.rules import check
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.cost.communication import Place, messages
+from megatron_ettin.cost.memory import rank_parameters
+from megatron_ettin.cost.placement import micro_batch_count
 from megatron_ettin.parallel.device import prepare
 from megatron_ettin.parallel.groups import finish, initialize
 

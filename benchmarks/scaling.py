@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import Claim, claim, show  # noqa: E402
 from megatron_ettin.config.codec import with_fields  # noqa: E402
-from megatron_ettin.config.placement import BACKWARD_COST, even_placement, layer_placement, stage_costs  # noqa: E402
 from megatron_ettin.config.recipes import recipe  # noqa: E402
-from megatron_ettin.config.simulator import even_bubble, simulate  # noqa: E402
+from megatron_ettin.cost.placement import BACKWARD_COST, even_placement, layer_placement, stage_costs  # noqa: E402
+from megatron_ettin.cost.simulator import even_bubble, simulate  # noqa: E402
 
 POINTS = 0.05
 """How far a measured bubble may be from the predicted one."""

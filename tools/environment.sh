@@ -30,7 +30,7 @@ ettin_need_compiler() {
 }
 
 ettin_fingerprint() { # of what the installation depends on
-    cat setup.py pyproject.toml constraints.txt csrc/*.h csrc/*.cpp tools/environment.sh | cksum
+    find csrc -name '*.h' -o -name '*.cpp' | LC_ALL=C sort | xargs cat setup.py pyproject.toml constraints.txt tools/environment.sh | cksum
     echo "$1"
 }
 

@@ -1,10 +1,10 @@
-"""Writes csrc/unicode_tables.cpp from what the `tokenizers` library itself does, code point by code point.
+"""Writes csrc/text/unicode_tables.cpp from what the `tokenizers` library itself does, code point by code point.
 
 The regular expressions and the normalizer of `tokenizers` carry their own versions of Unicode, which differ from
 Python's, so every class is asked from the library: letters, numbers and white space of its split patterns, word
 characters of its added tokens, combining classes, decompositions and compositions of its NFC.
 
-    python tools/generate_unicode_tables.py csrc/unicode_tables.cpp
+    python tools/generate_unicode_tables.py csrc/text/unicode_tables.cpp
 """
 
 from __future__ import annotations

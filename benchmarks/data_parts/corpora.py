@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.data.manifest import FileRecord, Manifest, TokenizerRecord
-from megatron_ettin.data.names import hash_path
+from megatron_ettin.corpus.manifest import FileRecord, Manifest, TokenizerRecord
+from megatron_ettin.corpus.names import hash_path
 
 MEAN, SIGMA = 997, 1.0
 """Mean and log-scale deviation of log-normal document lengths, as of web text."""

@@ -100,7 +100,7 @@ class RowDataset:
 
     def __init__(self, prefix: str, row_length: int, rows: np.ndarray) -> None:
         from benchmarks.data_parts.runs import run_on
-        from megatron_ettin.data.stage import open_stage
+        from megatron_ettin.rows.stage import open_stage
 
         self.stage = open_stage(run_on(prefix, row_length))
         self.row_length, self.rows = row_length, rows

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from megatron_ettin.config.count import attention_pairs, pair_flops
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.config.shapes import global_layers
+from megatron_ettin.cost.count import attention_pairs, pair_flops
 
 PUBLISHED_H100 = {"17m": 985e3, "32m": 655e3, "68m": 463e3, "150m": 296e3, "400m": 146e3, "1b": 64e3}
 """Tokens a second and GPU of the models' own training (4 H100; rows of 1,024 for 85 % of it, then 8,192)."""

@@ -15,11 +15,11 @@ from benchmarks.gpu_parts.machine import Machine
 from benchmarks.gpu_parts.ours import Ours
 from benchmarks.gpu_parts.peer import Peer
 from benchmarks.gpu_parts.rows import Row
-from megatron_ettin.config.count import label_share
-from megatron_ettin.config.hardware import peak_flops
-from megatron_ettin.config.memory import memory
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.cost.count import label_share
+from megatron_ettin.cost.hardware import peak_flops
+from megatron_ettin.cost.memory import memory
 from megatron_ettin.model import build
 from megatron_ettin.model.attention.choice import choices, last_layer_narrows, report
 from megatron_ettin.model.pattern import layer_kinds

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "block_encoder.h"
+#include "corpus/block_encoder.h"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <string>
 
-#include "corpus_check.h"
+#include "corpus/check.h"
 
 namespace {
 

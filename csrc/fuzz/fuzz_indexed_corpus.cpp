@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "indexed_corpus.h"
+#include "rows/indexed_corpus.h"
 
 namespace {
 

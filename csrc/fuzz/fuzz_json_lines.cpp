@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "json_record.h"
-#include "stream_cutter.h"
-#include "utf8.h"
+#include "corpus/json_record.h"
+#include "corpus/stream_cutter.h"
+#include "text/utf8.h"
 
 namespace {
 

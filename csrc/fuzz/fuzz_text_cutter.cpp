@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "stream_cutter.h"
+#include "corpus/stream_cutter.h"
 
 namespace {
 

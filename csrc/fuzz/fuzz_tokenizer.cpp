@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "pretokenizer.h"
-#include "tokenizer.h"
-#include "unicode.h"
-#include "utf8.h"
+#include "tokenizer/split_by_character.h"
+#include "tokenizer/tokenizer.h"
+#include "text/unicode.h"
+#include "text/utf8.h"
 
 namespace {
 

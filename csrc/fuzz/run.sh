@@ -6,15 +6,14 @@ target=$1 seconds=$2
 shift 2
 case $target in
   tokenizer)
-    sources="unicode_tables unicode_nfc utf8 json_string tokenizer_json tokenizer_file tokenizer_added bpe narrow_merges tokenizer"
-    sources="$sources word_encoder word_encoder_portable word_encoder_avx2 word_encoder_avx512"
+    sources=$(cd csrc && ls text/*.cpp tokenizer/*.cpp | sed "s/[.]cpp$//")
     longest=384
     ;;
-  json_lines) sources="json_record json_string utf8 stream_cutter" longest=160 ;;
-  text_cutter) sources="stream_cutter" longest=64 ;;
-  corpus_check) sources="corpus_check input_file crc32c id_scan" longest=300 ;;
-  indexed_corpus) sources="indexed_corpus" longest=300 ;;
-  block_encoder) sources="block_encoder block_batches json_record json_string utf8 crc32c input_file" longest=160 ;;
+  json_lines) sources="corpus/json_record text/json_string text/utf8 corpus/stream_cutter" longest=160 ;;
+  text_cutter) sources="corpus/stream_cutter" longest=64 ;;
+  corpus_check) sources="corpus/check corpus/input_file base/crc32c corpus/id_scan" longest=300 ;;
+  indexed_corpus) sources="rows/indexed_corpus" longest=300 ;;
+  block_encoder) sources="corpus/block_encoder corpus/block_batches corpus/json_record text/json_string text/utf8 base/crc32c corpus/input_file" longest=160 ;;
   *) echo "no fuzz target '$target'" >&2; exit 2 ;;
 esac
 folder=build/fuzz/$target
@@ -26,7 +25,7 @@ for source in $sources fuzz/fuzz_$target; do
   # shellcheck disable=SC2086
   if [ -z "$(find "$object" -newer "csrc/$source.cpp" 2>/dev/null)" ] || [ -n "$(find csrc -name '*.h' -newer "$object")" ]; then
     # Comparisons guide the search where formats are read; in the encoder they would take half of the time.
-    case $source in bpe|unicode_*|word_encoder*|tokenizer) compare=-fno-sanitize-coverage=trace-cmp ;; *) compare= ;; esac
+    case $source in text/unicode_tables|tokenizer/*) compare=-fno-sanitize-coverage=trace-cmp ;; *) compare= ;; esac
     clang++ $flags $compare -c "csrc/$source.cpp" -o "$object"
   fi
   objects="$objects $object"

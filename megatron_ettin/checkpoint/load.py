@@ -12,8 +12,8 @@ import torch
 from megatron_ettin.checkpoint.folder import SHARDS, STATE, Checkpoint, checkpoints_of, list_checkpoints
 from megatron_ettin.checkpoint.manifest import check_hashes, check_sizes, read_manifest
 from megatron_ettin.checkpoint.shards import Shards, read_shards
-from megatron_ettin.checkpoint.together import everywhere, everywhere_own, on_first, rank_and_size
 from megatron_ettin.errors import CheckpointError
+from megatron_ettin.parallel.together import everywhere, everywhere_own, on_first, rank_and_size
 
 
 @dataclass(frozen=True, kw_only=True)

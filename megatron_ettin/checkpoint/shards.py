@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import megatron_ettin.parallel.light_megatron  # noqa: F401
+import megatron_ettin.parallel.megatron  # noqa: F401
 
 import contextlib
 from collections.abc import Iterator

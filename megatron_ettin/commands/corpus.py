@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from megatron_ettin.data.adopt import adopt_corpus
-from megatron_ettin.data.corpus import open_corpus
-from megatron_ettin.data.inspection import describe, document_text
-from megatron_ettin.data.merge import merge_corpora
-from megatron_ettin.data.verify import verify_corpus
+from megatron_ettin.corpus.build.adopt import adopt_corpus
+from megatron_ettin.corpus.build.merge import merge_corpora
+from megatron_ettin.corpus.inspect import describe, document_text
+from megatron_ettin.corpus.reader import open_corpus
+from megatron_ettin.corpus.verify import verify_corpus
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import format_count
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import tyro
 
-from megatron_ettin.commands.arguments import RunFlags, parse
+from megatron_ettin.commands.run_flags import RunFlags, parse
 from megatron_ettin.commands.tables import aligned, pairs
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import run_from_dict
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
-from megatron_ettin.config.estimate import Estimate, Speed, estimate, notes
-from megatron_ettin.config.hardware import GIBI
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
+from megatron_ettin.cost.estimate import Estimate, Speed, estimate, notes
+from megatron_ettin.cost.hardware import GIBI
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.progress import format_count
@@ -81,8 +81,8 @@ def one_run(arguments: list[str]) -> int:
 
 def vocabulary_of(data: str) -> int:
     """Ids of the tokenizer that made the data. Raises DataError where the data cannot be opened."""
-    from megatron_ettin.data.corpus import open_corpus  # only here: without data nothing of it is needed
-    from megatron_ettin.data.mixture import read_mixture
+    from megatron_ettin.corpus.reader import open_corpus  # only here: without data nothing of it is needed
+    from megatron_ettin.rows.mixture import read_mixture
 
     return open_corpus(read_mixture(data).sources[0].prefix).manifest.tokenizer.vocabulary
 

@@ -51,9 +51,9 @@ def _refuse_unused(options: argparse.Namespace) -> None:
 
 def print_step(run: Path, step: int, text: bool, rows: int) -> int:
     """Print the rows of a step; compares with the digest in metrics.jsonl when that is there."""
-    from megatron_ettin.data.metrics import recorded_digest
-    from megatron_ettin.data.replay import open_run, seen_step
-    from megatron_ettin.data.show import row_lines, text_lines
+    from megatron_ettin.observe.metrics import recorded_digest
+    from megatron_ettin.replay.replay import open_run, seen_step
+    from megatron_ettin.replay.show import row_lines, text_lines
 
     _, stage = open_run(run)
     seen = seen_step(stage, step)
@@ -76,7 +76,7 @@ def print_step(run: Path, step: int, text: bool, rows: int) -> int:
 
 def print_document(run: Path, document: int, source: str | None, until: int | None) -> int:
     """Print the steps that saw a document."""
-    from megatron_ettin.data.replay import is_held_out, newest_step, open_run, sightings
+    from megatron_ettin.replay.replay import is_held_out, newest_step, open_run, sightings
 
     _, stage = open_run(run)
     last, reason = (until, "--until") if until else newest_step(run, stage)
@@ -92,8 +92,8 @@ def print_document(run: Path, document: int, source: str | None, until: int | No
 
 def write_between(run: Path, first: int, last: int, output: Path | None) -> int:
     """Write the rows between two checkpoints."""
-    from megatron_ettin.data.order_file import write_order_file
-    from megatron_ettin.data.replay import open_run
+    from megatron_ettin.replay.order_file import write_order_file
+    from megatron_ettin.replay.replay import open_run
 
     _, stage = open_run(run)
     path = output or run / "order" / f"steps-{first}-to-{last}.parquet"

@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> int:
     """Run the command and return its exit status."""
     from megatron_ettin.config.codec import with_fields
     from megatron_ettin.config.recipes import recipe
-    from megatron_ettin.data.mixture_report import report
-    from megatron_ettin.data.stage import open_stage
+    from megatron_ettin.rows.report import report
+    from megatron_ettin.rows.stage import open_stage
 
     options = parser().parse_args(arguments)
     config = with_fields(

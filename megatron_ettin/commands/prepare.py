@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from megatron_ettin.data.build import BuildReport, build_corpus
-from megatron_ettin.data.inputs import FORMAT_NAMES
-from megatron_ettin.data.options import MAXIMUM_DOCUMENT_BYTES, BuildOptions
+from megatron_ettin.corpus.build.build import BuildReport, build_corpus
+from megatron_ettin.corpus.build.options import MAXIMUM_DOCUMENT_BYTES, BuildOptions
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.progress import format_count, format_seconds
+from megatron_ettin.sources.files import FORMAT_NAMES
 
 HUGGING_FACE = "HuggingFaceTokenizer"
 DESCRIPTION = """Tokenize text into PREFIX.bin and PREFIX.idx (Megatron-Core's format) and PREFIX.json (the manifest).

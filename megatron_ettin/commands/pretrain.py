@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from megatron_ettin.commands.arguments import parse_run
+from megatron_ettin.commands.run_flags import parse_run
 from megatron_ettin.heavy_imports import heavy_imports
 
 

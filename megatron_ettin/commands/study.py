@@ -46,7 +46,7 @@ def refuse_bad_data(settings: StudySettings) -> None:
 
     Builds the row indexes that the first training needs.
     """
-    from megatron_ettin.data.stage import open_stage
+    from megatron_ettin.rows.stage import open_stage
     from megatron_ettin.study.settings import stage_run
 
     open_stage(stage_run(settings, "mlm", "pretrain")).held_out("mlm", rows=1)

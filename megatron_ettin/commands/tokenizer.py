@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit status."""
-    from megatron_ettin.data.train_tokenizer import read_texts, save_tokenizer, text_files, train_tokenizer
+    from megatron_ettin.tokenizer.train import read_texts, save_tokenizer, text_files, train_tokenizer
 
     options = parser().parse_args(arguments)
     sources = text_files(options.input)

@@ -13,13 +13,13 @@ from megatron_ettin.checkpoint.folder import parse_source
 from megatron_ettin.config.codec import run_from_dict
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import DataConfig, RunConfig
-from megatron_ettin.data.stage import open_stage
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.evaluate.losses import HeldOut, held_out
 from megatron_ettin.evaluate.pieces import masked_pieces, plain_pieces
 from megatron_ettin.evaluate.text import token_bytes
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.tokenizer_files import read_tokenizer
+from megatron_ettin.rows.stage import open_stage
 
 TRAINING_FILE = "training.json"
 USUAL_ROW = 1_024

@@ -18,8 +18,7 @@ from megatron_ettin.config import codec
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import ComputeConfig, LayoutConfig, RunConfig, StageName
-from megatron_ettin.data.corpus import open_corpus
-from megatron_ettin.data.mixture import read_mixture
+from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.export.huggingface import Export, StoredType, read_folder, write_folder
 from megatron_ettin.export.ours import packed_logits
@@ -28,7 +27,8 @@ from megatron_ettin.export.tokenizer_files import write_json
 from megatron_ettin.model.canonical import full_state, load_full_state
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.publish import publish
-from megatron_ettin.train.folder import open_run_folder
+from megatron_ettin.rows.mixture import read_mixture
+from megatron_ettin.run_folder import open_run_folder
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.store import load_run, save_run, stored_run

@@ -6,10 +6,10 @@ import logging
 from itertools import accumulate
 from typing import Any
 
-from megatron_ettin.config.memory import LOSS_CHUNK_BYTES
-from megatron_ettin.config.placement import layer_placement
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
+from megatron_ettin.cost.memory import LOSS_CHUNK_BYTES
+from megatron_ettin.cost.placement import layer_placement
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.model.attention.choice import choices, installed, last_layer_narrows, report
 from megatron_ettin.model.attention.core import attend_by

@@ -14,7 +14,7 @@ A pipeline stage is an EttinModel with some of these lines.
 
 from __future__ import annotations
 
-import megatron_ettin.parallel.light_megatron  # noqa: F401
+import megatron_ettin.parallel.megatron  # noqa: F401
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,14 +32,14 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.kernels.linear import linear
+from megatron_ettin.kernels.lookup import look_up
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.model.logits import VocabularyShard
-from megatron_ettin.model.lookup import look_up
 from megatron_ettin.model.loss import gradient_buffer, vocabulary_loss
 from megatron_ettin.model.norm import Norm
 from megatron_ettin.model.packed import PackedRows
 from megatron_ettin.parallel.groups import Axis, Groups
-from megatron_ettin.parallel.linear import linear
 
 
 class WordEmbedding(VocabParallelEmbedding):  # type: ignore[misc]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import megatron_ettin.parallel.light_megatron  # noqa: F401
+import megatron_ettin.parallel.megatron  # noqa: F401
 
 from collections.abc import Callable
 from functools import partial
@@ -22,13 +22,13 @@ from torch import Tensor
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.kernels.pointwise import Rotation, pointwise
+from megatron_ettin.kernels.rope import rotate, split
 from megatron_ettin.model.attention.core import Attend, CoreAttention
 from megatron_ettin.model.dropout import add_dropped
-from megatron_ettin.model.fused import Rotation, pointwise
 from megatron_ettin.model.norm import Norm
 from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import LayerKind
-from megatron_ettin.model.rope import rotate, split
 from megatron_ettin.parallel.device import compute_capability
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.packages import genuine

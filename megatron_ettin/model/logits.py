@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ettin import _native
-from megatron_ettin.model.fused import one_kernel, softmax_gradients_, softmax_statistics
+from megatron_ettin.kernels.pointwise import one_kernel, softmax_gradients_, softmax_statistics
 from megatron_ettin.parallel.groups import Axis
 
 TILE_COLUMNS = 1024

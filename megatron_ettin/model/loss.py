@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_ettin.kernels import products
+from megatron_ettin.kernels.linear import no_gradient
 from megatron_ettin.model.logits import CrossEntropy, LogitTile, VocabularyShard, tiles_of
-from megatron_ettin.parallel import products
 from megatron_ettin.parallel.groups import Axis
-from megatron_ettin.parallel.linear import no_gradient
 
 
 def vocabulary_loss(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import megatron_ettin.parallel.light_megatron  # noqa: F401
+import megatron_ettin.parallel.megatron  # noqa: F401
 
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as functional
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_ettin.config.placement import layer_placement
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.cost.placement import layer_placement
 from megatron_ettin.parallel.groups import Groups
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}

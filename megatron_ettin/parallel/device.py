@@ -7,7 +7,7 @@ CPU, and replaces the functions of `torch.cuda` that have no device argument. On
 
 from __future__ import annotations
 
-import megatron_ettin.parallel.light_megatron  # noqa: F401
+import megatron_ettin.parallel.megatron  # noqa: F401
 
 import logging
 import os
@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from megatron_ettin import _native
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.parallel.linear import linear
+from megatron_ettin.kernels.linear import linear
 from megatron_ettin.parallel.packages import check_packages
 
 

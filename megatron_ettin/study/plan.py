@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from megatron_ettin.config.named_run import run_of
 from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import StageName
-from megatron_ettin.config.shape_file import run_of
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.study.settings import StudySettings, check, check_run, flags_between, stage_run
 

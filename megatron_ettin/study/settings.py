@@ -8,9 +8,9 @@ from pathlib import Path
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import flatten
 from megatron_ettin.config.derived import model_ranks
+from megatron_ettin.config.named_run import run_of
 from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import LayoutConfig, RunConfig, StageName
-from megatron_ettin.config.shape_file import run_of
 from megatron_ettin.errors import ConfigError
 
 FEWEST_STEPS: dict[StageName, int] = {"pretrain": 200, "extension": 60, "decay": 60, "cross": 60}

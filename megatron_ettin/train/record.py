@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from megatron_ettin.config.hardware import peak_flops
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.cost.hardware import peak_flops
 from megatron_ettin.observe import Meter, Sinks, open_sinks, peak_bytes
 from megatron_ettin.observe.records import Record
 from megatron_ettin.parallel.groups import Groups

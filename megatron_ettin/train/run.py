@@ -10,21 +10,21 @@ from pathlib import Path
 
 from megatron_ettin.batch import Batch
 from megatron_ettin.checkpoint.retention import Reason
-from megatron_ettin.checkpoint.together import on_first
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import micro_batch_rows_at, with_vocabulary, with_world_size
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.data.loader import Loader
-from megatron_ettin.data.mixture_report import report
-from megatron_ettin.data.record import record_data
-from megatron_ettin.data.stage import StageData, open_stage
 from megatron_ettin.parallel.agree import agree_maximum
 from megatron_ettin.parallel.device import limit_threads
 from megatron_ettin.parallel.groups import initialize
+from megatron_ettin.parallel.together import on_first
+from megatron_ettin.rows.data_record import record_data
+from megatron_ettin.rows.loader import Loader
+from megatron_ettin.rows.report import report
+from megatron_ettin.rows.stage import StageData, open_stage
+from megatron_ettin.run_folder import open_run_folder
 from megatron_ettin.schedule import learning_rate_factor
 from megatron_ettin.train.due import evaluation_due
 from megatron_ettin.train.evaluate import held_out_loss
-from megatron_ettin.train.folder import open_run_folder
 from megatron_ettin.train.loop import Actions, train_loop
 from megatron_ettin.train.parts import Parts, build_parts
 from megatron_ettin.train.record import Recorder

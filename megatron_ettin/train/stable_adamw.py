@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin import _native
-from megatron_ettin.model.fused import one_kernel
+from megatron_ettin.kernels.pointwise import one_kernel
 from megatron_ettin.parallel.device import to_device
 
 LARGE = 1 << 20

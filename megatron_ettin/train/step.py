@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import megatron_ettin.parallel.light_megatron  # noqa: F401
+import megatron_ettin.parallel.megatron  # noqa: F401
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +18,9 @@ from megatron.core.utils import get_model_config
 from torch import Tensor
 
 from megatron_ettin.batch import DIGEST_MODULUS, Batch
-from megatron_ettin.config.count import flops
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.cost.count import flops
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.parallel.device import to_device
 from megatron_ettin.parallel.seeds import derive

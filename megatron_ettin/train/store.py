@@ -12,10 +12,10 @@ from megatron_ettin.checkpoint.load import read_numbers, read_tensors
 from megatron_ettin.checkpoint.retention import Reason, thin_out
 from megatron_ettin.checkpoint.save import save
 from megatron_ettin.checkpoint.shards import Shards, metadata_for
-from megatron_ettin.checkpoint.together import on_first
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.errors import CheckpointError
+from megatron_ettin.parallel.together import on_first
 from megatron_ettin.train.named_shards import named_shards, take_over
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.state import TrainState

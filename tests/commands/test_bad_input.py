@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ettin.cli import main
-from megatron_ettin.data.train_tokenizer import train_tokenizer
+from megatron_ettin.tokenizer.train import train_tokenizer
 from tests.support.launch import run, torchrun
 from tests.twins.corpus_writer import write_corpus
 

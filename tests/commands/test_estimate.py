@@ -9,9 +9,9 @@ import pytest
 
 from megatron_ettin.commands.estimate import main
 from megatron_ettin.config.codec import to_json, with_fields
-from megatron_ettin.config.estimate import Speed, estimate
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
+from megatron_ettin.cost.estimate import Speed, estimate
 from megatron_ettin.errors import ConfigError
 
 PUBLISHED_H100_RATES = {"17m": 985e3, "32m": 655e3, "68m": 463e3, "150m": 296e3, "400m": 146e3, "1b": 64e3}

@@ -83,5 +83,5 @@ def test_every_module_that_imports_megatron_core_does_so_without_the_compiler() 
     users = {path: text for path, text in texts.items() if imports.search(text)}
     assert users
     for path, text in users.items():
-        light = text.find("import megatron_ettin.parallel.light_megatron")
+        light = text.find("import megatron_ettin.parallel.megatron")
         assert 0 <= light < imports.search(text).start(), path  # type: ignore[union-attr]

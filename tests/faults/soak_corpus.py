@@ -27,11 +27,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from megatron_ettin.data import BuildOptions, build_corpus
-from megatron_ettin.data import run_build as run_build_module
-from megatron_ettin.data.train_tokenizer import train_tokenizer
-from megatron_ettin.data.verify import verify_corpus
+from megatron_ettin.corpus.build import BuildOptions, build_corpus
+from megatron_ettin.corpus.build import run as run_build_module
+from megatron_ettin.corpus.verify import verify_corpus
 from megatron_ettin.errors import DataError
+from megatron_ettin.tokenizer.train import train_tokenizer
 
 BLOCK_BYTES = 16 << 10
 WORDS = "the sea was dark and cold; she went, 12 ships in 1861. Fluß führt Wasser 日本語 текст 🙂".split()  # noqa: SIM905

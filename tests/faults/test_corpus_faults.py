@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from megatron_ettin.data import BuildOptions, build_corpus, open_corpus
+from megatron_ettin.corpus.build import BuildOptions, build_corpus
+from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import DataError
-from tests.data.corpus.conftest import jsonl, texts, tokenizer  # noqa: F401 - fixtures
+from tests.corpus.conftest import jsonl, texts, tokenizer  # noqa: F401 - fixtures
 from tests.faults.soak_corpus import soak
 
 KILLS = 12
@@ -39,7 +40,7 @@ def limited_files():
 
 
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("megatron_ettin.data.run_build.block_bytes", lambda total: 700)
+    monkeypatch.setattr("megatron_ettin.corpus.build.run.block_bytes", lambda total: 700)
 
 
 def test_a_full_disk_is_told_and_resumed(tmp_path, jsonl, tokenizer, monkeypatch, request):  # noqa: F811
@@ -98,7 +99,7 @@ def test_a_damaged_staging_file_is_found_at_resuming(tmp_path, jsonl, tokenizer,
 
 
 def test_two_builds_of_one_prefix_do_not_run_together(tmp_path, jsonl, tokenizer):  # noqa: F811
-    from megatron_ettin.data.staging import Staging
+    from megatron_ettin.corpus.build.staging import Staging
 
     with Staging(tmp_path / "c", 1, "uint16").locked(), pytest.raises(DataError, match="another process"):
         build_corpus(jsonl, tmp_path / "c", tokenizer)

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import zstandard
 
-from megatron_ettin.data import build_corpus
-from megatron_ettin.data.stage import open_stage
-from tests.data.conftest import run_config
-from tests.data.corpus.conftest import jsonl, texts, tokenizer  # noqa: F401 - fixtures
-from tests.data.corpus.mds_writer import encode_shard
+from megatron_ettin.corpus.build import build_corpus
+from megatron_ettin.rows.stage import open_stage
+from tests.corpus.conftest import jsonl, texts, tokenizer  # noqa: F401 - fixtures
+from tests.corpus.mds_writer import encode_shard
+from tests.rows.conftest import run_config
 from tests.twins.corpus_writer import random_documents, write_corpus
 
 SOURCE = Path(__file__).with_name("faulty_reads.c")
 DIGEST = """
 import sys
-from megatron_ettin.data.stage import open_stage
+from megatron_ettin.rows.stage import open_stage
 from megatron_ettin.errors import DataError
-from tests.data.conftest import run_config
+from tests.rows.conftest import run_config
 try:
     stage = open_stage(run_config(sys.argv[1]))
     print(stage.batch(stage.step_rows(0), "mlm").digest())
@@ -34,8 +34,8 @@ except DataError as error:
 
 BUILD = """
 import sys
-import megatron_ettin.data.run_build as run
-from megatron_ettin.data import build_corpus
+import megatron_ettin.corpus.build.run as run
+from megatron_ettin.corpus.build import build_corpus
 from megatron_ettin.errors import DataError
 run.block_bytes = lambda total: 700
 try:

@@ -14,8 +14,8 @@ from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel
 from torch import Tensor
 
 from megatron_ettin.batch import Batch
-from megatron_ettin.config.communication import Place, context
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.cost.communication import Place, context
 from megatron_ettin.model.attention import exchange
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.device_batch import DeviceBatch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.model import fused
+from megatron_ettin.kernels import pointwise as fused
 from megatron_ettin.model import logits as logits_module
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.canonical import full_state

@@ -15,7 +15,8 @@ from torch import Tensor
 from megatron_ettin.batch import Batch
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model import build
-from megatron_ettin.model.attention import kernels, native
+from megatron_ettin.model.attention import native
+from megatron_ettin.model.attention import varlen as kernels
 from megatron_ettin.model.attention.choice import Choice, Installed, choices, last_layer_narrows, report
 from megatron_ettin.model.attention.core import Attend
 from megatron_ettin.model.build import build_model

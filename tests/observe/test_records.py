@@ -166,7 +166,7 @@ def test_speed_counts_every_device_and_only_known_peaks() -> None:
 
 
 def test_an_unknown_device_has_no_peak() -> None:
-    from megatron_ettin.config.hardware import peak_flops
+    from megatron_ettin.cost.hardware import peak_flops
 
     assert peak_flops("AMD EPYC 9654", "bf16") is None and peak_flops("NVIDIA GeForce RTX 3090", "bf16") is None
     assert peak_flops("NVIDIA H100 80GB HBM3", "bf16") == peak_flops("NVIDIA H200", "bf16") == 989e12

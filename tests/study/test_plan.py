@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ettin.commands.arguments import parse_run
+from megatron_ettin.commands.run_flags import parse_run
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import flatten
 from megatron_ettin.config.recipes import recipe

@@ -112,9 +112,9 @@ def run_for(case: dict[str, Any]) -> RunConfig:
 def fault(name: str) -> Any:
     """A seeded fault: somebody who wants to know."""
     if name == "item":
-        return mock.patch("megatron_ettin.model.fused.functional.gelu", lambda x: x if x.sum().item() > 0 else -x)
+        return mock.patch("megatron_ettin.kernels.pointwise.functional.gelu", lambda x: x if x.sum().item() > 0 else -x)
     if name == "mask":
-        return mock.patch("megatron_ettin.model.fused.functional.gelu", lambda x: x * x[x > 0].sum())
+        return mock.patch("megatron_ettin.kernels.pointwise.functional.gelu", lambda x: x * x[x > 0].sum())
     if name == "copy":
         return mock.patch("megatron_ettin.model.packed.to_device", lambda host, device: host.to(device))
     return mock.MagicMock()

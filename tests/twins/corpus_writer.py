@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.data.manifest import FileRecord, Manifest, TokenizerRecord
+from megatron_ettin.corpus.manifest import FileRecord, Manifest, TokenizerRecord
 
 SPECIAL_IDS = {"<|endoftext|>": 250, "[UNK]": 251, "[CLS]": 252, "[SEP]": 253, "[PAD]": 254, "[MASK]": 255}
 VOCABULARY = 256

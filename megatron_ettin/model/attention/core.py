@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.model.attention import kernels, native, sdpa
+from megatron_ettin.model.attention import native, sdpa
+from megatron_ettin.model.attention import varlen as kernels
 from megatron_ettin.model.attention.choice import Installed
 from megatron_ettin.model.attention.exchange import Exchange
 from megatron_ettin.model.packed import PackedRows, Wanted

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from megatron_ettin import _native
+from megatron_ettin.kernels.native_types import is_native
 from megatron_ettin.model.attention.exchange import Exchange
-from megatron_ettin.model.native_types import is_native
 from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import Reach
 

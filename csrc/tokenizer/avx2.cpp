@@ -1,0 +1,51 @@
+// The word encoder and text scanning for machines with AVX2; only the code between the pragmas may use it.
+#include "tokenizer/versions.h"
+
+#if defined(ETTIN_X86)
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "tokenizer/long_word_cache.h"
+#include "tokenizer/split_by_character.h"
+#include "tokenizer/text_scan.h"
+#include "text/unicode.h"
+#include "tokenizer/word_cache.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,popcnt,sse4.2,lzcnt"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,bmi,bmi2,popcnt,sse4.2,lzcnt")
+#endif
+
+#define ETTIN_AVX2 1
+namespace ettin {
+namespace avx2 {
+#include "tokenizer/generic/numbers_16bit.h"
+#include "tokenizer/generic/merge_long_word.h"
+#include "tokenizer/generic/merge_lanes_16bit.h"
+#include "tokenizer/generic/text_scan.h"
+#include "tokenizer/generic/byte_classes.h"
+#include "tokenizer/generic/word_steps.h"
+#include "tokenizer/generic/gpt2_splitter.h"
+#include "tokenizer/generic/word_merger.h"
+#include "tokenizer/generic/word_encoder.h"
+}
+}  // namespace ettin
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace ettin {
+
+const TextScan avx2_scan = {avx2::find_prefix, avx2::find_normalizing};
+const WordPath avx2_words = {avx2::make, avx2::single_tokens};
+
+}  // namespace ettin
+
+#endif

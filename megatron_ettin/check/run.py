@@ -1,0 +1,203 @@
+"""What ``ettin check`` looks at: rules, start, folder, steps and memory of a run, without a device."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_ettin.check.findings import Finding, guarded
+from megatron_ettin.checkpoint.folder import list_checkpoints, parse_source
+from megatron_ettin.config import rules
+from megatron_ettin.config.codec import check_resume, run_from_dict
+from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_world_size
+from megatron_ettin.config.run import ModelConfig, RunConfig
+from megatron_ettin.cost.count import parameters
+from megatron_ettin.cost.hardware import GIBI
+from megatron_ettin.cost.memory import heaviest
+from megatron_ettin.cost.placement import layer_placement, timeline
+from megatron_ettin.errors import CheckpointError, ConfigError
+from megatron_ettin.progress import format_count
+from megatron_ettin.schedule import batch_plan
+
+SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "global_every")
+HUGGINGFACE_NAMES = {
+    "layers": "num_hidden_layers", "hidden": "hidden_size", "intermediate": "intermediate_size",
+    "heads": "num_attention_heads",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be checked."""
+
+    config: RunConfig
+    run: Path
+    world: int | None
+    """Ranks, where they are known."""
+    deep: bool
+    """Read every byte of the corpora, beyond sizes and fingerprints."""
+
+
+def examine(request: Request) -> tuple[RunConfig, list[Finding]]:
+    """The resolved run and one finding for each thing looked at; errors do not stop the rest."""
+    config = request.config
+    found = list(guarded("rules", rule_findings(config, request.world)))
+    if any(item.state == "error" for item in found):
+        return config, found
+    if request.world:
+        config = with_world_size(config, request.world)
+    vocabulary, about_data = data_findings(config, request.deep)
+    found += about_data
+    config = with_vocabulary(config, vocabulary)
+    found += guarded("steps", step_findings(config))
+    found += guarded("start", start_findings(config))
+    found += guarded("run", folder_findings(config, request.run))
+    if config.model.vocabulary:
+        found += guarded("rules", rule_findings(config, request.world, resolved=True))
+        found += guarded("memory", memory_findings(config))
+    return config, found
+
+
+def rule_findings(config: RunConfig, world: int | None, resolved: bool = False) -> Iterator[Finding]:
+    """Every rule of the configuration; once more, silently, when the vocabulary is known."""
+    broken = rules.problems(config, world)
+    yield from (Finding("error", "rules", message) for message in broken)
+    if not broken and not resolved:
+        yield Finding("ok", "rules", "every rule is kept" + (f" on {world} ranks" if world else ""))
+
+
+def data_findings(config: RunConfig, deep: bool) -> tuple[int, list[Finding]]:
+    """The vocabulary of the data (0: not known) and what was found about its corpora."""
+    if not config.data.data:
+        text = "no --data: a mixture file (.json) or the prefix of a corpus"
+        return config.model.vocabulary, [Finding("open", "data", text)]
+    from megatron_ettin.check.data import examine_data  # numpy is imported only where there is data
+
+    return examine_data(config, deep)
+
+
+def step_findings(config: RunConfig) -> Iterator[Finding]:
+    """How many steps the stage takes, and how the batch grows."""
+    length = config.data.row_length
+    plan = batch_plan(config.batch, length)
+    rows = -(-config.schedule.tokens // length)
+    text = f"about {plan.steps_of(rows):,} steps for {format_count(config.schedule.tokens)} tokens, "
+    sizes = batch_sizes(config.batch)
+    if len(sizes) > 1:
+        grown = plan.first_steps[-1]
+        text += f"{sizes[0]} to {sizes[-1]} rows per step, full from step {grown:,}"
+    else:
+        text += f"{sizes[0]} rows per step"
+    yield Finding("ok", "steps", text)
+    if config.checkpoint.every_tokens:
+        count = config.schedule.tokens // config.checkpoint.every_tokens
+        yield Finding(
+            "ok", "saves", f"{count:,} checkpoints every {format_count(config.checkpoint.every_tokens)} tokens"
+        )
+
+
+def start_findings(config: RunConfig) -> Iterator[Finding]:
+    """Where the weights come from."""
+    begin = config.start
+    if begin.from_run:
+        yield from_run_finding(config)
+    elif begin.huggingface:
+        yield from_huggingface_finding(config)
+    elif config.stage == "pretrain":
+        yield Finding("ok", "start", f"random weights from seed {config.seed}")
+    else:
+        yield Finding("open", "start", f"no --from: stage {config.stage} goes on from RUN or RUN@step of another stage")
+
+
+def from_run_finding(config: RunConfig) -> Finding:
+    """The run that is continued: its shape and that it has a checkpoint."""
+    folder, step = parse_source(config.start.from_run)
+    path = folder / "config.json"
+    try:
+        other = run_from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; --from takes the folder of a run, or RUN@step") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not the settings of a run ({error})") from error
+    refuse_other_shape(config.model, {name: getattr(other.model, name) for name in SHAPE_FIELDS}, str(folder))
+    if config.stage != "cross" and config.objective != other.objective:
+        raise CheckpointError(
+            f"{folder} was trained on {other.objective}, this run is {config.objective}: stage {config.stage} goes on "
+            f"with the same objective; use {other.objective}, or stage cross to change it"
+        )
+    saved = list_checkpoints(folder)
+    if not saved:
+        raise CheckpointError(f"{folder}/checkpoints: no checkpoint yet; let that run save one first")
+    chosen = [found for found in saved if step in (None, found.step)]
+    if not chosen:
+        steps = ", ".join(str(found.step) for found in saved)
+        raise CheckpointError(f"{folder}/checkpoints: step {step} is not there; steps there: {steps}")
+    which = "newest checkpoint" if step is None else "checkpoint"
+    return Finding("ok", "start", f"{folder}: {other.objective} {other.stage}, {which} {chosen[-1].path.name}")
+
+
+def from_huggingface_finding(config: RunConfig) -> Finding:
+    """The Hugging Face folder: its shape and that its weights are safetensors."""
+    folder = Path(config.start.huggingface)
+    try:
+        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        shape = {ours: fields[theirs] for ours, theirs in HUGGINGFACE_NAMES.items()}
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder}/config.json: no such file; --init-from takes the Hugging Face folder of a model"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: its config.json is not that of a ModernBERT or Ettin model ({error!r}); give the folder of one"
+        ) from error
+    refuse_other_shape(config.model, shape, str(folder))
+    if not list(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder}: no .safetensors file; weights from elsewhere are read from safetensors alone")
+    return Finding("ok", "start", f"{folder}: {fields.get('model_type', 'model')}")
+
+
+def refuse_other_shape(model: ModelConfig, shape: dict[str, int], where: str) -> None:
+    """Raise CheckpointError where another model has other sizes."""
+    other = [
+        f"{name} {value}, here {getattr(model, name)}" for name, value in shape.items() if value != getattr(model, name)
+    ]
+    if other:
+        raise CheckpointError(f"{where} holds another shape: {'; '.join(other)}; choose the SIZE it was trained with")
+
+
+def folder_findings(config: RunConfig, run: Path) -> Iterator[Finding]:
+    """The run folder: free to write, or a run that these settings continue."""
+    path = run / "config.json"
+    if path.is_file():
+        try:
+            stored = run_from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ConfigError(f"{path}: cannot be read ({error}); give another --run folder") from error
+        check_resume(stored, with_vocabulary(config, stored.model.vocabulary))
+        yield Finding("ok", "run", f"{run}: goes on with the run in it")
+        return
+    parent = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+    if not os.access(parent, os.W_OK) or not parent.is_dir():
+        raise ConfigError(f"--run {run}: cannot write in {parent}; choose a folder that you may write to")
+    yield Finding("ok", "run", f"{run}: a fresh run")
+
+
+def memory_findings(config: RunConfig) -> Iterator[Finding]:
+    """Parameters, and bytes of the fullest rank."""
+    rank, held = heaviest(config)
+    count = parameters(config.model)
+    yield Finding("ok", "model", f"{count.total:,} parameters, {config.model.vocabulary:,} of vocabulary")
+    if config.layout.pipeline > 1:
+        placed = " ".join(map(str, layer_placement(config)))
+        yield Finding("ok", "pipeline", f"layers {placed}; {timeline(config).bubble:.1%} of the time waiting")
+    yield Finding(
+        "ok",
+        "memory",
+        f"{held.total / GIBI:.2f} GiB on the fullest rank: weights {held.weights / GIBI:.2f}, gradients "
+        f"{held.gradients / GIBI:.2f}, optimizer {held.optimizer / GIBI:.2f}, activations "
+        f"{held.activations / GIBI:.2f}, logits {held.logits / GIBI:.2f}"
+        + (f" (pipeline rank {rank})" if rank else ""),
+    )

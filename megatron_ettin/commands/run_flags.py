@@ -1,0 +1,217 @@
+"""The arguments that check, estimate and pretrain share: a run by name, and any field of it by flag."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from megatron_ettin.config import rules
+from megatron_ettin.config.codec import closest, hints, suggest
+from megatron_ettin.config.derived import default_run_folder
+from megatron_ettin.config.named_run import run_of
+from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.recipes import STAGES, named
+from megatron_ettin.config.run import (
+    BatchConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    LayoutConfig,
+    ModelConfig,
+    ObserveConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    StartConfig,
+)
+from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
+from megatron_ettin.errors import ConfigError
+
+ALIASES = {
+    "--run-folder": "--run",  # torchrun under Python 3.11 takes --run for one of its own options
+    "--data": "--data.data",
+    "--from": "--start.from-run",
+    "--init-from": "--start.huggingface",
+    "--tokens": "--schedule.tokens",
+    "--tensor": "--layout.tensor",
+    "--pipeline": "--layout.pipeline",
+    "--context": "--layout.context",
+    "--micro-batch": "--layout.micro-batch-rows",
+    "--precision": "--compute.precision",
+}
+COUNT = re.compile(r"(\d+(?:\.\d+)?)([KMBT])")
+COUNT_UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+USAGE = """\
+SIZE is 17m 32m 68m 150m 400m 1b, tiny, or a .toml file; OBJECTIVE is mlm, clm or mntp; STAGE is pretrain,
+extension, decay or cross. --variant released follows the published artifacts where they differ from the paper.
+Short forms: {aliases}.
+Token counts take K, M, B and T: --tokens 250B. Every field of the run is a flag; defaults are the recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """Everything a run consists of, as flags. Verbs add their own fields in a subclass."""
+
+    run: str = ""
+    """The run's folder; default runs/SIZE-OBJECTIVE-STAGE."""
+    model: ModelConfig
+    schedule: ScheduleConfig
+    data: DataConfig
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    layout: LayoutConfig
+    compute: ComputeConfig
+    checkpoint: CheckpointConfig
+    observe: ObserveConfig
+    start: StartConfig
+    seed: int = 21
+    """Key of the initial weights and of dropout."""
+
+    def apply(self, base: RunConfig) -> RunConfig:
+        """The recipe's run with these flags."""
+        return replace(base, **{name: getattr(self, name) for name in RUN_FIELDS})
+
+
+RUN_FIELDS = tuple(item.name for item in fields(RunFlags) if item.name != "run")
+Flags = TypeVar("Flags", bound=RunFlags)
+
+
+def parse_run(arguments: list[str], verb: str = "pretrain") -> tuple[RunConfig, Path]:
+    """``SIZE OBJECTIVE STAGE [flags]`` as a checked run and its folder.
+
+    Raises ConfigError for unknown names, broken rules and settings without effect. A misspelt flag prints the
+    nearest ones and exits with status 2.
+    """
+    config, flags = parse(arguments, RunFlags, verb)
+    return config, run_folder(config, flags)
+
+
+def run_folder(config: RunConfig, flags: RunFlags) -> Path:
+    """The folder asked for, or the default one."""
+    return Path(flags.run) if flags.run else default_run_folder(config)
+
+
+def parse(arguments: list[str], kind: type[Flags], verb: str, checked: bool = True) -> tuple[RunConfig, Flags]:
+    """The run and the verb's own flags; with ``checked=False`` the rules are left to the caller."""
+    base, rest = recipe_named(arguments, verb)
+    refuse_typos(kind, rest)
+    rest = [expanded(argument) for argument in rest]
+    base = without_dead_carry(base, rest)
+    sections = {name: getattr(base, name) for name in RUN_FIELDS}
+    flags = tyro.cli(
+        kind,
+        args=rest,
+        default=kind(**sections),  # type: ignore[arg-type]
+        prog=f"ettin {verb} SIZE OBJECTIVE STAGE",
+        description=description(kind),
+    )
+    config = flags.apply(base)
+    if config.model.size != base.model.size:
+        raise ConfigError(f"model.size={config.model.size!r}: the size is the first argument; leave this flag out")
+    idle = rules.without_effect(config, base)
+    if idle:
+        raise ConfigError("\n  ".join([*idle, "leave out what does nothing"]))
+    if checked:
+        rules.check(config)
+    return config, flags
+
+
+def description(kind: type[RunFlags]) -> str:
+    """The head of a verb's help."""
+    short = ", ".join(f"{alias} = {flag}" for alias, flag in ALIASES.items())
+    own = (kind.__doc__ or "").strip() if kind is not RunFlags else "A run by name, and any field of it by flag."
+    return f"{own}\n\n{USAGE.format(aliases=short)}"
+
+
+def recipe_named(arguments: list[str], verb: str) -> tuple[RunConfig, list[str]]:
+    """The recipe that the positional arguments name, and the flags."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        shown = arguments[:3] if len(arguments) > 3 else ["150m", "mlm", "pretrain"]
+        return run_of(*shown), ["--help"]
+    names = leading_names(arguments)
+    if len(names) < 3:
+        raise ConfigError(
+            f"ettin {verb} takes SIZE OBJECTIVE STAGE and then flags, for example: ettin {verb} 150m mlm pretrain; "
+            + missing(names)
+        )
+    variant, rest = taken(arguments[3:], "--variant", "paper")
+    size = names[0] if names[0].endswith(".toml") else named("size", names[0], list(SHAPES))
+    return run_of(size, names[1], names[2], variant), rest
+
+
+def leading_names(arguments: list[str]) -> list[str]:
+    """The arguments before the first flag, three at most."""
+    names: list[str] = []
+    for argument in arguments[:3]:
+        if argument.startswith("-"):
+            break
+        names.append(argument)
+    return names
+
+
+def missing(names: list[str]) -> str:
+    """Which positional argument is not there, and what it can be."""
+    kinds = (
+        ("SIZE", [*PUBLISHED_SIZES, "tiny", "a .toml file"]),
+        ("OBJECTIVE", list(OBJECTIVES)),
+        ("STAGE", list(STAGES)),
+    )
+    kind, known = kinds[len(names)]
+    return f"{kind} is missing: {', '.join(known)}"
+
+
+def taken(arguments: list[str], flag: str, default: str) -> tuple[str, list[str]]:
+    """The value of one flag (``--flag value`` or ``--flag=value``) and the arguments without it."""
+    rest, value = [], default
+    pending = iter(arguments)
+    for argument in pending:
+        if argument == flag:
+            value = next(pending, "")
+        elif argument.startswith(flag + "="):
+            value = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    return value, rest
+
+
+def refuse_typos(kind: type[RunFlags], arguments: list[str]) -> None:
+    """Raise ConfigError for a flag that does not exist, naming the nearest one."""
+    known = [*ALIASES, "--variant", "--help", "-h", *flag_names(kind)]
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            raise ConfigError(f"no flag {name}{suggest(name, known) if closest(name, known) else '; --help lists all'}")
+
+
+def flag_names(kind: type, prefix: str = "") -> list[str]:
+    """Every flag of a dataclass, switches with both of their forms."""
+    names: list[str] = []
+    for name, field_type in hints(kind).items():
+        flag = prefix + name.replace("_", "-")
+        if is_dataclass(field_type):
+            names += flag_names(field_type, flag + ".")  # type: ignore[arg-type]
+        else:
+            names.append("--" + flag)
+            if field_type is bool:
+                names.append("--" + prefix + "no-" + name.replace("_", "-"))
+    return names
+
+
+def expanded(argument: str) -> str:
+    """One argument with short forms and token counts written out."""
+    name, equals, value = argument.partition("=")
+    if name in ALIASES:
+        return ALIASES[name] + equals + value
+    count = COUNT.fullmatch(argument)
+    return str(round(float(count[1]) * COUNT_UNITS[count[2]])) if count else argument
+
+
+def without_dead_carry(base: RunConfig, arguments: list[str]) -> RunConfig:
+    """The recipe's carry-over of optimizer state, dropped where the weights come from Hugging Face."""
+    if any(argument.partition("=")[0] == "--start.huggingface" for argument in arguments):
+        return replace(base, start=replace(base.start, carry_optimizer=False))
+    return base

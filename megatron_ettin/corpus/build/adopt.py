@@ -1,0 +1,86 @@
+"""A manifest for a .bin/.idx pair that another tool wrote, after a full check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron_ettin import __version__
+from megatron_ettin.corpus.build.publish import checksum_text, content_record
+from megatron_ettin.corpus.manifest import FileRecord, Manifest, SourceRecord, TokenizerRecord
+from megatron_ettin.corpus.names import corpus_prefix, member
+from megatron_ettin.corpus.reader import Corpus, open_corpus
+from megatron_ettin.corpus.verify import Contents, scan_corpus
+from megatron_ettin.errors import DataError
+from megatron_ettin.publish import write_atomically
+from megatron_ettin.tokenizer.tokenizer import Tokenizer
+
+
+def _check(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int | None) -> None:
+    if contents.problems:
+        raise DataError(f"{prefix}: {contents.problems[0]}; the files are damaged")
+    if contents.tokens and contents.largest_id >= tokenizer.vocabulary_size:
+        raise DataError(
+            f"{prefix}: holds id {contents.largest_id}, but the tokenizer has {tokenizer.vocabulary_size} ids; give "
+            "the tokenizer that made the corpus"
+        )
+    if eod is not None and contents.without_eod:
+        raise DataError(f"{prefix}: {contents.without_eod} documents do not end with the eod {eod}; leave out --eod")
+    filled = contents.header.documents - contents.empty_documents
+    if filled and contents.starts_special == filled:
+        raise DataError(
+            f"{prefix}: every document starts with [CLS]: it was made with template specials, which rows get anew; "
+            "build it from the text again"
+        )
+
+
+def adopt_corpus(path: str | Path, tokenizer: str | Path, *, eod_token: str | None = None) -> Corpus:
+    """Check ``PREFIX.bin`` and ``PREFIX.idx`` fully and write their manifest. Reads everything once.
+
+    ``eod_token`` names the token that ends every document, if one does. Raises DataError when the files are damaged,
+    do not fit the tokenizer, or have a manifest already.
+    """
+    prefix = corpus_prefix(path)
+    if member(prefix, ".json").exists():
+        raise DataError(f"{member(prefix, '.json')}: is there already; `ettin corpus verify` checks the corpus")
+    loaded = Tokenizer.from_file(tokenizer, engine="huggingface")
+    if eod_token is not None and eod_token not in loaded.token_ids:
+        raise DataError(f"{tokenizer}: has no token {eod_token!r}; name one it has by --eod-token")
+    eod = None if eod_token is None else loaded.token_ids[eod_token]
+    contents = scan_corpus(prefix, eod=eod, first_special=loaded.special_ids.get("[CLS]"))
+    _check(prefix, contents, loaded, eod)
+    write_atomically(member(prefix, ".tokenizer.json"), loaded.content)
+    write_atomically(member(prefix, ".json"), _manifest(prefix, contents, loaded, eod).to_json())
+    return open_corpus(prefix)
+
+
+def _manifest(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int | None) -> Manifest:
+    header, checksum = contents.header, checksum_text(contents.bin_checksum)
+    source = SourceRecord(
+        path=str(member(prefix, ".bin")),
+        format="megatron",
+        bytes=contents.bin_bytes,
+        documents=header.documents,
+        empty_documents=contents.empty_documents,
+        tokens=contents.tokens,
+        checksum=checksum,
+    )
+    return Manifest(
+        builder=f"megatron-ettin {__version__}, adopted",
+        command="ettin corpus adopt",
+        tokenizer=TokenizerRecord(
+            sha256=tokenizer.fingerprint, vocabulary=tokenizer.vocabulary_size, special_ids=tokenizer.special_ids
+        ),
+        appended_eod=eod,
+        dtype=header.dtype,
+        documents=header.documents,
+        empty_documents=contents.empty_documents,
+        sequences=header.sequences,
+        tokens=contents.tokens,
+        specials_in_text=0,
+        sources=(source,),
+        files={
+            ".bin": FileRecord(bytes=contents.bin_bytes, checksum=checksum),
+            ".idx": FileRecord(bytes=header.file_bytes, checksum=checksum_text(contents.idx_checksum)),
+            ".tokenizer.json": content_record(tokenizer.content),
+        },
+    )

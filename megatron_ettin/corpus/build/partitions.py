@@ -1,0 +1,52 @@
+"""The order that Megatron-LM's partitions give: documents 0, n, 2n, ..., then 1, n + 1, ..., and so on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.corpus.build.staging import ChecksummedWriter, OutputFiles, Record
+
+BATCH = 4096
+"""Documents whose bounds are read at once."""
+
+
+def partition_order(documents: int, partitions: int) -> Iterator[NDArray[np.int64]]:
+    """Document numbers in their new order, in batches."""
+    for partition in range(partitions):
+        numbers = np.arange(partition, documents, partitions, dtype=np.int64)
+        yield from np.array_split(numbers, max(1, -(-len(numbers) // BATCH)))
+
+
+def _map(path: Path, dtype: str, count: int) -> NDArray[np.generic]:
+    return np.memmap(path, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
+
+
+def reorder(files: OutputFiles, record: Record, output: int, itemsize: int, partitions: int) -> tuple[OutputFiles, int]:
+    """Write staged files in the new order beside the old; returns them and the checksum of the ids."""
+    state = record.outputs[output]
+    lengths = _map(files.lengths, "<i4", state.sequences)
+    ends = _map(files.documents, "<i8", record.documents)
+    tokens = _map(files.tokens, "u1", state.bytes)
+    hashes = _map(files.hashes, "<u4", record.documents)
+    starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64) * itemsize))
+    moved = OutputFiles(*(path.with_name(f"ordered.{path.name}") for path in files))
+    total = 0
+    with contextlib.ExitStack() as stack:
+        ids, sizes, bounds, keys = (stack.enter_context(open(path, "wb")) for path in moved)
+        writer = ChecksummedWriter(ids)
+        for numbers in partition_order(record.documents, partitions):
+            lasts = np.asarray(ends[numbers], np.int64)
+            firsts = np.where(numbers > 0, ends[np.maximum(numbers - 1, 0)], 0)
+            for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+                sizes.write(lengths[first:last].tobytes())
+                writer.write(tokens[starts[first] : starts[last]].tobytes())
+            keys.write(hashes[numbers].tobytes())
+            counts = np.cumsum(lasts - firsts) + total
+            bounds.write(counts.astype("<i8").tobytes())
+            total = int(counts[-1]) if len(counts) else total
+    return moved, writer.checksum

@@ -1,0 +1,74 @@
+"""What a corpus holds, for people."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.corpus.reader import Corpus
+from megatron_ettin.progress import format_count
+from megatron_ettin.tokenizer.tokenizer import Tokenizer
+
+PERCENTILES = (0, 1, 10, 25, 50, 75, 90, 99, 100)
+SAMPLE = 10_000_000
+"""Lengths of at most this many documents are read for percentiles, in evenly spread stretches."""
+STRETCHES = 1_000
+SHOWN_SOURCES = 20
+
+
+def length_sample(corpus: Corpus, limit: int = SAMPLE) -> NDArray[np.int32]:
+    """Document lengths: all of them, or evenly spread stretches of a large corpus. O(limit)."""
+    if corpus.documents <= limit:
+        return corpus.lengths(0, corpus.documents)
+    stretch = limit // STRETCHES
+    starts = [(corpus.documents - stretch) * i // (STRETCHES - 1) for i in range(STRETCHES)]
+    return np.concatenate([corpus.lengths(start, start + stretch) for start in starts])
+
+
+def describe(corpus: Corpus) -> str:
+    """Counts, lengths, bytes per token and sources."""
+    manifest = corpus.manifest
+    lines = [
+        f"{corpus.prefix}",
+        f"  documents    {manifest.documents:,} ({manifest.empty_documents:,} empty), {manifest.sequences:,} sequences",
+        f"  tokens       {manifest.tokens:,} ({manifest.dtype}), eod {manifest.appended_eod}",
+        f"  tokenizer    {manifest.tokenizer.vocabulary:,} ids, sha256 {manifest.tokenizer.sha256[:16]}",
+        f"  fingerprint  {manifest.fingerprint[:16]}",
+        f"  built by     {manifest.builder}: {manifest.command}",
+    ]
+    if manifest.tokens and manifest.text_bytes:
+        lines.append(
+            f"  text         {manifest.text_bytes:,} bytes, {manifest.text_bytes / manifest.tokens:.3f} per token"
+        )
+    if manifest.specials_in_text:
+        lines.append(f"  special tokens in text: {manifest.specials_in_text:,}")
+    lines += [f"  rejected     {kind}: {count:,}" for kind, count in manifest.rejected.items()]
+    return "\n".join([*lines, *_lengths(corpus), *_sources(corpus)])
+
+
+def _lengths(corpus: Corpus) -> list[str]:
+    lengths = length_sample(corpus)
+    if not len(lengths):
+        return []
+    note = "" if len(lengths) == corpus.documents else f" (of {len(lengths):,} documents)"
+    values = np.percentile(lengths, PERCENTILES)
+    cells = "  ".join(f"p{name}={int(value):,}" for name, value in zip(PERCENTILES, values, strict=True))
+    return [f"  lengths{note}: mean={lengths.mean():,.1f}  {cells}"]
+
+
+def _sources(corpus: Corpus) -> list[str]:
+    sources = corpus.manifest.sources
+    lines = [
+        f"  {source.path}: {format_count(source.bytes, 'B')}, {source.documents:,} documents, {source.tokens:,} tokens"
+        for source in sources[:SHOWN_SOURCES]
+    ]
+    if len(sources) > SHOWN_SOURCES:
+        lines.append(f"  ... and {len(sources) - SHOWN_SOURCES:,} more sources")
+    return lines
+
+
+def document_text(corpus: Corpus, number: int) -> str:
+    """The text of one document, decoded by the tokenizer beside the corpus. Raises IndexError or DataError."""
+    ids = corpus.document(number)
+    tokenizer = Tokenizer.from_file(corpus.tokenizer_json, engine="huggingface")
+    return tokenizer.decode(ids)

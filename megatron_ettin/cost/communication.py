@@ -1,0 +1,194 @@
+"""What one rank hands to collectives and neighbours in a step: how often, how many bytes, and what for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.shapes import is_global, vocabulary_rows
+from megatron_ettin.cost.count import label_share
+from megatron_ettin.cost.memory import GRADIENT_BYTES, WEIGHT_BYTES, rank_parameters
+from megatron_ettin.cost.placement import layer_placement, micro_batch_count
+
+Kind = Literal["tensor", "pipeline", "context", "data", "tied"]
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "send"]
+
+LABEL_REDUCTIONS = 3
+"""Maximum, label's logit and sum of exponentials, in fp32, for each label under tensor parallelism."""
+REDUCTION_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Some equal messages of a step. A gather or scatter counts with the size of the whole tensor."""
+
+    kind: Kind
+    operation: Operation
+    count: int
+    bytes: float
+    """Of one message."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A rank's place in the layout."""
+
+    pipeline: int = 0
+    context: int = 0
+    labels: float | None = None
+    """Labels of a micro-batch on the rank; None: what the objective's share gives."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of one rank and step by purpose, forward and backward together."""
+
+    tensor: int
+    """Layer outputs, the embedding and the head, among the tensor ranks."""
+    pipeline: int
+    """Layer outputs and their gradients sent to neighbours."""
+    context: int
+    """Keys and values: the whole row in global layers, the window's halo in local ones."""
+    data: int
+    """Gradients reduced and weights gathered by the distributed optimizer."""
+    tied: int
+    """The embedding's gradient between the first and the last pipeline rank."""
+
+    @property
+    def total(self) -> int:
+        """All kinds."""
+        return sum(getattr(self, item.name) for item in fields(self))
+
+
+def traffic(config: RunConfig, device: int = 0) -> Traffic:
+    """What a rank of a pipeline stage, in the middle of the context ranks, exchanges in a full step."""
+    place = Place(pipeline=device, context=config.layout.context // 2)
+    totals: Counter[str] = Counter()
+    for message in messages(config, place):
+        totals[message.kind] += round(message.count * message.bytes)
+    return Traffic(**{item.name: totals[item.name] for item in fields(Traffic)})
+
+
+def messages(config: RunConfig, place: Place) -> list[Message]:
+    """Every message of a full step that grows with the model or the batch; a few bytes of bookkeeping are left out."""
+    return [*tensor(config, place), *pipeline(config, place), *context(config, place), *gradients(config, place)]
+
+
+def own_layers(config: RunConfig, device: int) -> list[int]:
+    """The layers on one pipeline rank."""
+    placement, first = layer_placement(config), 0
+    layers: list[int] = []
+    for stage, count in enumerate(placement):
+        if stage % config.layout.pipeline == device:
+            layers += range(first, first + count)
+        first += count
+    return layers
+
+
+def width(config: RunConfig) -> int:
+    """Bytes of one number in a message."""
+    return WEIGHT_BYTES[config.compute.precision]
+
+
+def hidden_bytes(config: RunConfig) -> int:
+    """Bytes of one layer output of a micro-batch on one context rank."""
+    tokens = config.layout.micro_batch_rows * config.data.row_length // config.layout.context
+    return tokens * config.model.hidden * width(config)
+
+
+def labels(config: RunConfig, place: Place) -> float:
+    """Labels of a micro-batch on one context rank."""
+    if place.labels is not None:
+        return place.labels
+    share = label_share(OBJECTIVES[config.objective], config.data)
+    return config.layout.micro_batch_rows * config.data.row_length * share / config.layout.context
+
+
+def tensor(config: RunConfig, place: Place) -> Iterator[Message]:
+    """Reductions of layer outputs; with sequence parallelism gathers and scatters, and the norms' gradients."""
+    layout = config.layout
+    if layout.tensor == 1:
+        return
+    micro, whole = micro_batch_count(config), hidden_bytes(config)
+    layers = len(own_layers(config, place.pipeline))
+    first, last = place.pipeline == 0, place.pipeline == layout.pipeline - 1
+    again = layout.recompute == "full"
+    if layout.sequence_parallel:
+        gathers = layers * (8 if again else 6) + first + last
+        scatters = layers * (6 if again else 4) + first
+        yield Message(kind="tensor", operation="all_gather", count=micro * gathers, bytes=whole)
+        yield Message(kind="tensor", operation="reduce_scatter", count=micro * scatters, bytes=whole)
+        norms = 2 * layers - first + first + last
+        size = norms * config.model.hidden * GRADIENT_BYTES
+        yield Message(kind="tensor", operation="all_reduce", count=1, bytes=size)
+    else:
+        count = micro * (layers * (6 if again else 4) + first)
+        yield Message(kind="tensor", operation="all_reduce", count=count, bytes=whole)
+    if last:
+        yield from head(config, labels(config, place))
+
+
+def head(config: RunConfig, count: float) -> Iterator[Message]:
+    """The gradient of the labels' hidden states, and the three sums of a softmax that tensor ranks share."""
+    micro = micro_batch_count(config)
+    query = count * config.model.hidden * width(config)
+    yield Message(kind="tensor", operation="all_reduce", count=micro, bytes=query)
+    sums = count * REDUCTION_BYTES
+    yield Message(kind="tensor", operation="all_reduce", count=micro * LABEL_REDUCTIONS, bytes=sums)
+
+
+def pipeline(config: RunConfig, place: Place) -> Iterator[Message]:
+    """Every stage but the last sends its output, every stage but the first the gradient of its input."""
+    layout = config.layout
+    if layout.pipeline == 1:
+        return
+    stages = layout.pipeline * layout.virtual_pipeline
+    own = range(place.pipeline, stages, layout.pipeline)
+    sends = sum((stage < stages - 1) + (stage > 0) for stage in own)
+    shared = layout.tensor if layout.sequence_parallel else 1
+    size = hidden_bytes(config) // shared
+    yield Message(kind="pipeline", operation="send", count=sends * micro_batch_count(config), bytes=size)
+
+
+def context(config: RunConfig, place: Place) -> Iterator[Message]:
+    """Keys and values forward, and their gradients backward, in each layer."""
+    model, layout = config.model, config.layout
+    if layout.context == 1:
+        return
+    micro, again = micro_batch_count(config), layout.recompute == "full"
+    token = 2 * model.hidden // layout.tensor * width(config)
+    layers = own_layers(config, place.pipeline)
+    wide = sum(is_global(model, layer) for layer in layers)
+    stream = layout.micro_batch_rows * config.data.row_length * token
+    yield Message(kind="context", operation="all_gather", count=micro * wide * (2 if again else 1), bytes=stream)
+    yield Message(kind="context", operation="reduce_scatter", count=micro * wide, bytes=stream)
+    yield from halo(config, place, len(layers) - wide, token)
+
+
+def halo(config: RunConfig, place: Place, layers: int, token: int) -> Iterator[Message]:
+    """The window's edge of local layers: forward to the neighbours that see it, backward to those it came from."""
+    model, layout = config.model, config.layout
+    causal = OBJECTIVES[config.objective].causal
+    left, right = (model.causal_window, 0) if causal else (model.window, model.window)
+    backward = micro_batch_count(config) * layers
+    forward = backward * (2 if layout.recompute == "full" else 1)
+    before, after = place.context > 0, place.context < layout.context - 1
+    for tokens, count in ((left, forward * after + backward * before), (right, forward * before + backward * after)):
+        if tokens and count:
+            yield Message(kind="context", operation="send", count=count, bytes=tokens * token)
+
+
+def gradients(config: RunConfig, place: Place) -> Iterator[Message]:
+    """The gradients of all parameters are scattered, the new weights gathered; tied copies add their gradients."""
+    layout = config.layout
+    count, _ = rank_parameters(config, place.pipeline)
+    if max(1, layout.data) * layout.context > 1:
+        yield Message(kind="data", operation="reduce_scatter", count=1, bytes=GRADIENT_BYTES * count)
+        yield Message(kind="data", operation="all_gather", count=1, bytes=width(config) * count)
+    if layout.pipeline > 1 and place.pipeline in (0, layout.pipeline - 1):
+        table = vocabulary_rows(config.model.vocabulary, layout.tensor) * config.model.hidden
+        yield Message(kind="tied", operation="all_reduce", count=1, bytes=GRADIENT_BYTES * table)

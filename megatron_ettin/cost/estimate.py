@@ -1,0 +1,124 @@
+"""What a run needs before it starts: work, time, memory, waiting and traffic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.cost.communication import Traffic, traffic
+from megatron_ettin.cost.count import Flops, Parameters, flops_per_token, label_share, parameters
+from megatron_ettin.cost.hardware import ACCELERATORS, GIBI, accelerator, peak_flops
+from megatron_ettin.cost.memory import Memory, heaviest
+from megatron_ettin.cost.placement import layer_placement, micro_batch_count, timeline
+from megatron_ettin.errors import ConfigError
+
+SECONDS_PER_HOUR = 3600
+SMALLEST_PIPELINED = 100_000_000
+"""Below this many parameters the head outweighs the layers, and pipeline ranks mostly wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast devices are taken to be."""
+
+    device: str = "H100"
+    """Part of a known accelerator's name."""
+    mfu: float = 0.0
+    """Model FLOPs over peak FLOPs while a device works, waiting in the pipeline apart; 0: not known."""
+    achieved: float = 0.0
+    """Training FLOP/s of one device as measured, waiting included; it replaces peak and MFU; 0: not measured."""
+    mean_piece: int = 0
+    """Mean length of the pieces; 0: all of full length, the most expensive case."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The figures of one run."""
+
+    config: RunConfig
+    speed: Speed
+    parameters: Parameters
+    flops: Flops
+    """Forward, per token."""
+    peak: float
+    """FLOP/s of one device."""
+    memory: Memory
+    heaviest_rank: int
+    bubble: float
+    placement: tuple[int, ...]
+    micro_batches: int
+    traffic: Traffic
+
+    @property
+    def training_flops(self) -> float:
+        """Of the whole stage."""
+        return self.flops.training * self.config.schedule.tokens
+
+    @property
+    def flops_per_second(self) -> float:
+        """Training FLOP/s of one device: as measured, or at the given MFU, or else at its peak."""
+        return self.speed.achieved or self.peak * (self.speed.mfu or 1.0) * (1.0 - self.bubble)
+
+    @property
+    def device_hours(self) -> float:
+        """Device hours of the stage; the least possible ones when no speed is known."""
+        return self.training_flops / self.flops_per_second / SECONDS_PER_HOUR
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of one device."""
+        return self.flops_per_second / self.flops.training
+
+
+def estimate(config: RunConfig, speed: Speed) -> Estimate:
+    """Estimate a run whose vocabulary is known; raises ConfigError for an unknown device."""
+    peak = peak_flops(speed.device, config.compute.precision)
+    if peak is None:
+        raise ConfigError(f"no peak FLOP/s known for device {speed.device!r}; {known_devices(config)}")
+    if not 0.0 <= speed.mfu <= 1.0:
+        raise ConfigError(f"mfu={speed.mfu} must lie between 0 and 1, for example 0.4")
+    if config.model.vocabulary == 0:
+        raise ConfigError("model.vocabulary=0 is taken from the data; give --data or --model.vocabulary")
+    objective = OBJECTIVES[config.objective]
+    length = min(speed.mean_piece or config.data.piece_length, config.data.piece_length)
+    piece = replace(config.data, piece_length=length)
+    rank, most = heaviest(config)
+    return Estimate(
+        config=config,
+        speed=speed,
+        parameters=parameters(config.model),
+        flops=flops_per_token(config.model, objective.causal, length, label_share(objective, piece)),
+        peak=peak,
+        memory=most,
+        heaviest_rank=rank,
+        bubble=timeline(config).bubble if config.layout.pipeline > 1 else 0.0,
+        placement=layer_placement(config),
+        micro_batches=micro_batch_count(config),
+        traffic=traffic(config, rank),
+    )
+
+
+def known_devices(config: RunConfig) -> str:
+    """The devices that a precision can be estimated for, in words."""
+    names = [item.name for item in ACCELERATORS if peak_flops(item.name, config.compute.precision) is not None]
+    return "known for this precision: " + ", ".join(names)
+
+
+def notes(found: Estimate) -> list[str]:
+    """What a person should know about these figures."""
+    lines = []
+    known = accelerator(found.speed.device)
+    if known is not None and found.memory.total > known.memory:
+        lines.append(
+            f"does not fit: {found.memory.total / GIBI:.1f} GiB on a device of {known.memory / GIBI:.0f} GiB; raise "
+            "layout.tensor, pipeline or data, lower layout.micro_batch_rows, or set layout.recompute=full"
+        )
+    if found.config.layout.pipeline > 1 and found.parameters.total < SMALLEST_PIPELINED:
+        lines.append(
+            f"pipeline ranks wait {found.bubble:.0%} of the time: at this size the head outweighs the layers; "
+            "prefer data ranks"
+        )
+    if not found.speed.mfu and not found.speed.achieved:
+        lines.append("no --mfu and no --measured: times are the least possible ones, at the device's peak")
+    return lines

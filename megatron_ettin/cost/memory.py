@@ -1,0 +1,138 @@
+"""Bytes that one rank holds while training, by kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.run import ModelConfig, RunConfig
+from megatron_ettin.config.shapes import vocabulary_rows
+from megatron_ettin.cost.count import label_share, layer_parameters
+from megatron_ettin.cost.placement import layer_placement, micro_batch_count
+from megatron_ettin.cost.simulator import in_flight, schedule
+
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 2}
+FP8_COPIES_BYTES = 2
+"""An fp8 copy of each matrix of the layers, and its transpose."""
+MAIN_WEIGHT_BYTES = {"fp32": 0, "bf16": 4, "fp8": 4}
+"""fp32 weights of the optimizer's share; with fp32 weights they are the weights themselves."""
+MOMENT_BYTES = 8
+GRADIENT_BYTES = 4
+"""Gradients are accumulated in fp32."""
+DROPOUT_MASK_BYTES = 1
+LOSS_CHUNK_BYTES = 2**30
+"""Logits in fp32 that a chunk has at most on an accelerator when no bound is set.
+
+Every chunk reads and writes the whole gradient of the vocabulary: few large ones cost less."""
+LOSS_COPIES = 2
+"""Copies of a chunk in fp32 that the passes over the logits make where they are not compiled."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """Main weights and moments, shared among the data and context ranks."""
+    activations: int
+    """What the forward passes in flight keep for their backward passes."""
+    logits: int
+    """Logits, which become their gradient, one chunk at a time, and the copies that are made of them."""
+
+    @property
+    def total(self) -> int:
+        """All kinds; the framework's own needs (1 to 2 GiB on a GPU) are not counted."""
+        return sum(getattr(self, item.name) for item in fields(self))
+
+
+def rank_parameters(config: RunConfig, device: int) -> tuple[int, int]:
+    """Parameters on one pipeline rank after tensor sharding: (all, those in matrices of layers)."""
+    model, layout = config.model, config.layout
+    placement = layer_placement(config)
+    first = 0
+    layers = matrices = 0
+    for stage, count in enumerate(placement):
+        if stage % layout.pipeline == device:
+            for layer in range(first, first + count):
+                whole = 4 * model.hidden**2 + 3 * model.hidden * model.intermediate
+                layers += layer_parameters(model, layer) - whole + whole // layout.tensor
+                matrices += whole // layout.tensor
+        first += count
+    ends = end_parameters(model, layout.tensor, device == 0, device == layout.pipeline - 1)
+    return layers + ends, matrices
+
+
+def end_parameters(model: ModelConfig, tensor: int, first: bool, last: bool) -> int:
+    """Parameters outside the layers: the table (again on the last rank, where the output is tied), norms, head."""
+    rows = vocabulary_rows(model.vocabulary, tensor)
+    table = rows * model.hidden
+    count = table + model.hidden if first else 0
+    if last:
+        count += model.hidden + model.hidden**2 + model.hidden + rows + (0 if first else table)
+    return count
+
+
+def activation_bytes_per_token(model: ModelConfig, tensor: int, sequence_parallel: bool, width: int) -> int:
+    """What one layer keeps per token of a forward pass; ``width`` bytes a number.
+
+    Whole on each tensor rank unless sequence parallel: both norms' inputs and outputs and the dropout mask.
+    Shared: Q, K, V, the attention output, both halves of the MLP, the activated half and the product.
+    """
+    common = 4 * model.hidden * width + model.hidden * DROPOUT_MASK_BYTES
+    shared = (4 * model.hidden + 4 * model.intermediate) * width
+    return (common // tensor if sequence_parallel else common) + shared // tensor
+
+
+def activations(config: RunConfig, device: int) -> int:
+    """Bytes kept by the passes in flight on one pipeline rank."""
+    model, layout = config.model, config.layout
+    placement = layer_placement(config)
+    tokens = layout.micro_batch_rows * config.data.row_length // layout.context
+    width = WEIGHT_BYTES[config.compute.precision]
+    layer = activation_bytes_per_token(model, layout.tensor, layout.sequence_parallel, width)
+    boundary = model.hidden * width // (layout.tensor if layout.sequence_parallel else 1)
+    chunks = placement[device :: layout.pipeline]
+    if layout.pipeline == 1:
+        passes = 1
+    else:
+        passes = in_flight(schedule(device, layout.pipeline, layout.virtual_pipeline, micro_batch_count(config)))
+    layers = passes * sum(chunks) / len(chunks)
+    if layout.recompute == "full":
+        return round(tokens * (layers * boundary + layer))
+    return round(tokens * layers * layer)
+
+
+def logits(config: RunConfig, device: int) -> int:
+    """Bytes of one chunk of logits and of its copies in fp32, on the last pipeline rank."""
+    layout = config.layout
+    if device != layout.pipeline - 1:
+        return 0
+    share = label_share(OBJECTIVES[config.objective], config.data)
+    labels = layout.micro_batch_rows * config.data.row_length * share / layout.context
+    whole = round(labels * vocabulary_rows(config.model.vocabulary, layout.tensor) * 4)
+    chunk = min(whole, config.compute.loss_chunk_bytes or LOSS_CHUNK_BYTES)
+    copies = 0 if config.compute.compile else LOSS_COPIES
+    return chunk * WEIGHT_BYTES[config.compute.precision] // 4 + copies * chunk
+
+
+def memory(config: RunConfig, device: int = 0) -> Memory:
+    """Bytes of a rank at one place of the pipeline; an open data size counts as one rank."""
+    layout, precision = config.layout, config.compute.precision
+    count, matrices = rank_parameters(config, device)
+    sharing = max(1, layout.data) * layout.context
+    copies = FP8_COPIES_BYTES * matrices if precision == "fp8" else 0
+    return Memory(
+        weights=WEIGHT_BYTES[precision] * count + copies,
+        gradients=GRADIENT_BYTES * count,
+        optimizer=(MAIN_WEIGHT_BYTES[precision] + MOMENT_BYTES) * -(-count // sharing),
+        activations=activations(config, device),
+        logits=logits(config, device),
+    )
+
+
+def heaviest(config: RunConfig) -> tuple[int, Memory]:
+    """The pipeline rank that holds most, and what it holds."""
+    ranks = [(device, memory(config, device)) for device in range(config.layout.pipeline)]
+    return max(ranks, key=lambda item: item[1].total)

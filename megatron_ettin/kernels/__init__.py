@@ -1,0 +1,1 @@
+"""How one rank computes: products, linear layers, pointwise parts, rotary embedding."""

@@ -1,0 +1,101 @@
+"""Pointwise parts of a layer and of the loss, as plain functions that torch.compile turns into single kernels."""
+
+# L labels, V vocabulary rows of this tensor rank, I intermediate size
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.kernels.native_pointwise import native_gated_gelu, native_rotate_
+from megatron_ettin.kernels.native_types import is_native
+from megatron_ettin.kernels.rope import rotate_
+
+Rotation = Callable[[Tensor, Tensor, Tensor], None]
+"""(queries, keys and values [T, N, 3, D], cosine, sine): turns queries and keys in place."""
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """The pointwise parts of a layer, compiled or as they are."""
+
+    gated_gelu: Callable[[Tensor], Tensor]
+    """gelu(first half) * second half of the last axis, [..., 2 I] -> [..., I]."""
+    rotate: Rotation
+    """The rotary embedding."""
+
+
+def pointwise(compiled: bool) -> Pointwise:
+    """The parts as one kernel each: compiled, or by the extension on a CPU. Elsewhere one operation after the other."""
+    if not compiled:
+        return Pointwise(gated_gelu=gated_gelu_here, rotate=rotate_here_)
+    return Pointwise(gated_gelu=one_kernel(gated_gelu), rotate=one_kernel(rotate_))
+
+
+@functools.cache
+def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled function; compiles at its first call, again when a number of dimensions or a type changes.
+
+    Raises ConfigError where torch cannot compile at all. Cached, so that all layers share one.
+    """
+    dynamo: Any = torch._dynamo
+    if not dynamo.is_dynamo_supported():
+        raise ConfigError("compute.compile: torch.compile does not work in this Python; leave the setting off")
+    compiled: Callable[..., Any] = torch.compile(function, fullgraph=True)
+    return compiled
+
+
+def gated_gelu_here(gated: Tensor) -> Tensor:
+    """gelu(first half) * second half of the last axis, by the extension where it can, else by torch."""
+    return native_gated_gelu(gated) if is_native(gated) else gated_gelu(gated)
+
+
+def rotate_here_(qkv_TN3D: Tensor, cosine_TD: Tensor, sine_TD: Tensor) -> None:
+    """The rotary embedding in place by the extension where it can, else by torch."""
+    native = is_native(qkv_TN3D) and qkv_TN3D.is_contiguous()
+    (native_rotate_ if native else rotate_)(qkv_TN3D, cosine_TD, sine_TD)
+
+
+def gated_gelu(gated: Tensor) -> Tensor:
+    """gelu(first half) * second half of the last axis."""
+    activated, linear = gated.chunk(2, dim=-1)
+    return functional.gelu(activated) * linear
+
+
+def softmax_statistics(
+    logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor, first_row: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(highest logit, sum of exp(logit - highest), the label's logit or 0 where another rank holds it), each [L].
+
+    In fp32 whatever the type of the logits, which come without bias.
+    """
+    biased_LV = _exact(logits_LV) + _exact(bias_V)
+    top_L = biased_LV.amax(dim=-1)
+    sum_L = (biased_LV - top_L[:, None]).exp().sum(dim=-1)
+    row_L = label_ids_L - first_row
+    mine_L = (row_L >= 0) & (row_L < logits_LV.shape[1])
+    label_L = biased_LV.gather(1, torch.where(mine_L, row_L, 0)[:, None]).squeeze(1)
+    return top_L, sum_L, torch.where(mine_L, label_L, 0.0)
+
+
+def softmax_gradients_(
+    logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor, first_row: int, log_sum_L: Tensor
+) -> Tensor:
+    """Turns logits into d loss / d logits in place; returns the gradient of the bias [V] in fp32."""
+    columns_V = torch.arange(logits_LV.shape[1], device=logits_LV.device)
+    at_label_LV = columns_V[None] == (label_ids_L - first_row)[:, None]
+    share_LV = (_exact(logits_LV) + _exact(bias_V) - log_sum_L[:, None]).exp()
+    gradient_LV = share_LV - at_label_LV.to(share_LV.dtype)
+    logits_LV.copy_(gradient_LV)
+    return gradient_LV.sum(dim=0)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

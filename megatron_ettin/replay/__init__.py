@@ -1,0 +1,1 @@
+"""What a run was trained on, computed again."""

@@ -1,0 +1,77 @@
+"""What a run reads, written into its folder, so that a changed corpus is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.errors import DataError
+from megatron_ettin.publish import write_atomically
+from megatron_ettin.rows.stage import StageData
+
+RECORD = Path("order", "data.json")
+
+
+def describe(stage: StageData) -> dict[str, Any]:
+    """The data of a stage as facts: the mixture, and each source with its corpus and its part of the pool."""
+    sources = [
+        {
+            "name": source.name,
+            "prefix": os.path.abspath(mixture_source.prefix),
+            "corpus": corpus.fingerprint,
+            "rows": source.rows,
+            "pool_rows": source.pool_rows,
+        }
+        for source, mixture_source, corpus in zip(stage.pool.sources, stage.mixture.sources, stage.corpora, strict=True)
+    ]
+    data = os.path.abspath(stage.config.data.data)
+    return {"data": data, "fingerprint": stage.fingerprint, "pool_rows": stage.pool_rows, "sources": sources}
+
+
+def record_data(stage: StageData, run: Path) -> None:
+    """Write ``order/data.json`` at the first start of a run; later compare. One rank calls this.
+
+    Raises DataError naming the source that is not what it was.
+    """
+    path = Path(run) / RECORD
+    found = describe(stage)
+    if path.exists():
+        check_unchanged(read_record(run), found, path)
+    else:
+        write_atomically(path, json.dumps(found, indent=1) + "\n")
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """The content of ``order/data.json``. Raises DataError when it is damaged."""
+    path = Path(run) / RECORD
+    try:
+        record = json.loads(path.read_bytes())
+        if isinstance(record["sources"], list) and isinstance(record["fingerprint"], str):
+            return dict(record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); restore it, or give another --run folder") from error
+    raise DataError(f"{path}: is not the record of a run's data; restore it, or give another --run folder")
+
+
+def check_unchanged(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:
+    """Raise DataError, naming the source and what changed, unless both records read the same rows."""
+    if before["fingerprint"] == now["fingerprint"]:
+        return
+    raise DataError(
+        f"{where}: this run began on other data: {_difference(before['sources'], now['sources'])}; restore it, or give "
+        "another --run folder"
+    )
+
+
+def _difference(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> str:
+    names = [source["name"] for source in before], [source["name"] for source in now]
+    if names[0] != names[1]:
+        return f"the sources were {', '.join(names[0])} and are {', '.join(names[1])}"
+    for old, new in zip(before, now, strict=True):
+        if old["corpus"] != new["corpus"]:
+            return f"the corpus of source {old['name']!r} ({new['prefix']}) has changed"
+        if (old["rows"], old["pool_rows"]) != (new["rows"], new["pool_rows"]):
+            return f"source {old['name']!r} gave {old['pool_rows']} rows and gives {new['pool_rows']}"
+    return "row length, pieces, seed, stage or batch sizes differ"

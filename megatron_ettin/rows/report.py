@@ -1,0 +1,78 @@
+"""What a stage will read, before it starts: rows, tokens and passes of each source, counted and not estimated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from megatron_ettin.rows.stage import StageData
+
+ROWS_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceReport:
+    """The part of one source in a pool."""
+
+    name: str
+    documents: int
+    pass_rows: int
+    """Rows of one pass."""
+    pass_tokens: int
+    """Tokens seen in one pass."""
+    fill: float
+    """Share of the positions of its rows that hold a piece."""
+    passes: float
+    """How often the pool reads it."""
+    rows: int
+    """Rows in the pool."""
+    tokens: int
+    """Tokens in the pool: exact when counted, else the partial pass at the mean of its source."""
+    counted: bool
+    """Whether the tokens of a partial pass were counted row by row."""
+
+
+def source_reports(stage: StageData, count: bool = False) -> list[SourceReport]:
+    """One report a source. With ``count`` the rows of partial passes are read from the pack index, about 1 us a row."""
+    return [_source_report(stage, index, count) for index in range(len(stage.sources))]
+
+
+def _source_report(stage: StageData, index: int, count: bool) -> SourceReport:
+    source, pack = stage.pool.sources[index], stage.packs[index]
+    partial = source.partial_rows * pack.tokens // pack.rows
+    if count and source.partial_rows:
+        partial = sum(
+            int(
+                pack.native.row_tokens(
+                    source.partial.at(np.arange(i, min(i + ROWS_AT_ONCE, source.partial_rows)))
+                ).sum()
+            )
+            for i in range(0, source.partial_rows, ROWS_AT_ONCE)
+        )
+    return SourceReport(
+        name=source.name,
+        documents=stage.corpora[index].documents,
+        pass_rows=pack.rows,
+        pass_tokens=pack.tokens,
+        fill=pack.fill,
+        passes=source.pool_rows / source.rows,
+        rows=source.pool_rows,
+        tokens=source.whole_passes * pack.tokens + partial,
+        counted=count or not source.partial_rows,
+    )
+
+
+def report(stage: StageData, count: bool = False) -> str:
+    """The sources of a stage as a table, with their sum; ``~`` marks tokens that were not counted row by row."""
+    reports = source_reports(stage, count)
+    total = sum(item.tokens for item in reports)
+    lines = [f"{'source':<20} {'documents':>13} {'rows':>13} {'passes':>8} {'tokens':>18} {'share':>7} {'fill':>8}"]
+    for item in reports:
+        tokens = f"{'' if item.counted else '~'}{item.tokens:,}"
+        lines.append(
+            f"{item.name:<20} {item.documents:>13,} {item.rows:>13,} {item.passes:>8.3f} {tokens:>18} "
+            f"{item.tokens / total:>7.2%} {item.fill:>8.3%}"
+        )
+    lines.append(f"{'pool':<20} {'':>13} {stage.pool_rows:>13,} {'':>8} {total:>18,}")
+    return "\n".join(lines)

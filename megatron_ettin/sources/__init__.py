@@ -1,0 +1,1 @@
+"""Somebody else's files as a stream of documents; knows neither tokenizer nor corpus."""

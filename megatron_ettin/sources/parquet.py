@@ -1,0 +1,115 @@
+"""Parquet files as batches of documents, a few megabytes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ettin.corpus.build.feed import Rows
+from megatron_ettin.errors import DataError
+from megatron_ettin.sources.files import Source
+
+BATCH_BYTES = 2 << 20
+LARGEST_BATCH = 16_384
+
+
+def parquet_rows(source: Source, keys: Sequence[str], start: int) -> Iterator[Rows]:
+    """The documents of a file from row ``start``. Raises DataError for a file or column that cannot be read."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(source.path, pre_buffer=False) as file:
+            _check_columns(source, file.schema_arrow, keys)
+            yield from _file_rows(file, keys, start)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{source.path}: not a readable parquet file ({error}); fetch it again") from error
+
+
+def _check_columns(source: Source, schema: Any, keys: Sequence[str]) -> None:  # noqa: ANN401 - pyarrow
+    from pyarrow import types
+
+    for key in keys:
+        if key not in schema.names:
+            raise DataError(
+                f"{source.path}: no column {key!r}; columns: {', '.join(schema.names)}: name one by --json-keys"
+            )
+        kind = schema.field(key).type
+        is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+        if not (is_text or _is_ids(kind)):
+            raise DataError(f"{source.path}: column {key!r} holds {kind}; text or lists of ids are read")
+        if _is_ids(kind) and len(keys) > 1:
+            raise DataError(f"{source.path}: column {key!r} holds ids; build such columns one at a time")
+
+
+def _is_ids(kind: Any) -> bool:  # noqa: ANN401 - pyarrow
+    from pyarrow import types
+
+    return bool((types.is_list(kind) or types.is_large_list(kind)) and types.is_integer(kind.value_type))
+
+
+def _file_rows(file: Any, keys: Sequence[str], start: int) -> Iterator[Rows]:  # noqa: ANN401 - pyarrow
+    row = 0
+    for group in range(file.num_row_groups):
+        meta = file.metadata.row_group(group)
+        if row + meta.num_rows > start:
+            row_bytes = max(1, meta.total_byte_size // max(1, meta.num_rows))
+            size = int(np.clip(BATCH_BYTES // row_bytes, 1, LARGEST_BATCH))
+            first = row
+            for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=list(keys)):
+                skip = min(max(0, start - first), len(batch))
+                if skip < len(batch):
+                    yield _rows(batch.slice(skip), keys, first + skip)
+                first += len(batch)
+        row += meta.num_rows
+
+
+def _rows(batch: Any, keys: Sequence[str], first: int) -> Rows:  # noqa: ANN401 - pyarrow
+    columns = [batch.column(key) for key in keys]
+    missing = np.zeros(len(batch), np.bool_)
+    for column in columns:
+        missing |= np.asarray(column.is_null().to_numpy(zero_copy_only=False), np.bool_)
+    if _is_ids(columns[0].type):
+        return _id_rows(columns[0], missing, first)
+    texts = [_text(column) for column in columns]
+    if len(texts) == 1:
+        return Rows(first=first, content=texts[0][0], ends=texts[0][1], missing=missing)
+    return _interleave(texts, missing, first)
+
+
+def _text(column: Any) -> tuple[memoryview, NDArray[np.uint64]]:  # noqa: ANN401 - pyarrow
+    """The bytes of a text column, and the end of each text."""
+    import pyarrow
+
+    array = column.cast(pyarrow.large_string())
+    _, offsets, data = array.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    content = memoryview(data if data is not None else b"")[bounds[0] : bounds[-1]]
+    return content, (bounds[1:] - bounds[0]).astype(np.uint64)
+
+
+def _interleave(texts: list[tuple[memoryview, NDArray[np.uint64]]], missing: NDArray[np.bool_], first: int) -> Rows:
+    """Several columns as the texts of row 0, of row 1, and so on."""
+    pieces = []
+    bounds = [[0, *ends.tolist()] for _, ends in texts]
+    for row in range(len(missing)):
+        pieces += [content[at[row] : at[row + 1]] for (content, _), at in zip(texts, bounds, strict=True)]
+    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.uint64)
+    return Rows(first=first, content=b"".join(pieces), ends=ends, missing=missing)
+
+
+def _id_rows(column: Any, missing: NDArray[np.bool_], first: int) -> Rows:  # noqa: ANN401 - pyarrow
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    lengths = np.where(missing, 0, column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
+    return Rows(
+        first=first, content=id_array(values), ends=np.cumsum(lengths, dtype=np.uint64), missing=missing, ids=True
+    )
+
+
+def id_array(values: NDArray[Any]) -> NDArray[np.uint32]:
+    """Ids as uint32; those outside its range become the largest, which no vocabulary holds."""
+    wide = values.astype(np.int64)
+    return np.where((wide < 0) | (wide > 0xFFFFFFFF), 0xFFFFFFFF, wide).astype(np.uint32)

@@ -1,0 +1,1 @@
+"""Text to ids, exactly as the tokenizer.json says."""

@@ -1,0 +1,187 @@
+"""The tokenizer: a tokenizer.json of the byte-level BPE family, encoded natively and exactly.
+
+Ids are those of Hugging Face `tokenizers` without template specials, for every text. A file that the native engine
+cannot reproduce exactly is refused with the reason; ``engine="huggingface"`` runs it through `tokenizers` itself.
+Truncation and padding stated in the file concern model inputs, not corpora, and are not applied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from megatron_ettin.corpus.format import dtype_for
+from megatron_ettin.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SpecialTokensInText = Literal["special", "split", "reject"]
+Engine = Literal["native", "huggingface"]
+SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "<|endoftext|>")
+NO_TOKENIZER = "give a tokenizer.json or a folder with one, or make one of your text by `ettin tokenizer train`"
+
+
+class Tokenizer:
+    """A loaded tokenizer with its policy for special tokens that occur in texts.
+
+    ``special`` turns the string ``<|endoftext|>`` into the special id as Hugging Face does, ``split`` encodes it as
+    plain text, ``reject`` refuses the text. Not thread-safe: one object a thread.
+    """
+
+    def __init__(
+        self,
+        content: str | bytes,
+        special_tokens_in_text: SpecialTokensInText = "special",
+        engine: Engine = "native",
+        where: str = "tokenizer.json",
+    ) -> None:
+        """Load from the text of a tokenizer.json; ``where`` names it in errors. Raises DataError."""
+        self.content = content.encode() if isinstance(content, str) else content
+        """The bytes of the file."""
+        self.specials_met = 0
+        """Special tokens found in texts so far."""
+        self.fingerprint = hashlib.sha256(_native().compact_json(self.content)).hexdigest()
+        """Of the file's content without the white space of its layout."""
+        try:
+            self.native = _native().Tokenizer(self.content) if engine == "native" else None
+            """The tokenizer of the extension, which threads may share; None with the other engine."""
+            self._foreign = None if engine == "native" else HuggingFaceEncoder(self.content, special_tokens_in_text)
+        except ValueError as error:
+            if not holds_model(self.content):
+                raise DataError(f"{where}: not a tokenizer.json: {error}; {NO_TOKENIZER}") from error
+            raise DataError(
+                f"{where}: cannot be reproduced exactly: {error}; use a byte-level BPE tokenizer.json, or the engine"
+                " 'huggingface', which is exact and about a hundred times slower"
+            ) from error
+        self._policy = special_tokens_in_text
+        loaded: Any = self.native or self._foreign
+        self.vocabulary_size: int = loaded.vocabulary_size
+        """One more than the largest id; len(tokenizer) where ids have no hole."""
+
+    @cached_property
+    def _encoder(self) -> Any:  # noqa: ANN401 - one of two engines
+        """Made when texts come: the native one holds 16 MB of caches, and the corpus builder has its own."""
+        if self.native is None:
+            return self._foreign
+        return _native().Encoder(self.native, getattr(_native().SpecialPolicy, self._policy))
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, special_tokens_in_text: SpecialTokensInText = "special", engine: Engine = "native"
+    ) -> Tokenizer:
+        """Load a tokenizer.json, or the one in a folder. Raises DataError."""
+        path = Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError as error:
+            raise DataError(f"{file}: no such file; {NO_TOKENIZER}") from error
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read as a tokenizer.json ({error}); {NO_TOKENIZER}") from error
+        return cls(content, special_tokens_in_text, engine, where=str(file))
+
+    @cached_property
+    def token_ids(self) -> dict[str, int]:
+        """Every token with its id, added tokens included."""
+        parsed = json.loads(self.content)
+        vocabulary = parsed["model"].get("vocab")
+        ids = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+        return ids | {token["content"]: token["id"] for token in parsed.get("added_tokens") or []}
+
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """Ids of ``[UNK] [CLS] [SEP] [PAD] [MASK] <|endoftext|>``, as far as the tokenizer has them."""
+        return {name: id for name in SPECIAL_NAMES if (id := self.find_token(name)) >= 0}
+
+    def find_token(self, name: str) -> int:
+        """Id of one token, or -1 when there is none of this name."""
+        return int(self.native.find_token(name)) if self.native is not None else self.token_ids.get(name, -1)
+
+    @property
+    def dtype(self) -> type[np.uint16] | type[np.int32]:
+        """The type of ids in corpora of this tokenizer."""
+        import numpy as np
+
+        return np.uint16 if dtype_for(self.vocabulary_size) == "uint16" else np.int32
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Ids of all texts one after another, and offsets [texts + 1].
+
+        Text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``. Neither texts nor ids are copied on the way. Raises DataError
+        for a text with a lone surrogate or of more than 1 GiB, or with a special token where these are to be rejected.
+        """
+        try:
+            ids, offsets, specials, rejected = self._encoder.encode_batch(list(texts))
+        except UnicodeEncodeError as error:
+            raise DataError(f"a text holds a lone surrogate, which is not text: {error}") from error
+        except ValueError as error:
+            raise DataError(f"{error}; cut it into documents") from error
+        if rejected >= 0:
+            raise DataError(f"text {rejected} holds a special token; remove it, or choose special or split")
+        self.specials_met += specials
+        return ids, offsets
+
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        """Ids of one text."""
+        return self.encode_batch([text])[0]
+
+    def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
+        """The text of ids, special tokens included; invalid UTF-8 shows as U+FFFD. For people, not for speed."""
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        tokenizer = HuggingFaceTokenizer.from_buffer(self.content)
+        text: str = tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
+        return text
+
+
+def holds_model(content: bytes) -> bool:
+    """Whether a text is a JSON object with a model in it, as every tokenizer.json is."""
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):  # nested too deep
+        return False
+    return isinstance(parsed, dict) and "model" in parsed
+
+
+def _native() -> Any:  # noqa: ANN401 - the extension has no types
+    """The extension, imported when it is needed."""
+    import megatron_ettin._native as native
+
+    return native
+
+
+class HuggingFaceEncoder:
+    """The encoder of the engine ``huggingface``: any tokenizer.json, at the speed of `tokenizers`."""
+
+    def __init__(self, content: bytes, policy: SpecialTokensInText) -> None:
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        try:
+            self._tokenizer = HuggingFaceTokenizer.from_buffer(content)
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(str(error)) from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = policy == "split"
+        self._policy = policy
+        self._special = {id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        self.vocabulary_size = max(self._tokenizer.get_vocab().values()) + 1
+
+    def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], int, int]:
+        """(ids, offsets, special tokens met, index of the first rejected text or -1)."""
+        import numpy as np
+
+        for text in texts:
+            text.encode()  # raises UnicodeEncodeError on a lone surrogate
+        lists = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        counts = [sum(token in self._special for token in ids) for ids in lists] if self._policy != "split" else []
+        rejected = next((at for at, count in enumerate(counts) if count), -1) if self._policy == "reject" else -1
+        offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        ids = np.concatenate([np.zeros(0, np.uint32), *(np.array(ids, np.uint32) for ids in lists)], dtype=np.uint32)
+        return ids, offsets, sum(counts), rejected

@@ -1,0 +1,164 @@
+"""Training of a byte-level BPE tokenizer with the special tokens of Ettin, by the `tokenizers` library."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.publish import publish
+from megatron_ettin.sources.files import Source, find_inputs, make_sources
+from megatron_ettin.sources.parquet import parquet_rows
+from megatron_ettin.tokenizer.tokenizer import SPECIAL_NAMES
+
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_NAMES)
+"""Every byte needs a token."""
+
+
+def special_tokens() -> list[AddedToken]:
+    """The special tokens in the order of their ids; [MASK] takes the white space on its left with it."""
+    return [AddedToken(name, lstrip=name == "[MASK]", normalized=False, special=True) for name in SPECIAL_NAMES]
+
+
+def empty_tokenizer() -> Tokenizer:
+    """A tokenizer without vocabulary: NFC, the GPT-2 split, byte-level BPE, and a template [CLS] text [SEP]."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Tokenizer:
+    """Learn merges from ``texts`` until the vocabulary, special tokens included, has ``vocabulary_size`` tokens.
+
+    Raises ConfigError when that is too small and DataError when there is no text. Where the texts are too few the
+    vocabulary stays smaller.
+    """
+    if vocabulary_size < SMALLEST_VOCABULARY:
+        raise ConfigError(
+            f"vocabulary={vocabulary_size} is too small: every byte needs a token; use {SMALLEST_VOCABULARY} or more"
+        )
+    tokenizer = empty_tokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=special_tokens(),
+        show_progress=False,
+    )
+    some = next((text for text in texts if text), None)
+    if some is None:
+        raise DataError("no text in the input: every document is empty; give text to learn a tokenizer from")
+    tokenizer.train_from_iterator(chain([some], texts), trainer)
+    ids = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Publish ``folder`` with tokenizer.json and what transformers needs beside it. Raises ConfigError if it exists."""
+    names = {
+        "unk": "[UNK]",
+        "cls": "[CLS]",
+        "sep": "[SEP]",
+        "pad": "[PAD]",
+        "mask": "[MASK]",
+        "bos": "[CLS]",
+        "eos": "[SEP]",
+    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    with publish(folder) as staging:
+        tokenizer.save(str(staging / "tokenizer.json"))
+        tokens = {f"{role}_token": name for role, name in names.items()}
+        (staging / "tokenizer_config.json").write_text(json.dumps(settings | tokens, indent=2) + "\n")
+        (staging / "special_tokens_map.json").write_text(json.dumps(tokens, indent=2) + "\n")
+
+
+def text_files(inputs: Sequence[str]) -> list[Source]:
+    """Files, globs and folders as sources in a stable order. Raises DataError for one that is not text."""
+    sources = make_sources(find_inputs(inputs).files)
+    for source in sources:
+        if source.format not in ("jsonl", "txt", "parquet"):
+            raise DataError(
+                f"{source.path}: a tokenizer is trained on jsonl, txt and parquet files, not on {source.format}; "
+                "convert it first"
+            )
+    return sources
+
+
+def read_texts(sources: Sequence[Source], key: str, limit: int) -> Iterator[str]:
+    """Texts of jsonl (member ``key`` of each line), parquet (column ``key``) and txt files, up to ``limit`` characters.
+
+    Raises DataError naming file and line for anything that cannot be read.
+    """
+    left = limit
+    for source in sources:
+        for text in _parquet_texts(source, key) if source.format == "parquet" else _texts_of(source, key):
+            if left <= 0:
+                return
+            yield text[:left]
+            left -= len(text)
+
+
+def _parquet_texts(source: Source, key: str) -> Iterator[str]:
+    for rows in parquet_rows(source, [key], 0):
+        if rows.ids:
+            raise DataError(f"{source.path}: column {key!r} holds ids, not text; name another by --json-key")
+        start = 0
+        for end in rows.ends.tolist():
+            yield bytes(rows.content[start:end]).decode("utf-8", "replace")
+            start = end
+
+
+def _texts_of(source: Source, key: str) -> Iterator[str]:
+    number = 0
+    try:
+        with _open(source) as stream:
+            if source.format == "txt":
+                yield stream.read()
+                return
+            for line in stream:
+                number += 1
+                if line.strip():
+                    yield _text_of(json.loads(line), key)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{_place(source, number + 1)}: not UTF-8 ({error.reason}); convert the file") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{_place(source, number)}: no JSON ({error.msg}); correct or remove the line") from error
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{_place(source, number)}: {error}") from error
+
+
+def _place(source: Source, line: int) -> str:
+    return f"{source.path}, line {line}" if line and source.format == "jsonl" else str(source.path)
+
+
+def _text_of(record: object, key: str) -> str:
+    text = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(f"no member {key!r} that is a string; name the one that holds the text by --json-key")
+    return text.encode("utf-8", "replace").decode()
+
+
+@contextlib.contextmanager
+def _open(source: Source) -> Iterator[io.TextIOBase]:
+    if source.compression == "gz":
+        with gzip.open(source.path, "rt", encoding="utf-8") as stream:
+            yield stream
+    elif source.compression == "zst":
+        import zstandard
+
+        with zstandard.open(source.path, "rt", encoding="utf-8") as stream:
+            yield stream
+    else:
+        with open(source.path, encoding="utf-8", newline="") as stream:
+            yield stream
