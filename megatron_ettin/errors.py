@@ -22,6 +22,10 @@ class CheckpointError(EttinError):
     """A checkpoint or exported model that is missing, damaged or belongs to another model."""
 
 
+class OwnershipError(EttinError):
+    """A folder that another process is writing to, or that was taken over from this one."""
+
+
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then start the same command again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may read and write"),
