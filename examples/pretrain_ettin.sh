@@ -4,8 +4,11 @@
 #   sbatch --nodes 4 examples/pretrain_ettin.sh 150m mlm pretrain --run runs/150m-mlm --data mixture.json
 #
 # Everything after the script's name goes to `ettin pretrain`. Ten minutes ahead of the time limit Slurm sends SIGUSR1:
-# the ranks save after their step, and the job asks for another slot until the stage is finished. When a node fails,
-# Slurm requeues the job and the run goes on from its newest whole checkpoint.
+# the ranks save after their step, and the job asks for another slot until the stage is finished. When a node fails the
+# job asks for another slot too, and the run goes on from its newest whole checkpoint. scancel saves and asks for none.
+#
+# Several stages or sizes as one array: sbatch --array=0-3%1 a script that picks its arguments by SLURM_ARRAY_TASK_ID
+# and runs this one; each task is requeued by itself.
 #SBATCH --job-name=ettin
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -17,9 +20,21 @@
 #SBATCH --output=ettin-%j.log
 set -euo pipefail
 
+job=${SLURM_JOB_ID:?start this script with sbatch}
+# Slurm takes the number of an array's last task for the whole array: a task is named by both of its numbers.
+name=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}
+name=${name:-$job}
+
+asked='' step=''
+stop_ranks() {
+  asked=$1
+  if [[ -n $step ]]; then scancel --signal=USR1 "$name"; fi
+}
+trap 'stop_ranks USR1' USR1 # ahead of the time limit
+trap 'stop_ranks TERM' TERM # scancel
+
 nodes=${SLURM_NNODES:-1}
 processes_per_node=${ETTIN_PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
-job=${SLURM_JOB_ID:?start this script with sbatch}
 port=${ETTIN_PORT:-$((20000 + job % 20000))}
 head_node=$(scontrol show hostnames "${SLURM_JOB_NODELIST:?start this script with sbatch}" | head -n 1)
 
@@ -35,41 +50,49 @@ for i in "${!arguments[@]}"; do
 done
 : "${run:?give the run a folder with --run}"
 
-newest_checkpoint() { cat "$run/checkpoints/LATEST" 2>/dev/null || echo none; }
-finished() { grep -qs '"finished": true' "$run/checkpoints/$(newest_checkpoint)/state.json"; }
+# How the ranks end (`ettin pretrain`): finished; saved, or stopped before their first step; killed by SIGUSR1 in their
+# first moments, before they could listen.
+finished=0 stopped=75 unheard=$((128 + 10))
+slots_without_progress=3
 
-# What each node runs. SIGUSR1 would end torchrun: it ignores it, and its children, the ranks, are told instead.
-# shellcheck disable=SC2016
-on_each_node='
-  trap "" USR1
-  torchrun "$@" &
-  launcher=$!
-  trap "pkill -USR1 -P $launcher" USR1
-  while kill -0 "$launcher" 2>/dev/null; do wait "$launcher"; status=$?; done
-  exit "${status:-1}"
-'
+newest_checkpoint() { find "$run/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null | sort | tail -n 1 || true; }
+node_failed() {
+  scontrol show nodes "$SLURM_JOB_NODELIST" 2>/dev/null | grep -Eq 'State=\S*(DOWN|FAIL|NOT_RESPONDING|NO_RESPOND)'
+}
+ask_again() {
+  echo "$1; asking for another slot"
+  scontrol requeue "$name"
+}
 
 before=$(newest_checkpoint)
-srun --kill-on-bad-exit=1 bash -c "$on_each_node" ettin \
-  --nnodes "$nodes" --nproc-per-node "$processes_per_node" \
-  --rdzv-backend c10d --rdzv-endpoint "$head_node:$port" --rdzv-id "$job" \
-  -m megatron_ettin pretrain "${arguments[@]}" &
-step=$!
+status=$stopped
+if [[ -z $asked ]]; then
+  # One launcher a node. It hands SIGUSR1 on to its ranks and ends with their exit status.
+  srun --kill-on-bad-exit=1 python -m megatron_ettin.study.launch \
+    --nnodes "$nodes" --nproc-per-node "$processes_per_node" \
+    --rdzv-backend c10d --rdzv-endpoint "$head_node:$port" --rdzv-id "$job" \
+    -m megatron_ettin pretrain "${arguments[@]}" &
+  step=$!
+  while kill -0 "$step" 2>/dev/null; do
+    status=0
+    wait "$step" || status=$?
+  done
+fi
 
-signalled=
-trap 'signalled=1; scancel --signal=USR1 "$job"' USR1 TERM
-status=0
-while kill -0 "$step" 2>/dev/null; do
-  status=0
-  wait "$step" || status=$?
-done
-
-if finished; then
+if ((status == finished)); then
   echo "finished: $run"
-elif [[ -n $signalled && $(newest_checkpoint) != "$before" ]]; then
-  echo "saved $(newest_checkpoint); asking for another slot"
-  scontrol requeue "$job"
+elif [[ $asked == TERM ]]; then
+  echo "stopped by scancel; the newest checkpoint is $(newest_checkpoint)"
+  exit "$status"
+elif [[ $asked == USR1 ]] && ((status == stopped || status == unheard)); then
+  if [[ $(newest_checkpoint) == "$before" ]] && ((${SLURM_RESTART_COUNT:-0} >= slots_without_progress)); then
+    echo "this slot saved nothing, as the ones before; asking for no other slot" >&2
+    exit 1
+  fi
+  ask_again "stopped ahead of the time limit; the newest checkpoint is $(newest_checkpoint)"
+elif node_failed; then
+  ask_again "a node failed (status $status)"
 else
   echo "ended with status $status before the stage was finished; asking for no other slot" >&2
-  exit $((status ? status : 1))
+  exit "$status"
 fi

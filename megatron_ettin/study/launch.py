@@ -1,9 +1,16 @@
-"""``python -m megatron_ettin.study.launch``: torchrun that adds no traceback to what its ranks say."""
+"""``python -m megatron_ettin.study.launch``: torchrun that adds no traceback to what its ranks say.
+
+It ends with their exit status, and SIGUSR1, which torchrun would die of, goes on to the ranks.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 SHUTDOWN_SECONDS = "600"
@@ -14,6 +21,9 @@ SIGNALLED = 128
 
 def main(arguments: Sequence[str]) -> int:
     """Run the ranks. The exit status is that of the rank that failed first, or tells the signal that stopped them."""
+    asked = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda number, frame: asked.set())
+    threading.Thread(target=tell_ranks, args=(asked,), daemon=True).start()
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -30,6 +40,21 @@ def main(arguments: Sequence[str]) -> int:
     except SignalException as stop:
         return SIGNALLED + int(stop.sigval)
     return 0
+
+
+def tell_ranks(asked: threading.Event) -> None:
+    """Once ``asked``, send SIGUSR1 to every child once, to those that start later too."""
+    asked.wait()
+    import psutil
+
+    this, told = psutil.Process(), set()
+    while True:
+        for child in this.children():
+            if child.pid not in told:
+                told.add(child.pid)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.send_signal(signal.SIGUSR1)
+        time.sleep(0.5)
 
 
 if __name__ == "__main__":

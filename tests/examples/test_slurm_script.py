@@ -27,12 +27,14 @@ for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
 exit $status
 """,
     "scontrol": """#!/bin/bash
-case $1 in
-  show) echo localhost ;;
-  requeue) echo "$2" >> "$PRETENDED/requeued" ;;
+case "$1 $2" in
+  "show hostnames") echo localhost ;;
+  "show nodes") cat "$PRETENDED/nodes" 2>/dev/null ;;
+  requeue*) echo "$2" >> "$PRETENDED/requeued" ;;
 esac
 """,
     "scancel": """#!/bin/bash
+echo "$@" >> "$PRETENDED/cancelled"
 kill -USR1 $(cat "$PRETENDED/pids")
 """,
 }
@@ -85,6 +87,77 @@ def test_a_signal_ahead_of_the_limit_saves_and_the_next_slot_finishes(slurm, tmp
     assert second.returncode == 0, output
     assert "resuming" in output and f"finished: {run}" in output
     assert (tmp_path / "requeued").read_text().split() == [slurm["SLURM_JOB_ID"]]
+
+
+FAKE_RUN = """#!/bin/bash
+# In the place of Python: a training that listens, saves when it is told to, and ends as ETTIN_ENDS says.
+trap 'mkdir -p "$FAKE_RUN/checkpoints/step-$((10#$RANDOM + 10000000))"; exit ${ETTIN_ENDS:-75}' USR1
+touch "$PRETENDED/running-$SLURM_NODEID"
+for _ in $(seq ${ETTIN_TENTHS:-600}); do sleep 0.1; done
+exit ${ETTIN_ENDS:-0}
+"""
+
+
+def ended(slurm, tmp_path, signals=(), **extra):
+    """(exit status, output, requeued jobs, cancelled jobs) of the script over a pretended training."""
+    (tmp_path / "python").write_text(FAKE_RUN)
+    (tmp_path / "python").chmod(0o755)
+    run = tmp_path / "run"
+    started = start({**slurm, "FAKE_RUN": str(run), **extra}, "tiny", "mlm", "pretrain", "--run", str(run))
+    for number in signals:
+        for node in (0, 1):
+            deadline = time.monotonic() + 20
+            while not (tmp_path / f"running-{node}").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        started.send_signal(number)
+    output, _ = started.communicate(timeout=60)
+    files = [tmp_path / "requeued", tmp_path / "cancelled"]
+    return started.returncode, output, *(file.read_text().split() if file.exists() else [] for file in files)
+
+
+def test_a_stage_that_ends_well_is_finished_whatever_LATEST_says(slurm, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "LATEST").write_text("step-00000001\n")  # stale: no such folder
+    status, output, requeued, _ = ended(slurm, tmp_path, ETTIN_TENTHS="1")
+    assert (status, requeued) == (0, []) and "finished:" in output
+
+
+def test_a_stage_that_failed_is_not_finished_whatever_LATEST_says(slurm, tmp_path):
+    old = tmp_path / "run" / "checkpoints" / "step-00000001"
+    old.mkdir(parents=True)
+    (old / "state.json").write_text('{"state": {"finished": true}}')
+    (old.parent / "LATEST").write_text(old.name)
+    status, output, requeued, _ = ended(slurm, tmp_path, ETTIN_TENTHS="1", ETTIN_ENDS="2")
+    assert (status, requeued) == (2, []) and "asking for no other slot" in output
+
+
+def test_scancel_saves_and_is_not_requeued(slurm, tmp_path):
+    status, output, requeued, _ = ended(slurm, tmp_path, [signal.SIGTERM])
+    assert (status, requeued) == (75, []) and "stopped by scancel" in output and "step-" in output
+
+
+def test_ranks_killed_by_the_signal_before_they_listened_are_given_another_slot(slurm, tmp_path):
+    status, output, requeued, _ = ended(slurm, tmp_path, [signal.SIGUSR1], ETTIN_ENDS="138")
+    assert (status, requeued) == (0, [slurm["SLURM_JOB_ID"]])
+
+
+def test_slots_that_never_save_are_not_asked_for_again_for_ever(slurm, tmp_path):
+    ends = {"FAKE_RUN": "/dev/null", "SLURM_RESTART_COUNT": "3"}
+    status, output, requeued, _ = ended(slurm, tmp_path, [signal.SIGUSR1], **ends)
+    assert status == 1 and requeued == [] and "saved nothing" in output
+
+
+def test_a_job_whose_node_failed_is_given_another_slot(slurm, tmp_path):
+    (tmp_path / "nodes").write_text("NodeName=b CoresPerSocket=8\n   State=DOWN*+DRAIN ThreadsPerCore=1\n")
+    status, output, requeued, _ = ended(slurm, tmp_path, ETTIN_TENTHS="1", ETTIN_ENDS="143")
+    assert (status, requeued) == (0, [slurm["SLURM_JOB_ID"]]) and "a node failed" in output
+
+
+def test_one_task_of_an_array_never_stands_for_the_whole_array(slurm, tmp_path):
+    array = {"SLURM_ARRAY_JOB_ID": slurm["SLURM_JOB_ID"], "SLURM_ARRAY_TASK_ID": "3"}
+    status, output, requeued, cancelled = ended(slurm, tmp_path, [signal.SIGUSR1], **array)
+    task = f"{slurm['SLURM_JOB_ID']}_3"
+    assert (status, requeued, cancelled) == (0, [task], ["--signal=USR1", task])
 
 
 @pytest.mark.slow
