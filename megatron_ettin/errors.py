@@ -38,3 +38,22 @@ def file_trouble(error: OSError) -> str:
     remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk, then start the same command again")
     what = error.strerror or str(error)
     return f"{what}; {remedy}" if error.filename is None else f"{os.fsdecode(error.filename)}: {what}; {remedy}"
+
+
+LIKE = 0.5
+"""Share of a name's letters that a misspelt one has in common with it."""
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """The part of an error message that helps with a misspelt name."""
+    near = closest(name, known)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; known: {', '.join(known)}"
+
+
+def closest(name: str, known: list[str]) -> list[str]:
+    """The known names that resemble a misspelt one most, all that do equally; none where nothing does."""
+    import difflib  # only here: it is needed for an error alone
+
+    likeness = {other: difflib.SequenceMatcher(None, name, other).ratio() for other in known}
+    best = max(likeness.values(), default=0.0)
+    return [other for other in known if likeness[other] == best >= LIKE]

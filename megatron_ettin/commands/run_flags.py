@@ -10,7 +10,6 @@ from typing import TypeVar
 import tyro
 
 from megatron_ettin.config import rules
-from megatron_ettin.config.codec import closest, hints, suggest
 from megatron_ettin.config.derived import default_run_folder
 from megatron_ettin.config.named_run import run_of
 from megatron_ettin.config.objective import OBJECTIVES
@@ -29,7 +28,8 @@ from megatron_ettin.config.run import (
     StartConfig,
 )
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, closest, suggest
+from megatron_ettin.typed_json import field_types
 
 ALIASES = {
     "--run-folder": "--run",  # torchrun under Python 3.11 takes --run for one of its own options
@@ -190,7 +190,7 @@ def refuse_typos(kind: type[RunFlags], arguments: list[str]) -> None:
 def flag_names(kind: type, prefix: str = "") -> list[str]:
     """Every flag of a dataclass, switches with both of their forms."""
     names: list[str] = []
-    for name, field_type in hints(kind).items():
+    for name, field_type in field_types(kind).items():
         flag = prefix + name.replace("_", "-")
         if is_dataclass(field_type):
             names += flag_names(field_type, flag + ".")  # type: ignore[arg-type]

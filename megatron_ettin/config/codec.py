@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import types
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, suggest
+from megatron_ettin.typed_json import FieldError, decode, field_types, join
 
 T = TypeVar("T")
-
-LIKE = 0.5
-"""Share of a name's letters that a misspelt one has in common with it."""
-
-
-def suggest(name: str, known: list[str]) -> str:
-    """The part of an error message that helps with a misspelt name."""
-    near = closest(name, known)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; known: {', '.join(known)}"
-
-
-def closest(name: str, known: list[str]) -> list[str]:
-    """The known names that resemble a misspelt one most, all that do equally; none where nothing does."""
-    likeness = {other: difflib.SequenceMatcher(None, name, other).ratio() for other in known}
-    best = max(likeness.values(), default=0.0)
-    return [other for other in known if likeness[other] == best >= LIKE]
-
-
-def hints(kind: Any) -> dict[str, Any]:  # noqa: ANN401
-    """The resolved field types of a dataclass."""
-    return get_type_hints(kind)
-
 
 def to_dict(value: object) -> Any:  # noqa: ANN401
     """A dataclass as JSON-ready data: nested dictionaries, tuples as lists."""
@@ -50,44 +27,10 @@ def from_dict(kind: type[T], data: object, where: str = "") -> T:
 
     Raises ConfigError for an unknown or missing field or a value of another type, naming its dotted path.
     """
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where or kind.__name__} must be a table of fields, not {data!r}")
-    types_of = hints(kind)
-    for name in data:
-        if name not in types_of:
-            raise ConfigError(f"{join(where, name)} is not a field{suggest(str(name), list(types_of))}")
-    values = {name: decode(types_of[name], value, join(where, name)) for name, value in data.items()}
     try:
-        return kind(**values)
-    except TypeError as error:
-        raise ConfigError(f"{where or kind.__name__}: {str(error).split(') ')[-1]}; add what is missing") from error
-
-
-def join(where: str, name: str) -> str:
-    """A dotted path."""
-    return f"{where}.{name}" if where else name
-
-
-def decode(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401
-    """One value checked against its declared type; whole numbers are accepted for floats."""
-    if is_dataclass(kind):
-        return from_dict(kind, value, where)  # type: ignore[arg-type]
-    origin, options = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        if value not in options:
-            raise ConfigError(f"{where}={value!r} is not one of {', '.join(map(str, options))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}={value!r} must be a list")
-        return tuple(decode(options[0], item, where) for item in value)
-    if origin in (Union, types.UnionType):
-        return None if value is None else decode(options[0], value, where)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{where}={value!r} must be of type {kind.__name__}")
-    return value
+        return decode(kind, data, where, strict=True)
+    except FieldError as error:
+        raise ConfigError(str(error)) from error
 
 
 def run_from_dict(data: object) -> RunConfig:
@@ -110,10 +53,10 @@ def with_fields(config: T, values: dict[str, object]) -> T:
 def with_field(config: T, path: list[str], value: object) -> T:
     """A copy with one field replaced; raises ConfigError for an unknown name."""
     name, *rest = path
-    known = hints(type(config))
+    known = field_types(type(config))  # type: ignore[arg-type]
     if name not in known:
         raise ConfigError(f"{name} is not a field of {type(config).__name__}{suggest(name, list(known))}")
-    inner = with_field(getattr(config, name), rest, value) if rest else decode(known[name], to_dict(value), name)
+    inner = with_field(getattr(config, name), rest, value) if rest else from_dict(known[name], to_dict(value), name)
     return replace(config, **{name: inner})  # type: ignore[type-var]
 
 

@@ -6,11 +6,11 @@ import math
 import tomllib
 from pathlib import Path
 
-from megatron_ettin.config.codec import from_dict, suggest, to_dict
+from megatron_ettin.config.codec import from_dict, to_dict
 from megatron_ettin.config.recipes import SIZE_RECIPES, SizeRecipe, recipe, recipe_of
 from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, suggest
 
 SECTIONS = ("name", "like", "model", "recipe")
 

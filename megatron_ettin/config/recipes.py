@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from megatron_ettin.config.codec import suggest, with_fields
+from megatron_ettin.config.codec import with_fields
 from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import (
     BatchConfig,
@@ -21,7 +21,7 @@ from megatron_ettin.config.run import (
     VariantName,
 )
 from megatron_ettin.config.shapes import SHAPES
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, suggest
 
 BILLION = 1_000_000_000
 STAGES: tuple[StageName, ...] = ("pretrain", "extension", "decay", "cross")

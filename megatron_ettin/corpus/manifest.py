@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from megatron_ettin.errors import DataError
+from megatron_ettin.typed_json import Count, FieldError, decode, load_json
 
 FORMAT = "megatron-ettin-corpus"
 VERSION = 1
 DTYPES = {"uint16": 2, "int32": 4}
 """Name and size in bytes of the types a corpus of ours is stored in."""
 
-MAXIMUM_SIZE = 2**63 - 1
 MAXIMUM_MANIFEST_BYTES = 2**30
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +25,9 @@ class TokenizerRecord:
 
     sha256: str
     """Fingerprint of the tokenizer.json, the same as ``Tokenizer.fingerprint``."""
-    vocabulary: int
+    vocabulary: Count
     """Number of ids, added tokens included."""
-    special_ids: dict[str, int] = field(default_factory=dict)
+    special_ids: dict[str, Count] = field(default_factory=dict)
     """Content of each special token and its id."""
 
 
@@ -40,22 +37,22 @@ class SourceRecord:
 
     path: str
     format: str
-    bytes: int
+    bytes: Count
     """Bytes of the file as it lies on the disk (of the part that was read)."""
-    documents: int
-    empty_documents: int
-    tokens: int
+    documents: Count
+    empty_documents: Count
+    tokens: Count
     checksum: str
     """crc32c of those bytes, as "crc32c:xxxxxxxx"."""
-    text_bytes: int = 0
+    text_bytes: Count = 0
     """Bytes of UTF-8 text in the accepted documents."""
-    begin: int = 0
+    begin: Count = 0
     """First byte (or row) of the part that was read."""
-    blank_lines: int = 0
-    lone_surrogates: int = 0
+    blank_lines: Count = 0
+    lone_surrogates: Count = 0
     """Surrogate escapes without a partner, each replaced by U+FFFD."""
-    specials_in_text: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
+    specials_in_text: Count = 0
+    rejected: dict[str, Count] = field(default_factory=dict)
     """Records that were skipped, by kind."""
 
 
@@ -63,7 +60,7 @@ class SourceRecord:
 class FileRecord:
     """Size and checksum of one output file."""
 
-    bytes: int
+    bytes: Count
     checksum: str
 
 
@@ -71,8 +68,8 @@ class FileRecord:
 class ShardRecord:
     """Which part of the inputs this corpus holds."""
 
-    index: int
-    count: int
+    index: Count
+    count: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +79,13 @@ class Manifest:
     builder: str
     command: str
     tokenizer: TokenizerRecord
-    appended_eod: int | None
+    appended_eod: Count | None
     dtype: str
-    documents: int
-    empty_documents: int
-    sequences: int
-    tokens: int
-    specials_in_text: int
+    documents: Count
+    empty_documents: Count
+    sequences: Count
+    tokens: Count
+    specials_in_text: Count
     sources: tuple[SourceRecord, ...]
     files: dict[str, FileRecord]
     key: str | None = None
@@ -132,121 +129,22 @@ class Manifest:
         return json.dumps(content, indent=1) + "\n"
 
 
-class _Fields:
-    """Typed access to a decoded JSON object; every error names the file and the field."""
-
-    def __init__(self, content: object, where: str) -> None:
-        if not isinstance(content, dict):
-            raise DataError(f"{where}: expected an object, found {type(content).__name__}; rebuild the corpus")
-        self.content: dict[str, Any] = content
-        self.where = where
-
-    def wrong(self, name: str, expected: str) -> DataError:
-        found = repr(self.content.get(name, "nothing"))[:80]
-        return DataError(f"{self.where}: {name} must be {expected}, found {found}; rebuild the corpus")
-
-    def text(self, name: str) -> str:
-        value = self.content.get(name)
-        if not isinstance(value, str):
-            raise self.wrong(name, "a string")
-        return value
-
-    def count(self, name: str, default: int | None = None) -> int:
-        value = self.content.get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAXIMUM_SIZE:
-            raise self.wrong(name, "a count from 0 to 2^63 - 1")
-        return value
-
-    def optional(self, name: str, read: Callable[[str], Value]) -> Value | None:
-        return None if self.content.get(name) is None else read(name)
-
-    def objects(self, name: str) -> list[_Fields]:
-        value = self.content.get(name)
-        if not isinstance(value, list):
-            raise self.wrong(name, "a list")
-        return [_Fields(item, f"{self.where}: {name}[{i}]") for i, item in enumerate(value)]
-
-    def object(self, name: str) -> _Fields:
-        return _Fields(self.content.get(name), f"{self.where}: {name}")
-
-    def counts(self, name: str) -> dict[str, int]:
-        fields = _Fields(self.content.get(name, {}), f"{self.where}: {name}")
-        return {key: fields.count(key) for key in fields.content}
-
-
-def _tokenizer(fields: _Fields) -> TokenizerRecord:
-    return TokenizerRecord(
-        sha256=fields.text("sha256"), vocabulary=fields.count("vocabulary"), special_ids=fields.counts("special_ids")
-    )
-
-
-def _source(fields: _Fields) -> SourceRecord:
-    return SourceRecord(
-        path=fields.text("path"),
-        format=fields.text("format"),
-        checksum=fields.text("checksum"),
-        rejected=fields.counts("rejected"),
-        bytes=fields.count("bytes"),
-        documents=fields.count("documents"),
-        empty_documents=fields.count("empty_documents"),
-        tokens=fields.count("tokens"),
-        text_bytes=fields.count("text_bytes", 0),
-        begin=fields.count("begin", 0),
-        blank_lines=fields.count("blank_lines", 0),
-        lone_surrogates=fields.count("lone_surrogates", 0),
-        specials_in_text=fields.count("specials_in_text", 0),
-    )
-
-
-def _files(fields: _Fields) -> dict[str, FileRecord]:
-    records = {}
-    for name in fields.content:
-        entry = fields.object(name)
-        records[name] = FileRecord(bytes=entry.count("bytes"), checksum=entry.text("checksum"))
-    for name in (".bin", ".idx"):
-        if name not in records:
-            raise fields.wrong(name, "there")
-    return records
-
-
-def _shard(fields: _Fields) -> ShardRecord:
-    shard = ShardRecord(index=fields.count("index"), count=fields.count("count"))
-    if shard.index >= shard.count:
-        raise fields.wrong("index", "below count")
-    return shard
-
-
 def parse_manifest(text: str | bytes, where: str) -> Manifest:
     """The manifest in ``text``. Raises DataError, naming ``where``, when it is not a manifest or was altered."""
     try:
-        fields = _Fields(json.loads(text), where)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not a JSON file ({error}); rebuild the corpus") from error
-    if fields.content.get("format") != FORMAT or fields.content.get("version") != VERSION:
-        raise DataError(f"{where}: not the manifest of a corpus (format {FORMAT!r}, version {VERSION})")
-    dtype = fields.text("dtype")
-    if dtype not in DTYPES:
-        raise fields.wrong("dtype", "uint16 or int32")
-    settings = fields.content.get("settings", {})
-    manifest = Manifest(
-        builder=fields.text("builder"),
-        command=fields.text("command"),
-        tokenizer=_tokenizer(fields.object("tokenizer")),
-        appended_eod=fields.optional("appended_eod", fields.count),
-        dtype=dtype,
-        documents=fields.count("documents"),
-        empty_documents=fields.count("empty_documents"),
-        sequences=fields.count("sequences"),
-        tokens=fields.count("tokens"),
-        specials_in_text=fields.count("specials_in_text"),
-        sources=tuple(_source(item) for item in fields.objects("sources")),
-        files=_files(fields.object("files")),
-        key=fields.optional("key", fields.text),
-        level=fields.text("level"),
-        shard=fields.optional("shard", lambda name: _shard(fields.object(name))),
-        settings=settings if isinstance(settings, dict) else {},
-    )
-    if fields.text("fingerprint") != manifest.fingerprint:
+        content = load_json(text)
+        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise FieldError(f"not the manifest of a corpus (format {FORMAT!r}, version {VERSION})")
+        manifest = decode(Manifest, content)
+    except FieldError as error:
+        raise DataError(f"{where}: {error}; rebuild the corpus") from error
+    if manifest.dtype not in DTYPES:
+        raise DataError(f"{where}: dtype={manifest.dtype!r} must be uint16 or int32; rebuild the corpus")
+    if absent := {".bin", ".idx"} - manifest.files.keys():
+        raise DataError(f"{where}: files has no {min(absent)}; rebuild the corpus")
+    if manifest.shard is not None and manifest.shard.index >= manifest.shard.count:
+        raise DataError(f"{where}: shard.index={manifest.shard.index} must be below shard.count; rebuild the corpus")
+    if content.get("fingerprint") != manifest.fingerprint:
         raise DataError(f"{where}: the fingerprint does not fit the content, the file was altered; rebuild the corpus")
     return manifest
 

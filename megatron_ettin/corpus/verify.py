@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from megatron_ettin.corpus.format import IndexHeader, read_header
 from megatron_ettin.corpus.manifest import Manifest, read_manifest
 from megatron_ettin.corpus.names import corpus_prefix, member
 from megatron_ettin.errors import DataError
+from megatron_ettin.machine import cores
 from megatron_ettin.progress import Progress
 from megatron_ettin.sources.compressed import RawFile
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ def scan_corpus(
     if not tokens.is_file():
         raise DataError(f"{tokens}: no such file")
     size = tokens.stat().st_size
-    workers = threads or len(os.sched_getaffinity(0))
+    workers = threads or cores()
 
     def check(bounds: tuple[int, int]) -> dict[str, Any]:
         found: dict[str, Any] = _native.check_documents(

@@ -19,6 +19,7 @@ from torch import Tensor
 from megatron_ettin.config.objective import Objective
 from megatron_ettin.export.config_json import FolderConfig
 from megatron_ettin.export.huggingface import objective_of, read_folder_config
+from megatron_ettin.machine import cores
 
 TOKENS_PER_BATCH = 8_192
 ANSWERS_PER_BATCH = 1_024
@@ -130,9 +131,9 @@ def threads_and_passes(parameters: int) -> tuple[int, int]:
     Together they take OMP_NUM_THREADS cores, or all there are.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    cores = max(1, int(asked) if asked.isdecimal() else len(os.sched_getaffinity(0)))
-    threads = max(1, min(cores, parameters // PARAMETERS_PER_THREAD))
-    return threads, cores // threads
+    available = max(1, int(asked) if asked.isdecimal() else cores())
+    threads = max(1, min(available, parameters // PARAMETERS_PER_THREAD))
+    return threads, available // threads
 
 
 def batches(requests: Sequence[Request]) -> Iterator[list[int]]:

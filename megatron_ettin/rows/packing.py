@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -265,8 +264,3 @@ def _write_block(out: BinaryIO, entries: NDArray[np.uint64], directory: NDArray[
     out.write(directory.data)
     out.write(padding)
     return entries.nbytes + directory.nbytes + len(padding)
-
-
-def default_threads() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))

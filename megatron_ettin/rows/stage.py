@@ -17,10 +17,11 @@ from megatron_ettin.config.objective import OBJECTIVES, Objective, ObjectiveName
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.machine import cores
 from megatron_ettin.rows.assembly import mask_rule
 from megatron_ettin.rows.mixture import Mixture, MixtureSource, read_mixture
 from megatron_ettin.rows.order import Permutation, Rows, StageOrder
-from megatron_ettin.rows.packing import PackIndex, Side, default_threads, open_pack, pack_spec
+from megatron_ettin.rows.packing import PackIndex, Side, open_pack, pack_spec
 from megatron_ettin.rows.pool import Pool, PoolRows, build_pool
 from megatron_ettin.rows.streams import (
     FIXED_SEED,
@@ -268,7 +269,7 @@ def open_stage(config: RunConfig, threads: int | None = None) -> StageData:
     """
     if not config.data.data:
         raise ConfigError("data.data is empty; give a mixture file or the prefix of a corpus with --data")
-    count = threads or default_threads()
+    count = threads or cores()
     mixture = read_mixture(config.data.data)
     corpora = [open_corpus(source.prefix) for source in mixture.sources]
     common_vocabulary(mixture, corpora, config)

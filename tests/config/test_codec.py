@@ -43,7 +43,7 @@ def test_a_run_survives_json_unchanged() -> None:
         ({"seed": 2.5}, "seed=2.5 must be of type int"),
         ({"layout": {"tensr": 1}}, "layout.tensr is not a field; did you mean 'tensor'"),
         ({"layout": {"pipeline_layers": 3}}, "layout.pipeline_layers=3 must be a list"),
-        ({"layout": {"pipeline_layers": ["a"]}}, "layout.pipeline_layers='a' must be of type int"),
+        ({"layout": {"pipeline_layers": ["a"]}}, "layout.pipeline_layers[0]='a' must be of type int"),
         ({"layout": []}, "layout must be a table of fields"),
         ({"model": {"size": "x"}}, "model: missing"),
     ],

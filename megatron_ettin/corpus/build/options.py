@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.machine import cores
 
 MAXIMUM_DOCUMENT_BYTES = 256 << 20
 LARGEST_DOCUMENT_BYTES = 512 << 20
@@ -87,7 +87,7 @@ class BuildOptions:
     @property
     def worker_threads(self) -> int:
         """Number of threads that encode."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or cores()
 
     def content_settings(self) -> dict[str, Any]:
         """The settings that have a say in the ids, as JSON values."""
