@@ -23,7 +23,7 @@ else
     echo "error: $start is neither a run nor a Hugging Face folder of a ModernBERT or Ettin model" >&2
     exit 2
 fi
-if [ -d "$start/checkpoints" ]; then from=(--from "$start"); else from=(--init-from "$start"); fi
+if grep -qs '"model_type"' "$start/config.json"; then from=(--init-from "$start"); else from=(--from "$start"); fi
 
 gpus=$(nvidia-smi -L 2>/dev/null | wc -l || true)
 ranks=${ETTIN_RANKS:-$((gpus > 0 ? gpus : 2))}

@@ -1,76 +1,137 @@
-"""The run folder: what is written before the first step, and what a later start may not change."""
+"""What lies where in the folder of a run: the one place that knows the names. Needs neither torch nor numpy.
+
+    RUN/config.json            the settings            RUN/metrics.jsonl   a record for each step
+    RUN/environment.json       what it was started on  RUN/console.log     the lines for people
+    RUN/command.txt            how it was started      RUN/tensorboard/    the same figures, for TensorBoard
+    RUN/order/data.json        what it reads           RUN/checkpoints/    LATEST and a folder for each saved step:
+    step-NNNNNNNN/state.json, step-NNNNNNNN/shards/, step-NNNNNNNN/manifest.json
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import platform
-import shlex
-import sys
-from importlib.metadata import PackageNotFoundError, version
+import re
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from megatron_ettin import __version__
-from megatron_ettin.checkpoint.folder import checkpoints_of, remove_leftovers
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.publish import write_atomically
 
 CONFIG, ENVIRONMENT, COMMAND = "config.json", "environment.json", "command.txt"
-_PACKAGES = ("torch", "megatron-core", "numpy", "tokenizers", "transformers", "safetensors", "transformer-engine")
+METRICS, CONSOLE, TENSORBOARD = "metrics.jsonl", "console.log", "tensorboard"
+ORDER, DATA_RECORD = "order", "order/data.json"
+CHECKPOINTS, LATEST = "checkpoints", "LATEST"
+STATE, SHARDS, MANIFEST = "state.json", "shards", "manifest.json"
+
+_STEP = re.compile(r"step-(\d{8,})")
+_LEFTOVER = re.compile(r"\.(step-\d{8,})\.(incomplete|deleted)-.*")
 
 
-def open_run_folder(run: Path, config: RunConfig) -> bool:
-    """Make the folder of a new run, or check that ``config`` continues the run in it; whether it was there already.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A folder with the name of a checkpoint; whether it is whole is its manifest's to say."""
 
-    Raises ConfigError when the folder cannot be written to or holds another run. One rank calls this.
-    """
+    path: Path
+    """The folder."""
+    step: int
+    """Steps taken when it was saved."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` is that of a run, also of one that has lost some of its parts."""
+    if (folder / CHECKPOINTS).is_dir() or (folder / METRICS).is_file():
+        return True
     try:
-        checkpoints_of(run).mkdir(parents=True, exist_ok=True)
-        remove_leftovers(run)
-        known = (run / CONFIG).exists()
-        if known:
-            refuse_changes(run, config)
-        write_atomically(run / CONFIG, codec.to_json(config))
-        write_atomically(run / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
-        write_atomically(run / COMMAND, shlex.join(sys.orig_argv) + "\n")
-    except OSError as error:
-        raise ConfigError(f"--run {run}: cannot write there ({error}); choose another folder") from error
-    return known
+        content = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("model"), dict) and "objective" in content
 
 
-def refuse_changes(run: Path, config: RunConfig) -> None:
-    """Raise ConfigError when ``config`` differs from the run's own in a field that changes what is learned."""
-    path = run / CONFIG
+def read_config(run: Path) -> RunConfig:
+    """The settings of a run. Raises ConfigError when there are none or they cannot be read."""
+    path = Path(run) / CONFIG
     try:
-        stored = codec.run_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ConfigError(f"{path} cannot be read: {error}; give another --run folder") from error
-    codec.check_resume(stored, config)
+        return codec.run_from_dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the folder of a run that has been started") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} does not hold the settings of a run: {error}; give another run folder") from error
 
 
-def environment() -> dict[str, Any]:
-    """What the run was started on: versions, machine, devices."""
-    return {
-        "megatron-ettin": __version__,
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "machine": platform.node(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "cuda": torch.version.cuda,
-        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-    }
-
-
-def _version(package: str) -> str | None:
+def read_environment(run: Path) -> dict[str, Any]:
+    """What a run was last started on. Raises ConfigError when it is not on record."""
+    path = Path(run) / ENVIRONMENT
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; give the folder of a run that has been started") from error
+
+
+def parse_source(text: str) -> tuple[Path, int | None]:
+    """``RUN`` or ``RUN@step`` as a folder and a step (None: the newest); a folder of just this name wins."""
+    folder, mark, step = text.rpartition("@")
+    if not mark or "/" in step or Path(text).is_dir():
+        return Path(text), None
+    if not step.isdigit():
+        raise CheckpointError(f"{text}: after @ comes a step number, such as {folder}@1200")
+    return Path(folder), int(step)
+
+
+def checkpoints_of(run: Path) -> Path:
+    """The folder that holds the checkpoints of ``run``."""
+    return Path(run) / CHECKPOINTS
+
+
+def latest_of(run: Path) -> Path:
+    """The file that names the newest checkpoint; it is there once one has been saved."""
+    return checkpoints_of(run) / LATEST
+
+
+def path_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of ``step`` belongs."""
+    return checkpoints_of(run) / f"step-{step:08d}"
+
+
+def list_checkpoints(run: Path) -> list[Checkpoint]:
+    """Every published checkpoint of ``run``, oldest first; unverified."""
+    folder = checkpoints_of(run)
+    names = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    matches = [(path, _STEP.fullmatch(path.name)) for path in names]
+    found = [Checkpoint(path=path, step=int(match.group(1))) for path, match in matches if match]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def point_latest(checkpoint: Checkpoint) -> None:
+    """Write LATEST: a hint for people and scripts; loading looks at the folders themselves."""
+    write_atomically(checkpoint.path.parent / LATEST, checkpoint.path.name + "\n")
+
+
+def remove_leftovers(run: Path) -> None:
+    """Delete what interrupted saves and deletions left. Only the one writer of a run may call this."""
+    folder = checkpoints_of(run)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(checkpoint: Checkpoint) -> Path:
+    """Rename a damaged checkpoint so that its step can be saved again; nothing is deleted."""
+    for number in range(1000):
+        target = checkpoint.path.with_name(f"damaged-{checkpoint.path.name}-{number}")
+        if not target.exists():
+            return checkpoint.path.rename(target)
+    raise CheckpointError(f"{checkpoint.path}: too many damaged copies beside it; delete the damaged-* folders")
+
+
+def delete(checkpoint: Checkpoint) -> None:
+    """Delete a checkpoint so that a crash in the middle leaves no half of it under its name."""
+    hidden = checkpoint.path.with_name(f".{checkpoint.path.name}.deleted-")
+    with contextlib.suppress(OSError):
+        checkpoint.path.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ettin.check.findings import Finding, guarded
-from megatron_ettin.checkpoint.folder import list_checkpoints, parse_source
 from megatron_ettin.config import rules
-from megatron_ettin.config.codec import check_resume, run_from_dict
+from megatron_ettin.config.codec import check_resume
 from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_world_size
 from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.cost.count import parameters
@@ -20,6 +19,7 @@ from megatron_ettin.cost.memory import heaviest
 from megatron_ettin.cost.placement import layer_placement, timeline
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.progress import format_count
+from megatron_ettin.run_folder import CONFIG, checkpoints_of, list_checkpoints, parse_source, read_config
 from megatron_ettin.schedule import batch_plan
 
 SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "global_every")
@@ -115,13 +115,7 @@ def start_findings(config: RunConfig) -> Iterator[Finding]:
 def from_run_finding(config: RunConfig) -> Finding:
     """The run that is continued: its shape and that it has a checkpoint."""
     folder, step = parse_source(config.start.from_run)
-    path = folder / "config.json"
-    try:
-        other = run_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; --from takes the folder of a run, or RUN@step") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not the settings of a run ({error})") from error
+    other = read_config(folder)
     refuse_other_shape(config.model, {name: getattr(other.model, name) for name in SHAPE_FIELDS}, str(folder))
     if config.stage != "cross" and config.objective != other.objective:
         raise CheckpointError(
@@ -130,11 +124,11 @@ def from_run_finding(config: RunConfig) -> Finding:
         )
     saved = list_checkpoints(folder)
     if not saved:
-        raise CheckpointError(f"{folder}/checkpoints: no checkpoint yet; let that run save one first")
+        raise CheckpointError(f"{checkpoints_of(folder)}: no checkpoint yet; let that run save one first")
     chosen = [found for found in saved if step in (None, found.step)]
     if not chosen:
         steps = ", ".join(str(found.step) for found in saved)
-        raise CheckpointError(f"{folder}/checkpoints: step {step} is not there; steps there: {steps}")
+        raise CheckpointError(f"{checkpoints_of(folder)}: step {step} is not there; steps there: {steps}")
     which = "newest checkpoint" if step is None else "checkpoint"
     return Finding("ok", "start", f"{folder}: {other.objective} {other.stage}, {which} {chosen[-1].path.name}")
 
@@ -170,12 +164,8 @@ def refuse_other_shape(model: ModelConfig, shape: dict[str, int], where: str) ->
 
 def folder_findings(config: RunConfig, run: Path) -> Iterator[Finding]:
     """The run folder: free to write, or a run that these settings continue."""
-    path = run / "config.json"
-    if path.is_file():
-        try:
-            stored = run_from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ConfigError(f"{path}: cannot be read ({error}); give another --run folder") from error
+    if (run / CONFIG).is_file():
+        stored = read_config(run)
         check_resume(stored, with_vocabulary(config, stored.model.vocabulary))
         yield Finding("ok", "run", f"{run}: goes on with the run in it")
         return

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from megatron_ettin.checkpoint.folder import SHARDS, STATE, Checkpoint, checkpoints_of, list_checkpoints
 from megatron_ettin.checkpoint.manifest import check_hashes, check_sizes, read_manifest
 from megatron_ettin.checkpoint.shards import Shards, read_shards
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.parallel.together import everywhere, everywhere_own, on_first, rank_and_size
+from megatron_ettin.run_folder import CHECKPOINTS, SHARDS, STATE, Checkpoint, checkpoints_of, is_run, list_checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,8 @@ def find(run: Path, step: int | None = None) -> Checkpoint:
 
     Raises CheckpointError when there is none, with the steps there are.
     """
+    if is_run(run) and not checkpoints_of(run).is_dir():
+        raise CheckpointError(f"{run} is a run, but its {CHECKPOINTS}/ is not there any more; put it back")
     if step is None:
         found = find_newest(run)
         if found.checkpoint is not None:

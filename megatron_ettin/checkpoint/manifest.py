@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from megatron_ettin.checkpoint.folder import MANIFEST
 from megatron_ettin.errors import CheckpointError
+from megatron_ettin.run_folder import MANIFEST
 
 FORMAT = "megatron-ettin-checkpoint"
 VERSION = 1

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from megatron_ettin.checkpoint.folder import SHARDS, STATE, Checkpoint, path_of, point_latest
 from megatron_ettin.checkpoint.manifest import files_of, hash_share, write_manifest
 from megatron_ettin.checkpoint.shards import Shards, write_shards
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.parallel.together import everywhere, on_first, rank_and_size
 from megatron_ettin.publish import fsync_path, fsync_tree, staging_path
+from megatron_ettin.run_folder import SHARDS, STATE, Checkpoint, path_of, point_latest
 
 
 def save(

@@ -10,6 +10,7 @@ import tyro
 
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
+from megatron_ettin.run_folder import CONFIG, is_run, parse_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +37,15 @@ class ConvertFlags:
 def main(arguments: list[str]) -> int:
     """Convert in one direction; status 0 when everything asked for is there."""
     flags = tyro.cli(ConvertFlags, args=arguments, prog="ettin convert")
-    if is_huggingface(Path(flags.source)):
+    folder, _ = parse_source(flags.source)
+    if (folder / CONFIG).is_file() and not is_run(folder):  # a Hugging Face folder has a file of this name too
         return from_huggingface(flags)
     return to_huggingface(flags)
-
-
-def is_huggingface(folder: Path) -> bool:
-    """Whether the source is a Hugging Face folder and no run."""
-    return (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir()
 
 
 def to_huggingface(flags: ConvertFlags) -> int:
     """One checkpoint, or all."""
     with heavy_imports():
-        from megatron_ettin.checkpoint.folder import parse_source
         from megatron_ettin.checkpoint.load import find
         from megatron_ettin.export.parity import import_models
         from megatron_ettin.export.runs import export_all, export_checkpoint

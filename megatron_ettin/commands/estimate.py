@@ -12,7 +12,6 @@ import tyro
 from megatron_ettin.commands.run_flags import RunFlags, parse
 from megatron_ettin.commands.tables import aligned, pairs
 from megatron_ettin.config import rules
-from megatron_ettin.config.codec import run_from_dict
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
@@ -23,6 +22,7 @@ from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.progress import format_count
 from megatron_ettin.publish import write_atomically
+from megatron_ettin.run_folder import read_config, read_environment
 
 HOURS_PER_DAY = 24
 
@@ -107,8 +107,8 @@ def achieved(run: Path) -> float:
     """Training FLOP/s of one rank that a run has reached in its later half."""
     try:
         steps = read_records(run, "step")
-        config = run_from_dict(json.loads((run / "config.json").read_text()))
-        ranks = int(json.loads((run / "environment.json").read_text())["ranks"])
+        config = read_config(run)
+        ranks = int(read_environment(run)["ranks"])
         rates: list[float] = [record["tokens_per_second"] for record in steps[len(steps) // 2 :]]
         work = estimate(config, Speed(device="H100")).flops.training
         return sum(rates) / len(rates) * work / ranks

@@ -94,9 +94,10 @@ def write_between(run: Path, first: int, last: int, output: Path | None) -> int:
     """Write the rows between two checkpoints."""
     from megatron_ettin.replay.order_file import write_order_file
     from megatron_ettin.replay.replay import open_run
+    from megatron_ettin.run_folder import ORDER
 
     _, stage = open_run(run)
-    path = output or run / "order" / f"steps-{first}-to-{last}.parquet"
+    path = output or run / ORDER / f"steps-{first}-to-{last}.parquet"
     rows = write_order_file(stage, first, last, path)
     print(f"{path}: {rows} rows of the steps {first + 1} to {last}")
     return 0

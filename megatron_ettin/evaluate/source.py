@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from megatron_ettin.checkpoint.folder import parse_source
 from megatron_ettin.config.codec import run_from_dict
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import DataConfig, RunConfig
@@ -20,6 +19,7 @@ from megatron_ettin.evaluate.text import token_bytes
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.tokenizer_files import read_tokenizer
 from megatron_ettin.rows.stage import open_stage
+from megatron_ettin.run_folder import is_run, parse_source
 
 TRAINING_FILE = "training.json"
 USUAL_ROW = 1_024
@@ -32,7 +32,7 @@ def exported(models: Mapping[str, str]) -> Iterator[dict[str, Path]]:
         folders = {}
         for name, source in models.items():
             run, step = parse_source(source)
-            if (run / "checkpoints").is_dir():
+            if is_run(run):
                 folders[name] = _export(run, step, Path(temporary, name))
             elif Path(source).is_dir():
                 folders[name] = Path(source)

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from megatron_ettin.checkpoint.folder import Checkpoint, list_checkpoints
 from megatron_ettin.checkpoint.load import find
 from megatron_ettin.checkpoint.manifest import read_manifest
 from megatron_ettin.config import codec
@@ -28,7 +27,8 @@ from megatron_ettin.model.canonical import full_state, load_full_state
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.publish import publish
 from megatron_ettin.rows.mixture import read_mixture
-from megatron_ettin.run_folder import open_run_folder
+from megatron_ettin.run_folder import Checkpoint, list_checkpoints
+from megatron_ettin.train.open_run import open_run_folder
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.store import load_run, save_run, stored_run

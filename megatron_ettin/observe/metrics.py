@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
-METRICS = "metrics.jsonl"
+from megatron_ettin.run_folder import METRICS
+
 TAIL_BYTES = 1 << 16
 """A part of metrics.jsonl that holds some whole records."""
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
+from megatron_ettin.run_folder import METRICS
 
 Record = dict[str, Any]
 """``kind`` is ``step`` or ``evaluation``; every record has ``step`` (steps finished) and ``tokens`` (seen so far)."""
-
-METRICS_FILE = "metrics.jsonl"
 
 
 def to_line(record: Record) -> str:
@@ -37,7 +36,7 @@ def read_records(run: Path, kind: str | None = None) -> list[Record]:
 
     Raises DataError when there is no such file or a line inside it is not a record.
     """
-    path = Path(run) / METRICS_FILE
+    path = Path(run) / METRICS
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the folder of a run that has made a step")
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -55,7 +54,7 @@ def read_records(run: Path, kind: str | None = None) -> list[Record]:
 
 def keep_until(run: Path, step: int) -> None:
     """Drop the records of steps after ``step``, which a resumed run will make again, and a cut-off last line."""
-    path = Path(run) / METRICS_FILE
+    path = Path(run) / METRICS
     if path.is_file():
         kept = [to_line(record) for record in read_records(run) if record["step"] <= step]
         write_atomically(path, "".join(kept))

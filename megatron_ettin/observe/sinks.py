@@ -8,8 +8,9 @@ from typing import Protocol, TextIO
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.observe.console import Console
-from megatron_ettin.observe.records import METRICS_FILE, Record, keep_until, to_line
+from megatron_ettin.observe.records import Record, keep_until, to_line
 from megatron_ettin.observe.wandb import WeightsAndBiases
+from megatron_ettin.run_folder import CONSOLE, METRICS, TENSORBOARD
 
 
 class Sink(Protocol):
@@ -26,7 +27,7 @@ class JsonLines:
     """metrics.jsonl, line by line: what is written survives a crash of the process."""
 
     def __init__(self, run: Path) -> None:
-        self._file = (run / METRICS_FILE).open("a", encoding="utf-8", buffering=1)
+        self._file = (run / METRICS).open("a", encoding="utf-8", buffering=1)
 
     def write(self, record: Record) -> None:
         """Append one line."""
@@ -46,7 +47,7 @@ class TensorBoard:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._event, self._summary = Event, Summary
-        self._writer = EventFileWriter(str(run / "tensorboard"))
+        self._writer = EventFileWriter(str(run / TENSORBOARD))
         if start_step:
             purge = SessionLog(status=SessionLog.START)
             self._writer.add_event(Event(wall_time=time.time(), step=start_step + 1, session_log=purge))
@@ -98,7 +99,7 @@ def open_sinks(run: Path, config: RunConfig, reports: bool, start_step: int = 0,
         return Sinks([], None)
     run.mkdir(parents=True, exist_ok=True)
     keep_until(run, start_step)
-    console = Console(run / "console.log", config.schedule.tokens, config.observe.log_every, stream)
+    console = Console(run / CONSOLE, config.schedule.tokens, config.observe.log_every, stream)
     sinks: list[Sink] = [JsonLines(run), console]
     if config.observe.tensorboard:
         sinks.append(TensorBoard(run, start_step))

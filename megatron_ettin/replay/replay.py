@@ -6,7 +6,6 @@ has seen the steps 1 to N.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.batch import Batch
-from megatron_ettin.config.codec import run_from_dict
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import DataError
-from megatron_ettin.observe.metrics import METRICS, last_recorded_step
-from megatron_ettin.rows.data_record import RECORD, check_unchanged, describe, read_record
+from megatron_ettin.observe.metrics import last_recorded_step
+from megatron_ettin.rows.data_record import check_unchanged, describe, read_record
 from megatron_ettin.rows.order import Rows
 from megatron_ettin.rows.stage import StageData, open_stage, with_data
+from megatron_ettin.run_folder import DATA_RECORD, METRICS, list_checkpoints, read_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +67,15 @@ class Sighting:
 
 
 def open_run(run: Path) -> tuple[RunConfig, StageData]:
-    """The settings and the data of a run folder. Raises DataError when either is not what it was."""
-    config = _read_config(Path(run))
-    known = (Path(run) / RECORD).exists()
+    """The settings and the data of a run folder. Raises ConfigError, DataError when either is not what it was."""
+    config = read_config(run)
+    known = (Path(run) / DATA_RECORD).exists()
     if known and not Path(config.data.data).is_absolute():
         config = with_data(config, str(read_record(run)["data"]))
     stage = open_stage(config)
     if known:
-        check_unchanged(read_record(run), describe(stage), Path(run) / RECORD)
+        check_unchanged(read_record(run), describe(stage), Path(run) / DATA_RECORD)
     return config, stage
-
-
-def _read_config(run: Path) -> RunConfig:
-    path = run / "config.json"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give the folder of a run that has been started")
-    try:
-        return run_from_dict(json.loads(path.read_bytes()))
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def _counted_from_zero(step: int) -> int:
@@ -179,10 +168,8 @@ def is_held_out(stage: StageData, document: int, source: str | None = None) -> b
 
 def newest_step(run: Path, stage: StageData) -> tuple[int, str]:
     """How far a run has come, and what says so: its newest checkpoint, its metrics, or its settings."""
-    names = [path.name for path in (Path(run) / "checkpoints").glob("step-*")]
-    steps = [int(name[5:]) for name in names if name[5:].isdigit()]
-    if steps:
-        return max(steps), "the newest checkpoint"
+    if checkpoints := list_checkpoints(run):
+        return checkpoints[-1].step, "the newest checkpoint"
     if last := last_recorded_step(run):
         return last, METRICS
     rows = -(-stage.config.schedule.tokens // stage.config.data.row_length)

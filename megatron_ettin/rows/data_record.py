@@ -10,8 +10,7 @@ from typing import Any
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.rows.stage import StageData
-
-RECORD = Path("order", "data.json")
+from megatron_ettin.run_folder import DATA_RECORD
 
 
 def describe(stage: StageData) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def record_data(stage: StageData, run: Path) -> None:
 
     Raises DataError naming the source that is not what it was.
     """
-    path = Path(run) / RECORD
+    path = Path(run) / DATA_RECORD
     found = describe(stage)
     if path.exists():
         check_unchanged(read_record(run), found, path)
@@ -45,7 +44,7 @@ def record_data(stage: StageData, run: Path) -> None:
 
 def read_record(run: Path) -> dict[str, Any]:
     """The content of ``order/data.json``. Raises DataError when it is damaged."""
-    path = Path(run) / RECORD
+    path = Path(run) / DATA_RECORD
     try:
         record = json.loads(path.read_bytes())
         if isinstance(record["sources"], list) and isinstance(record["fingerprint"], str):

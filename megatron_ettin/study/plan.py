@@ -12,6 +12,7 @@ from megatron_ettin.config.named_run import run_of
 from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import StageName
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.run_folder import latest_of
 from megatron_ettin.study.settings import StudySettings, check, check_run, flags_between, stage_run
 
 
@@ -72,7 +73,7 @@ def layout_steps(settings: StudySettings) -> list[Step]:
             Step(
                 name=f"check {name}",
                 command=(*command, *flags_between(recipe, config)),
-                product=folder / "checkpoints" / "LATEST",
+                product=latest_of(folder),
             )
         )
     result = settings.run / "layout" / "result.json"
@@ -105,7 +106,7 @@ def training_steps(settings: StudySettings, member: Member) -> Iterator[Step]:
         yield Step(
             name=f"train {name}",
             command=(*command, *flags_between(recipe, config)),
-            product=folder / "checkpoints" / "LATEST",
+            product=latest_of(folder),
             needs=(f"train {before}",) if before else (),
         )
         before = name

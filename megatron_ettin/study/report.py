@@ -10,6 +10,7 @@ from typing import Any
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.publish import write_atomically
+from megatron_ettin.run_folder import METRICS
 from megatron_ettin.study.curves import History, plot_curves
 from megatron_ettin.study.plan import MEMBERS, export_folder, run_folder
 from megatron_ettin.study.settings import StudySettings
@@ -76,7 +77,7 @@ def histories(settings: StudySettings) -> dict[str, list[dict[str, Any]]]:
         found[member.name] = [
             {"name": name, "records": read_records(folder)}
             for name, folder in folders
-            if (folder / "metrics.jsonl").exists()
+            if (folder / METRICS).exists()
         ]
     return found
 

@@ -21,11 +21,11 @@ from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.loader import Loader
 from megatron_ettin.rows.report import report
 from megatron_ettin.rows.stage import StageData, open_stage
-from megatron_ettin.run_folder import open_run_folder
 from megatron_ettin.schedule import learning_rate_factor
 from megatron_ettin.train.due import evaluation_due
 from megatron_ettin.train.evaluate import held_out_loss
 from megatron_ettin.train.loop import Actions, train_loop
+from megatron_ettin.train.open_run import open_run_folder
 from megatron_ettin.train.parts import Parts, build_parts
 from megatron_ettin.train.record import Recorder
 from megatron_ettin.train.signals import StopRequest

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_ettin.checkpoint.folder import Checkpoint, parse_source, set_aside
 from megatron_ettin.checkpoint.load import Found, find, find_newest, read_numbers
 from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.parallel.together import on_first
+from megatron_ettin.run_folder import Checkpoint, parse_source, set_aside
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.store import load_run, refuse_other_shape, stored_run

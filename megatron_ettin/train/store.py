@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from megatron_ettin.checkpoint.folder import Checkpoint
 from megatron_ettin.checkpoint.load import read_numbers, read_tensors
 from megatron_ettin.checkpoint.retention import Reason, thin_out
 from megatron_ettin.checkpoint.save import save
@@ -16,6 +15,7 @@ from megatron_ettin.config import codec
 from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.parallel.together import on_first
+from megatron_ettin.run_folder import Checkpoint
 from megatron_ettin.train.named_shards import named_shards, take_over
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.state import TrainState

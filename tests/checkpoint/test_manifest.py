@@ -10,7 +10,11 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING as MEM_FO
 from torch.distributed.checkpoint.metadata import Metadata
 
 from megatron_ettin.checkpoint.allowed import check_index
-from megatron_ettin.checkpoint.folder import (
+from megatron_ettin.checkpoint.load import find, find_newest, verify
+from megatron_ettin.checkpoint.manifest import files_of, hash_share, read_manifest, write_manifest
+from megatron_ettin.checkpoint.retention import expendable, thin_out
+from megatron_ettin.errors import CheckpointError
+from megatron_ettin.run_folder import (
     Checkpoint,
     checkpoints_of,
     list_checkpoints,
@@ -20,10 +24,6 @@ from megatron_ettin.checkpoint.folder import (
     remove_leftovers,
     set_aside,
 )
-from megatron_ettin.checkpoint.load import find, find_newest, verify
-from megatron_ettin.checkpoint.manifest import files_of, hash_share, read_manifest, write_manifest
-from megatron_ettin.checkpoint.retention import expendable, thin_out
-from megatron_ettin.errors import CheckpointError
 
 
 def make(run, step, reason="clock"):

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from megatron_ettin.checkpoint.folder import list_checkpoints
 from megatron_ettin.checkpoint.load import find_newest
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.observe import read_records
 from megatron_ettin.parallel.groups import finish, initialize
+from megatron_ettin.run_folder import list_checkpoints
 from megatron_ettin.train.optimizer import ShardedOptimizer
 from megatron_ettin.train.record import Recorder
 from tests.checkpoint.layouts_round_trip import EVERY, round_trips

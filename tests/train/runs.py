@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.checkpoint.folder import path_of
 from megatron_ettin.config.codec import with_fields
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.observe import read_records
+from megatron_ettin.run_folder import path_of
 from megatron_ettin.train.run import train
 from tests.twins.corpus_writer import write_corpus
 

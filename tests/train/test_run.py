@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from megatron_ettin.checkpoint.folder import list_checkpoints, path_of
 from megatron_ettin.checkpoint.load import find
 from megatron_ettin.errors import CheckpointError, ConfigError, DataError
 from megatron_ettin.model.canonical import full_state, shapes
 from megatron_ettin.observe import read_records
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.rows.stage import open_stage
+from megatron_ettin.run_folder import list_checkpoints, path_of
 from megatron_ettin.train import run as run_module
 from megatron_ettin.train.guard import REFUSALS_BEFORE_STOP, TrainingError
 from megatron_ettin.train.optimizer import ShardedOptimizer

@@ -1,0 +1,61 @@
+"""The start of a run in its folder: what is written before the first step, and what a later start may not change."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_ettin import __version__
+from megatron_ettin.config import codec
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.publish import write_atomically
+from megatron_ettin.run_folder import COMMAND, CONFIG, ENVIRONMENT, checkpoints_of, read_config, remove_leftovers
+
+PACKAGES = ("torch", "megatron-core", "numpy", "tokenizers", "transformers", "safetensors", "transformer-engine")
+
+
+def open_run_folder(run: Path, config: RunConfig) -> None:
+    """Make the folder of a new run, or check that ``config`` continues the run in it, and say how it was started.
+
+    Raises ConfigError when the folder cannot be written to or holds another run. One rank calls this.
+    """
+    try:
+        checkpoints_of(run).mkdir(parents=True, exist_ok=True)
+        remove_leftovers(run)
+        if (run / CONFIG).exists():
+            codec.check_resume(read_config(run), config)
+        write_atomically(run / CONFIG, codec.to_json(config))
+        write_atomically(run / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+        write_atomically(run / COMMAND, shlex.join(sys.orig_argv) + "\n")
+    except OSError as error:
+        raise ConfigError(f"--run {run}: cannot write there ({error}); choose another folder") from error
+
+
+def environment() -> dict[str, Any]:
+    """What the run was started on: versions, machine, devices."""
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "megatron-ettin": __version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": platform.node(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
