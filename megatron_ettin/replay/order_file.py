@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress
-from megatron_ettin.publish import publish_files, staging_path
+from megatron_ettin.publish import publish_file
 from megatron_ettin.replay.replay import original_ids, seen_rows
 from megatron_ettin.rows.order import Rows
 from megatron_ettin.rows.stage import StageData
@@ -33,18 +33,17 @@ def write_order_file(stage: StageData, first: int, last: int, path: Path) -> int
         raise DataError(f"--between {first} {last}: the second step must come after the first, and none is below 0")
     schema = _schema(stage, pa)
     begin, end = stage.rows_at(first)[0], sum(stage.rows_at(last - 1))
-    staging = staging_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"compression": "zstd", "compression_level": ZSTD_LEVEL, "write_statistics": False}
-    try:
-        with pq.ParquetWriter(staging, schema, **options) as out, Progress("order", end - begin, " rows") as progress:
-            for row in range(begin, end, ROWS_A_GROUP):
-                count = min(ROWS_A_GROUP, end - row)
-                out.write_table(_table(stage, row, count, schema, pa), row_group_size=ROWS_A_GROUP)
-                progress.update(row + count - begin)
-        publish_files({staging: path})
-    finally:
-        staging.unlink(missing_ok=True)
+    with (
+        publish_file(path) as staging,
+        pq.ParquetWriter(staging, schema, **options) as out,
+        Progress("order", end - begin, " rows") as progress,
+    ):
+        for row in range(begin, end, ROWS_A_GROUP):
+            count = min(ROWS_A_GROUP, end - row)
+            out.write_table(_table(stage, row, count, schema, pa), row_group_size=ROWS_A_GROUP)
+            progress.update(row + count - begin)
     return end - begin
 
 

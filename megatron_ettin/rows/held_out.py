@@ -13,7 +13,7 @@ from megatron_ettin.corpus.names import hash_path
 from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress
-from megatron_ettin.publish import publish_files, staging_path
+from megatron_ettin.publish import publish_file
 from megatron_ettin.rows.streams import FIXED_SEED, Stream, words
 
 CHUNK_DOCUMENTS = 1 << 18
@@ -43,18 +43,19 @@ def text_hashes(corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> 
 
 
 def _write_hashes(corpus: Corpus, native: _native.IndexedCorpus, path: Path, threads: int) -> None:
-    staging = staging_path(path)
+    title = f"hash {corpus.prefix.name}"
     try:
-        with staging.open("wb") as out, Progress(f"hash {corpus.prefix.name}", corpus.documents, " docs") as progress:
+        with (
+            publish_file(path) as staging,
+            staging.open("wb") as out,
+            Progress(title, corpus.documents, " docs") as progress,
+        ):
             for first in range(0, corpus.documents, CHUNK_DOCUMENTS):
                 count = min(CHUNK_DOCUMENTS, corpus.documents - first)
                 out.write(memoryview(_native.text_hashes(native, first, count, threads)))
                 progress.update(first + count)
-        publish_files({staging: path})
     except PermissionError as error:
         raise unwritable(path) from error
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def unwritable(path: Path) -> DataError:

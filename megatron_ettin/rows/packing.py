@@ -21,7 +21,7 @@ from megatron_ettin.corpus.names import member
 from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.progress import Progress
-from megatron_ettin.publish import publish_files, staging_path
+from megatron_ettin.publish import publish_file
 from megatron_ettin.rows.held_out import split_below, split_key, text_hashes, unwritable
 
 Side = Literal["train", "held_out"]
@@ -211,16 +211,11 @@ def _build(corpus: Corpus, native: _native.IndexedCorpus, spec: PackSpec, path: 
     hashes = text_hashes(corpus, native, threads) if spec.below else None
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.incomplete-*"):  # of a build that was killed
         leftover.unlink(missing_ok=True)
-    staging = staging_path(path)
     try:
-        with staging.open("wb") as out:
-            header = _write(corpus, native, spec, hashes, out, threads)
-        publish_files({staging: path})
+        with publish_file(path) as staging, staging.open("wb") as out:
+            return _write(corpus, native, spec, hashes, out, threads)
     except PermissionError as error:
         raise unwritable(path) from error
-    finally:
-        staging.unlink(missing_ok=True)
-    return header
 
 
 def _write(

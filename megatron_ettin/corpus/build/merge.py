@@ -212,7 +212,7 @@ def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: s
     if _join_hashes(parts, hashes):
         remove_hashes(prefix)
         moves[hashes] = hash_path(prefix, manifest.fingerprint)
-    staging.publish({**moves, text: member(prefix, ".json")})
+    staging.publish(moves, {text: member(prefix, ".json")})
 
 
 def _join_hashes(parts: Sequence[Corpus], target: Path) -> bool:

@@ -158,7 +158,7 @@ def publish_job(job: Job, staging: Staging) -> None:
         moves[staging.rejects] = member(job.prefix, ".rejects.jsonl")
     else:
         member(job.prefix, ".rejects.jsonl").unlink(missing_ok=True)
-    staging.publish(moves | manifests)
+    staging.publish(moves, manifests)
     if job.options.megatron_names and len(job.targets) == 1:
         _link_megatron_names(job)
 

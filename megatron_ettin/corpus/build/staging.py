@@ -15,7 +15,7 @@ from megatron_ettin.corpus.format import IndexHeader, file_pieces, write_index
 from megatron_ettin.corpus.manifest import DTYPES
 from megatron_ettin.corpus.names import member
 from megatron_ettin.errors import DataError
-from megatron_ettin.publish import fsync_path, publish_files, write_atomically
+from megatron_ettin.publish import finish_set, publish_set, write_atomically
 
 FIXED_WORDS = 13
 """Words of a journal record before the counts of rejected records."""
@@ -272,24 +272,15 @@ class Staging:
             write_index(checked.write, header, files.lengths, files.documents)
         return path, checked.size, checked.checksum
 
-    def publish(self, moves: dict[Path, Path]) -> None:
-        """Move staged files to their final names, in order; once begun, a killed process can finish it."""
-        for source in moves:
-            fsync_path(source)
-        write_atomically(self.publication, json.dumps([[str(source), str(target)] for source, target in moves.items()]))
-        self.finish_publication()
+    def publish(self, files: dict[Path, Path], marks: dict[Path, Path]) -> None:
+        """Move staged files to their final names, the manifests, ``marks``, last; a killed process can finish it."""
+        publish_set(files, marks, self.publication)
+        self.discard()
 
     def finish_publication(self) -> None:
         """Do what is left of a publication that was begun. The manifests, which come last, are absent meanwhile."""
-        if not self.publication.exists():
-            return
-        moves = [(Path(source), Path(target)) for source, target in json.loads(self.publication.read_bytes())]
-        left = {source: target for source, target in moves if source.exists()}
-        for target in left.values():
-            if target.suffix == ".json" and not target.name.endswith(".tokenizer.json"):
-                target.unlink(missing_ok=True)
-        publish_files(left)
-        self.discard()
+        if finish_set(self.publication):
+            self.discard()
 
 
 class ChecksummedWriter:
