@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.corpus.build.feed import Rows
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.sources.files import Source
 from megatron_ettin.sources.parquet import id_array
+from megatron_ettin.sources.records import DocumentBatch
 
 BATCH_BYTES = 2 << 20
 MAXIMUM_SHARD_BYTES = 2**32 - 1
@@ -117,19 +117,19 @@ def read_shard(source: Source) -> Shard:
     return parse_shard(np.frombuffer(content, np.uint8), str(source.path))
 
 
-def mds_rows(source: Source, keys: Sequence[str], start: int) -> Iterator[Rows]:
+def mds_documents(source: Source, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:
     """The documents of a shard from sample ``start``: texts (str) or ids (ndarray). Raises DataError."""
-    return shard_rows(read_shard(source), keys, start)
+    return shard_documents(read_shard(source), keys, start)
 
 
-def shard_rows(shard: Shard, keys: Sequence[str], start: int) -> Iterator[Rows]:
+def shard_documents(shard: Shard, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:
     """The documents of a shard in memory from sample ``start``. Raises DataError."""
     columns = [shard.column(key) for key in keys]
     kinds = {shard.encodings[column].partition(":")[0] for column in columns}
     if kinds == {"str"}:
-        yield from _text_rows(shard, columns, start)
+        yield from _text_documents(shard, columns, start)
     elif kinds == {"ndarray"} and len(columns) == 1:
-        yield from _id_rows(shard, columns[0], start)
+        yield from _id_documents(shard, columns[0], start)
     else:
         found = ", ".join(shard.encodings[column] for column in columns)
         raise DataError(f"{shard.where}: columns hold {found}; text (str), or one column of ids (ndarray) is read")
@@ -145,7 +145,7 @@ def _batches(sizes: NDArray[np.int64], start: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _text_rows(shard: Shard, columns: list[int], start: int) -> Iterator[Rows]:
+def _text_documents(shard: Shard, columns: list[int], start: int) -> Iterator[DocumentBatch]:
     bounds = [shard.bounds(column) for column in columns]
     view: memoryview = shard.content.data
     for first, stop in _batches(sum(sizes for _, sizes in bounds), start):  # type: ignore[arg-type]
@@ -155,10 +155,10 @@ def _text_rows(shard: Shard, columns: list[int], start: int) -> Iterator[Rows]:
             for begins, sizes in bounds
         ]
         ends = np.cumsum([len(piece) for piece in pieces], dtype=np.uint64)
-        yield Rows(first=first, content=b"".join(pieces), ends=ends)
+        yield DocumentBatch(first=first, content=b"".join(pieces), ends=ends)
 
 
-def _id_rows(shard: Shard, column: int, start: int) -> Iterator[Rows]:
+def _id_documents(shard: Shard, column: int, start: int) -> Iterator[DocumentBatch]:
     begins, sizes = shard.bounds(column)
     encoding = shard.encodings[column]
     for first, stop in _batches(sizes, start):
@@ -167,7 +167,7 @@ def _id_rows(shard: Shard, column: int, start: int) -> Iterator[Rows]:
             for row in range(first, stop)
         ]
         ends = np.cumsum([len(array) for array in arrays], dtype=np.uint64)
-        yield Rows(first=first, content=np.concatenate(arrays), ends=ends, ids=True)
+        yield DocumentBatch(first=first, content=np.concatenate(arrays), ends=ends, ids=True)
 
 
 def _decode_array(shard: Shard, encoding: str, begin: int, end: int) -> NDArray[np.uint32]:

@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.corpus.build.feed import Rows
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.files import Source
+from megatron_ettin.sources.records import DocumentBatch
 
 BATCH_BYTES = 2 << 20
 LARGEST_BATCH = 16_384
 
 
-def parquet_rows(source: Source, keys: Sequence[str], start: int) -> Iterator[Rows]:
-    """The documents of a file from row ``start``. Raises DataError for a file or column that cannot be read."""
+def parquet_documents(source: Source, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:
+    """The documents of a file from document ``start``. Raises DataError for a file or column that cannot be read."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(source.path, pre_buffer=False) as file:
             _check_columns(source, file.schema_arrow, keys)
-            yield from _file_rows(file, keys, start)
+            yield from _file_documents(file, keys, start)
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{source.path}: not a readable parquet file ({error}); fetch it again") from error
 
@@ -51,7 +51,7 @@ def _is_ids(kind: Any) -> bool:  # noqa: ANN401 - pyarrow
     return bool((types.is_list(kind) or types.is_large_list(kind)) and types.is_integer(kind.value_type))
 
 
-def _file_rows(file: Any, keys: Sequence[str], start: int) -> Iterator[Rows]:  # noqa: ANN401 - pyarrow
+def _file_documents(file: Any, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:  # noqa: ANN401 - pyarrow
     row = 0
     for group in range(file.num_row_groups):
         meta = file.metadata.row_group(group)
@@ -62,21 +62,21 @@ def _file_rows(file: Any, keys: Sequence[str], start: int) -> Iterator[Rows]:  #
             for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=list(keys)):
                 skip = min(max(0, start - first), len(batch))
                 if skip < len(batch):
-                    yield _rows(batch.slice(skip), keys, first + skip)
+                    yield _documents(batch.slice(skip), keys, first + skip)
                 first += len(batch)
         row += meta.num_rows
 
 
-def _rows(batch: Any, keys: Sequence[str], first: int) -> Rows:  # noqa: ANN401 - pyarrow
+def _documents(batch: Any, keys: Sequence[str], first: int) -> DocumentBatch:  # noqa: ANN401 - pyarrow
     columns = [batch.column(key) for key in keys]
     missing = np.zeros(len(batch), np.bool_)
     for column in columns:
         missing |= np.asarray(column.is_null().to_numpy(zero_copy_only=False), np.bool_)
     if _is_ids(columns[0].type):
-        return _id_rows(columns[0], missing, first)
+        return _id_documents(columns[0], missing, first)
     texts = [_text(column) for column in columns]
     if len(texts) == 1:
-        return Rows(first=first, content=texts[0][0], ends=texts[0][1], missing=missing)
+        return DocumentBatch(first=first, content=texts[0][0], ends=texts[0][1], missing=missing)
     return _interleave(texts, missing, first)
 
 
@@ -91,20 +91,22 @@ def _text(column: Any) -> tuple[memoryview, NDArray[np.uint64]]:  # noqa: ANN401
     return content, (bounds[1:] - bounds[0]).astype(np.uint64)
 
 
-def _interleave(texts: list[tuple[memoryview, NDArray[np.uint64]]], missing: NDArray[np.bool_], first: int) -> Rows:
+def _interleave(
+    texts: list[tuple[memoryview, NDArray[np.uint64]]], missing: NDArray[np.bool_], first: int
+) -> DocumentBatch:
     """Several columns as the texts of row 0, of row 1, and so on."""
     pieces = []
     bounds = [[0, *ends.tolist()] for _, ends in texts]
     for row in range(len(missing)):
         pieces += [content[at[row] : at[row + 1]] for (content, _), at in zip(texts, bounds, strict=True)]
     ends = np.cumsum([len(piece) for piece in pieces], dtype=np.uint64)
-    return Rows(first=first, content=b"".join(pieces), ends=ends, missing=missing)
+    return DocumentBatch(first=first, content=b"".join(pieces), ends=ends, missing=missing)
 
 
-def _id_rows(column: Any, missing: NDArray[np.bool_], first: int) -> Rows:  # noqa: ANN401 - pyarrow
+def _id_documents(column: Any, missing: NDArray[np.bool_], first: int) -> DocumentBatch:  # noqa: ANN401 - pyarrow
     values = column.flatten().to_numpy(zero_copy_only=False)
     lengths = np.where(missing, 0, column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
-    return Rows(
+    return DocumentBatch(
         first=first, content=id_array(values), ends=np.cumsum(lengths, dtype=np.uint64), missing=missing, ids=True
     )
 

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.publish import publish
 from megatron_ettin.sources.files import Source, find_inputs, make_sources
-from megatron_ettin.sources.parquet import parquet_rows
+from megatron_ettin.sources.parquet import parquet_documents
 from megatron_ettin.tokenizer.tokenizer import SPECIAL_NAMES
 
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_NAMES)
@@ -110,7 +110,7 @@ def read_texts(sources: Sequence[Source], key: str, limit: int) -> Iterator[str]
 
 
 def _parquet_texts(source: Source, key: str) -> Iterator[str]:
-    for rows in parquet_rows(source, [key], 0):
+    for rows in parquet_documents(source, [key], 0):
         if rows.ids:
             raise DataError(f"{source.path}: column {key!r} holds ids, not text; name another by --json-key")
         start = 0

@@ -22,7 +22,7 @@ import numpy as np
 
 from megatron_ettin.corpus.manifest import FileRecord, Manifest, SourceRecord, TokenizerRecord, parse_manifest
 from megatron_ettin.errors import DataError
-from megatron_ettin.sources.mds import SHAPE_TYPES, VALUE_TYPES, parse_shard, shard_rows
+from megatron_ettin.sources.mds import SHAPE_TYPES, VALUE_TYPES, parse_shard, shard_documents
 from tests.corpus.mds_writer import encode_shard
 
 MEMORY_LIMIT = 2 << 30
@@ -122,7 +122,7 @@ def check_mds(content: bytes) -> bool:
     documents = []
     try:
         shard = parse_shard(np.frombuffer(content, np.uint8), "shard")
-        for rows in shard_rows(shard, ["text"], 0):
+        for rows in shard_documents(shard, ["text"], 0):
             bounds = [0, *rows.ends.tolist()]
             whole = rows.content.tolist() if rows.ids else bytes(rows.content)
             documents += [whole[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]

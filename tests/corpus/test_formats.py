@@ -13,7 +13,7 @@ from megatron_ettin.corpus.build import BuildOptions, build_corpus
 from megatron_ettin.corpus.build.sentences import split_text
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import ConfigError, DataError
-from megatron_ettin.sources.mds import mds_rows, parse_shard
+from megatron_ettin.sources.mds import mds_documents, parse_shard, shard_documents
 from tests.corpus.mds_writer import encode_shard, write_mds
 from tests.corpus.oracle import read_lines, write_megatron
 from tests.corpus.test_build import content, eod_of
@@ -102,13 +102,6 @@ SHARD = encode_shard(
 )
 
 
-class Held:
-    """A source whose content is already in memory."""
-
-    path = "shard"
-    compression = None
-
-
 @given(st.lists(st.tuples(st.integers(0, len(SHARD) - 1), st.integers(0, 255)), max_size=4), st.integers(0, len(SHARD)))
 @settings(max_examples=300, deadline=None)
 def test_a_hostile_mds_shard_is_refused_or_read_inside_its_bounds(changes, size):
@@ -116,23 +109,19 @@ def test_a_hostile_mds_shard_is_refused_or_read_inside_its_bounds(changes, size)
     for place, value in changes:
         data[place] = value
     data = data[:size] if not changes else data
-    from megatron_ettin.sources import mds
-
     try:
         shard = parse_shard(np.frombuffer(data, np.uint8), "shard")
         for column in ("text", "ids", "id"):
             try:
-                number = shard.column(column)
-                reader = mds._id_rows(shard, number, 0) if column == "ids" else mds._text_rows(shard, [number], 0)
-                for rows in reader:
-                    assert rows.rows <= shard.samples
+                for batch in shard_documents(shard, [column], 0):
+                    assert batch.documents <= shard.samples
             except DataError:
                 continue
     except DataError:
         pass
 
 
-def test_mds_rows_can_start_anywhere(tmp_path, monkeypatch):
+def test_mds_documents_can_start_anywhere(tmp_path, monkeypatch):
     from megatron_ettin.sources.files import make_sources
 
     monkeypatch.setattr("megatron_ettin.sources.mds.BATCH_BYTES", 10)
@@ -140,7 +129,7 @@ def test_mds_rows_can_start_anywhere(tmp_path, monkeypatch):
     path.write_bytes(SHARD)
     (source,) = make_sources([(path, "mds", None)])
     for start in range(7):
-        rows = list(mds_rows(source, ["text"], start))
+        rows = list(mds_documents(source, ["text"], start))
         assert b"".join(bytes(batch.content) for batch in rows) == b"".join(b"word " * i for i in range(start, 6))
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.sources.files import Source
+from megatron_ettin.sources.records import DocumentBatch, StreamKind
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from megatron_ettin.sources.read_ahead import ReadAhead
 
 WAIT_MILLISECONDS = 200
@@ -86,14 +84,6 @@ def _skip(pieces: Iterator[tuple[bytes, int]], count: int) -> Iterator[tuple[byt
         count = 0
 
 
-class StreamKind(NamedTuple):
-    """How a stream of bytes is cut into records."""
-
-    separator: str
-    lines: bool
-    """Records are lines of JSON, else texts."""
-
-
 def feed_stream(feeder: Feeder, number: int, source: Source, start: int, kind: StreamKind, ahead: ReadAhead) -> None:
     """A compressed jsonl file, or text cut at a separator. ``start`` is a byte of the decompressed content."""
     native, position = feeder.native, start
@@ -145,35 +135,19 @@ def feed_whole_text(feeder: Feeder, number: int, source: Source, start: int) -> 
         feeder.native.end_source(number, max(1, len(content)), raw.position, raw.checksum)
 
 
-class Rows(NamedTuple):
-    """Documents of a columnar file: texts as UTF-8 bytes, or ids, back to back."""
-
-    first: int
-    """Number of the first row in its file."""
-    content: bytes | bytearray | memoryview | NDArray[np.uint8] | NDArray[np.uint32]
-    ends: NDArray[np.uint64]
-    """Where each document stops, in bytes or ids."""
-    ids: bool = False
-    missing: NDArray[np.bool_] | None = None
-    """Rows that hold no value; their texts are empty."""
-
-    @property
-    def rows(self) -> int:
-        """Number of documents, those without a value included."""
-        return len(self.ends) if self.missing is None else len(self.missing)
-
-
-def feed_rows(feeder: Feeder, number: int, source: Source, rows: Iterator[Rows], start: int) -> None:
-    """Batches of rows; ``rows`` begins at row ``start``."""
+def feed_documents(
+    feeder: Feeder, number: int, source: Source, batches: Iterator[DocumentBatch], start: int
+) -> None:
+    """A file with columns; ``batches`` begins at document ``start``."""
     position = start
-    for batch in rows:
+    for batch in batches:
         feeder.wait()
         missing: Any = [] if batch.missing is None else batch.missing
         if batch.ids:
             feeder.native.feed_ids(number, batch.content, batch.ends, batch.first, missing)
         else:
             feeder.native.feed_texts(number, batch.content, batch.ends, batch.first, True, missing)
-        position = batch.first + batch.rows
+        position = batch.first + batch.documents
     with RawFile(source.path) as raw:
         raw.drain()
         feeder.fed += source.bytes

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_ettin.corpus.build.feed import (
     Feeder,
-    Rows,
     StoppedError,
-    StreamKind,
+    feed_documents,
     feed_plain_lines,
-    feed_rows,
     feed_stream,
     feed_whole_text,
 )
@@ -24,6 +22,7 @@ from megatron_ettin.corpus.build.staging import Record, Staging
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress, format_count
 from megatron_ettin.sources.files import Source
+from megatron_ettin.sources.records import DocumentBatch, StreamKind
 
 if TYPE_CHECKING:
     from megatron_ettin.sources.read_ahead import ReadAhead
@@ -162,18 +161,18 @@ def _feed_source(
     elif source.format == "txt":
         feed_whole_text(feeder, number, source, 0 if record is None else record.lines)
     else:
-        feed_rows(feeder, number, source, _rows(source, job.options.keys, start), start)
+        feed_documents(feeder, number, source, _documents(source, job.options.keys, start), start)
 
 
-def _rows(source: Source, keys: tuple[str, ...], start: int) -> Iterator[Rows]:
-    """The rows of a format with columns, from row ``start`` on."""
+def _documents(source: Source, keys: tuple[str, ...], start: int) -> Iterator[DocumentBatch]:
+    """The documents of a format with columns, from document ``start`` on."""
     if source.format == "parquet":
-        from megatron_ettin.sources.parquet import parquet_rows
+        from megatron_ettin.sources.parquet import parquet_documents
 
-        return parquet_rows(source, keys, start)
-    from megatron_ettin.sources.mds import mds_rows
+        return parquet_documents(source, keys, start)
+    from megatron_ettin.sources.mds import mds_documents
 
-    return mds_rows(source, keys, start)
+    return mds_documents(source, keys, start)
 
 
 def _failure(job: Job, failure: dict[str, Any]) -> DataError:
