@@ -47,7 +47,8 @@ def tell_ranks(asked: threading.Event) -> None:
     asked.wait()
     import psutil
 
-    this, told = psutil.Process(), set()
+    this = psutil.Process()
+    told: set[int] = set()
     while True:
         for child in this.children():
             if child.pid not in told:
