@@ -12,13 +12,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron_ettin.errors import EttinError
-from megatron_ettin.observe.records import Record, read_records
+from megatron_ettin.observe.records import MetricsRecord, read_records
 
 COMPARED = ("tokens", "labels", "batch", "lr", "loss", "gradient_norm", "sources", "refused")
 """Fields that the machine, the clock and the layout have no part in."""
 
 
-def differences(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+def differences(before: Sequence[MetricsRecord], after: Sequence[MetricsRecord]) -> list[str]:
     """One line for each difference; none when the runs took the same steps with the same numbers."""
     old, new = ({record["step"]: record for record in records} for records in (before, after))
     lines = [f"step {step} only in {'the first' if step in old else 'the second'}" for step in sorted(old.keys() ^ new)]

@@ -51,7 +51,7 @@ def _refuse_unused(options: argparse.Namespace) -> None:
 
 def print_step(run: Path, step: int, text: bool, rows: int) -> int:
     """Print the rows of a step; compares with the digest in metrics.jsonl when that is there."""
-    from megatron_ettin.observe.metrics import recorded_digest
+    from megatron_ettin.observe.records import recorded_digest
     from megatron_ettin.replay.replay import open_run, seen_step
     from megatron_ettin.replay.show import row_lines, text_lines
 

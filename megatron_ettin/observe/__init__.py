@@ -1,7 +1,6 @@
 """Speed, memory, records and pictures of a run."""
 
-from megatron_ettin.observe.memory import peak_bytes
-from megatron_ettin.observe.meter import Meter, Reading
+from megatron_ettin.observe.meter import Meter, Reading, peak_bytes
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.observe.sinks import Sinks, open_sinks
 

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from megatron_ettin.observe.records import Record
+from megatron_ettin.observe.records import MetricsRecord
 from megatron_ettin.progress import format_count, format_seconds
 
 CLEAR = "\r\x1b[K"
 
 
-def figures(record: Record, total_tokens: int) -> str:
+def step_line(record: MetricsRecord, total_tokens: int) -> str:
     """One step in words: ``step 120 | tokens 983k of 2.00M (49%) | loss 5.1234 | rate 3.00e-03 | ...``."""
     tokens, speed = record["tokens"], record.get("tokens_per_second")
     share = min(1.0, tokens / total_tokens)
@@ -46,15 +46,16 @@ class Console:
         self._stream.flush()
         self._log.write(text + "\n")
 
-    def write(self, record: Record) -> None:
+    def write(self, record: MetricsRecord) -> None:
         """Show one record."""
         if record.get("kind") == "evaluation":
-            self.message(evaluation_line(record))
+            values = [f"{name} {value:.4f}" for name, value in record.items() if isinstance(value, float)]
+            self.message(f"step {record['step']} | held out | " + " | ".join(values))
         elif record["step"] % self._every == 0 or record["tokens"] >= self._total or "note" in record:
             note = f" | {record['note']}" if "note" in record else ""
-            self.message(figures(record, self._total) + note)
+            self.message(step_line(record, self._total) + note)
         elif self._live:
-            self._stream.write(CLEAR + figures(record, self._total))
+            self._stream.write(CLEAR + step_line(record, self._total))
             self._stream.flush()
 
     def close(self) -> None:
@@ -63,9 +64,3 @@ class Console:
             self._stream.write(CLEAR)
             self._stream.flush()
         self._log.close()
-
-
-def evaluation_line(record: Record) -> str:
-    """An evaluation in words."""
-    values = [f"{name} {value:.4f}" for name, value in record.items() if isinstance(value, float)]
-    return f"step {record['step']} | held out | " + " | ".join(values)

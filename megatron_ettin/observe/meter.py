@@ -1,11 +1,13 @@
-"""How fast a run is: tokens per second, share of the device's peak, time left."""
+"""How fast a run is, and how much memory it has held."""
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 STEPS_REMEMBERED = 20
 """Steps that a rate is averaged over: long enough to be steady, short enough to show a change."""
@@ -26,12 +28,7 @@ class Reading:
 
     def to_dict(self) -> dict[str, float | None]:
         """As fields of a metrics record."""
-        return {
-            "step_seconds": self.step_seconds,
-            "tokens_per_second": self.tokens_per_second,
-            "mfu": self.mfu,
-            "goodput": self.goodput,
-        }
+        return asdict(self)
 
 
 class Meter:
@@ -57,3 +54,12 @@ class Meter:
             mfu=sum(item[2] for item in self._recent) / spent / self._peak if self._peak else None,
             goodput=min(1.0, self._useful / max(self._clock() - self._begin, 1e-9)),
         )
+
+
+def peak_bytes() -> int:
+    """The most memory held so far: of the accelerator's allocator where one is in use, else of the process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

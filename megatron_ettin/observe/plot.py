@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.observe.records import Record, read_records
+from megatron_ettin.observe.records import MetricsRecord, read_records
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 """Okabe and Ito's palette: told apart without colour vision as well."""
@@ -36,8 +36,6 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "ettin",
     "svg.fonttype": "path",
 }
-
-
 REFERENCE: dict[str, Any] = {"color": "#444444", "linewidth": 1.2, "linestyle": (0, (5, 4))}
 """The line of a loss to compare with."""
 
@@ -47,8 +45,8 @@ class Curves:
     """The records of one run."""
 
     label: str
-    steps: list[Record]
-    evaluations: list[Record]
+    steps: list[MetricsRecord]
+    evaluations: list[MetricsRecord]
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def labels(runs: Sequence[Path]) -> list[str]:
     return [f"{'/'.join(item[-1:])} ({number})" for number, item in enumerate(parts, start=1)]
 
 
-def series(records: Sequence[Record], key: str) -> tuple[list[float], list[float]]:
+def series(records: Sequence[MetricsRecord], key: str) -> tuple[list[float], list[float]]:
     """Tokens and values of the records that have a value."""
     chosen = [record for record in records if isinstance(record.get(key), (int, float))]
     return [float(record["tokens"]) for record in chosen], [float(record[key]) for record in chosen]
@@ -128,26 +126,24 @@ def plot_runs(runs: Sequence[Path], target: Path, title: str = "", reference: fl
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(11, 7.2), layout="constrained")
         panels = [panel for panel in PANELS if any(series(item.steps, panel.key)[0] for item in curves)]
-        axes = figure.subplot_mosaic(mosaic(len(panels)))  # type: ignore[arg-type]
+        below = [str(number) for number in range(1, len(panels))]  # side by side, the loss across the top
+        mosaic = [["0"] * len(below), ["0"] * len(below), below] if below else [["0"]]
+        axes = figure.subplot_mosaic(mosaic)  # type: ignore[arg-type]
         for number, panel in enumerate(panels):
-            draw(axes[str(number)], panel, curves, reference)
+            draw_panel(axes[str(number)], panel, curves, reference)
         figure.suptitle(
             title or (curves[0].label if len(curves) == 1 else "Runs compared"), fontweight="bold", x=0.01, ha="left"
         )
         if len(curves) > 1:
-            legend(figure, curves)
-        return save(figure, target)
+            draw_legend(figure, curves)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files = [target.with_name(f"{target.name}.{ending}") for ending in FORMATS]
+        figure.savefig(files[0], dpi=150)
+        figure.savefig(files[1], metadata={"Date": None})  # the same SVG for the same data
+        return files
 
 
-def mosaic(count: int) -> list[list[str]]:
-    """The loss across the top, the others side by side below it."""
-    if count == 1:
-        return [["0"]]
-    below = [str(number) for number in range(1, count)]
-    return [["0"] * len(below), ["0"] * len(below), below]
-
-
-def draw(axes: Any, panel: Panel, curves: Sequence[Curves], reference: float = 0.0) -> None:  # noqa: ANN401
+def draw_panel(axes: Any, panel: Panel, curves: Sequence[Curves], reference: float = 0.0) -> None:  # noqa: ANN401
     """One panel with all runs."""
     from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
@@ -193,7 +189,7 @@ def draw_run(axes: Any, panel: Panel, item: Curves, color: str, alone: bool) -> 
         )  # fmt: skip
 
 
-def legend(figure: Any, curves: Sequence[Curves], reference: float = 0.0) -> None:  # noqa: ANN401
+def draw_legend(figure: Any, curves: Sequence[Curves], reference: float = 0.0) -> None:  # noqa: ANN401
     """The names of the runs, once, below the panels, and of the line of a reference drawn beside them."""
     from matplotlib.lines import Line2D
 
@@ -207,12 +203,3 @@ def legend(figure: Any, curves: Sequence[Curves], reference: float = 0.0) -> Non
         names.append("unigram entropy")
     rows = -(-len(names) // 4)
     figure.legend(handles, names, loc="outside lower center", ncols=-(-len(names) // rows))
-
-
-def save(figure: Any, target: Path) -> list[Path]:  # noqa: ANN401
-    """Write both formats; the SVG is the same for the same data."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    files = [target.with_name(f"{target.name}.{ending}") for ending in FORMATS]
-    figure.savefig(files[0], dpi=150)
-    figure.savefig(files[1], metadata={"Date": None})
-    return files

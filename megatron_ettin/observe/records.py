@@ -1,21 +1,23 @@
-"""metrics.jsonl: one JSON object a line, and reading it back."""
+"""metrics.jsonl: one JSON object a line, reading it back, and finding single records in a long file."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.run_folder import METRICS
 
-Record = dict[str, Any]
+MetricsRecord = dict[str, Any]
 """``kind`` is ``step`` or ``evaluation``; every record has ``step`` (steps finished) and ``tokens`` (seen so far)."""
+TAIL_BYTES = 1 << 16
+"""A part of metrics.jsonl that holds some whole records."""
 
 
-def to_line(record: Record) -> str:
+def to_line(record: MetricsRecord) -> str:
     """One line of JSON. A number that is not finite becomes null and its name is listed under ``not_finite``."""
     wild = [name for name, value in record.items() if finite(value) != value]
     plain = {name: finite(value) for name, value in record.items()} | ({"not_finite": wild} if wild else {})
@@ -31,7 +33,7 @@ def finite(value: Any) -> Any:  # noqa: ANN401
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_records(run: Path, kind: str | None = None) -> list[Record]:
+def read_records(run: Path, kind: str | None = None) -> list[MetricsRecord]:
     """The records of a run folder in order; a last line that a crash has cut off is left out.
 
     Raises DataError when there is no such file or a line inside it is not a record.
@@ -58,3 +60,48 @@ def keep_until(run: Path, step: int) -> None:
     if path.is_file():
         kept = [to_line(record) for record in read_records(run) if record["step"] <= step]
         write_atomically(path, "".join(kept))
+
+
+def recorded_digest(run: Path, step: int) -> str | None:
+    """The digest that metrics.jsonl holds for a step, or None. O(log size): steps ascend in the file."""
+    path = Path(run) / METRICS
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        low, high = 0, path.stat().st_size
+        while low < high:
+            middle = (low + high) // 2
+            record = _record_after(file, middle)
+            low, high = (middle + 1, high) if record is not None and record["step"] < step else (low, middle)
+        record = _record_after(file, low)
+        while record is not None and record["step"] == step:
+            if isinstance(record.get("batch"), str):
+                return str(record["batch"])
+            record = _record_after(file, file.tell())
+    return None
+
+
+def last_recorded_step(run: Path) -> int:
+    """The step of the last whole record, or 0. Reads the end of the file only."""
+    path, last = Path(run) / METRICS, 0
+    if path.is_file():
+        with path.open("rb") as file:
+            offset = max(path.stat().st_size - TAIL_BYTES, 0)
+            while (record := _record_after(file, offset)) is not None:
+                last, offset = record["step"] or last, file.tell()
+    return last
+
+
+def _record_after(file: BinaryIO, offset: int) -> MetricsRecord | None:
+    """The first whole record that starts at or after ``offset``, None at the end; the file stands behind it."""
+    file.seek(max(offset - 1, 0))
+    if offset > 0:
+        file.readline()
+    while line := file.readline():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # a line that a crash has cut off
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            return record
+    return None

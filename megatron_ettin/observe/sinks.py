@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import time
+import hashlib
+import importlib
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
+from megatron_ettin.config.codec import to_dict
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.observe.console import Console
-from megatron_ettin.observe.records import Record, keep_until, to_line
-from megatron_ettin.observe.wandb import WeightsAndBiases
+from megatron_ettin.observe.records import MetricsRecord, keep_until, to_line
 from megatron_ettin.run_folder import CONSOLE, METRICS, TENSORBOARD
 
 
 class Sink(Protocol):
     """Something that takes records."""
 
-    def write(self, record: Record) -> None:
+    def write(self, record: MetricsRecord) -> None:
         """Take one record."""
 
     def close(self) -> None:
@@ -29,7 +30,7 @@ class JsonLines:
     def __init__(self, run: Path) -> None:
         self._file = (run / METRICS).open("a", encoding="utf-8", buffering=1)
 
-    def write(self, record: Record) -> None:
+    def write(self, record: MetricsRecord) -> None:
         """Append one line."""
         self._file.write(to_line(record))
 
@@ -38,34 +39,57 @@ class JsonLines:
         self._file.close()
 
 
+def _numbers(record: MetricsRecord) -> dict[str, float]:
+    """The numbers of a record under names that say its kind, such as ``step/loss``."""
+    kind = record.get("kind", "step")
+    return {
+        f"{kind}/{name}": value
+        for name, value in record.items()
+        if name not in ("kind", "step") and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
 class TensorBoard:
-    """TensorBoard scalars, one for each number of a record, with the step as axis."""
+    """TensorBoard scalars, one for each number of a record, with the step as axis; undone steps are purged."""
 
     def __init__(self, run: Path, start_step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from torch.utils.tensorboard import SummaryWriter
 
-        self._event, self._summary = Event, Summary
-        self._writer = EventFileWriter(str(run / TENSORBOARD))
-        if start_step:
-            purge = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=time.time(), step=start_step + 1, session_log=purge))
+        purge_step = start_step + 1 if start_step else None
+        self._writer: Any = SummaryWriter(str(run / TENSORBOARD), purge_step=purge_step)
 
-    def write(self, record: Record) -> None:
+    def write(self, record: MetricsRecord) -> None:
         """Add the record's numbers."""
-        kind = record.get("kind", "step")
-        values = [
-            self._summary.Value(tag=f"{kind}/{name}", simple_value=value)
-            for name, value in record.items()
-            if name not in ("kind", "step") and isinstance(value, (int, float)) and not isinstance(value, bool)
-        ]
-        event = self._event(wall_time=time.time(), step=record["step"], summary=self._summary(value=values))
-        self._writer.add_event(event)
+        for name, value in _numbers(record).items():
+            self._writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
         """Flush and close the event file."""
         self._writer.close()
+
+
+class WeightsAndBiases:
+    """Weights & Biases, where it is asked for and installed; a resumed run goes on under the same name."""
+
+    def __init__(self, run: Path, config: RunConfig) -> None:
+        wandb: Any = importlib.import_module("wandb")
+        folder = str(run.resolve())
+        self._run = wandb.init(
+            project=config.observe.wandb,
+            name=run.name,
+            id=hashlib.sha256(folder.encode()).hexdigest()[:16],
+            dir=folder,
+            config=to_dict(config),
+            resume="allow",
+        )
+
+    def write(self, record: MetricsRecord) -> None:
+        """Report the record's numbers at its step."""
+        self._run.log(_numbers(record), step=record["step"])
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()
 
 
 class Sinks:
@@ -74,7 +98,7 @@ class Sinks:
     def __init__(self, sinks: list[Sink], console: Console | None) -> None:
         self._sinks, self._console = sinks, console
 
-    def write(self, record: Record) -> None:
+    def write(self, record: MetricsRecord) -> None:
         """Hand one record to every sink; ``kind``, ``step`` (steps finished) and ``tokens`` are required."""
         for sink in self._sinks:
             sink.write(record)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from megatron_ettin.batch import Batch
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import DataError
-from megatron_ettin.observe.metrics import last_recorded_step
+from megatron_ettin.observe.records import last_recorded_step
 from megatron_ettin.rows.data_record import check_unchanged, describe, read_record
 from megatron_ettin.rows.order import Rows
 from megatron_ettin.rows.stage import StageData, open_stage, with_data

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ettin.observe.plot import LOSS, REFERENCE, STYLE, Curves, draw, legend
-from megatron_ettin.observe.records import Record
+from megatron_ettin.observe.plot import LOSS, REFERENCE, STYLE, Curves, draw_legend, draw_panel
+from megatron_ettin.observe.records import MetricsRecord
 
-Run = tuple[str, Sequence[Record]]
+Run = tuple[str, Sequence[MetricsRecord]]
 """The stage's name and the records of its steps and evaluations."""
 
 
@@ -45,7 +45,7 @@ def plot_curves(histories: Mapping[str, History], path: Path, reference: float =
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(10, 5.4), layout="constrained")
         axes = figure.subplots()
-        draw(axes, LOSS, curves)
+        draw_panel(axes, LOSS, curves)
         if reference:
             axes.axhline(reference, **REFERENCE)
         axes.set_title("Loss of the four models", pad=20)
@@ -58,7 +58,7 @@ def plot_curves(histories: Mapping[str, History], path: Path, reference: float =
                 textcoords="offset points", ha="center", va="bottom", fontsize=9, color="#444444",
             )  # fmt: skip
         if curves:
-            legend(figure, curves, reference)
+            draw_legend(figure, curves, reference)
         figure.savefig(path, dpi=150)
 
 
@@ -68,7 +68,7 @@ def timeline(histories: Mapping[str, History]) -> tuple[list[Curves], list[Span]
     spans: dict[str, Span] = {}
     ends: dict[str, float] = {}
     for name, history in histories.items():
-        shifted: list[Record] = []
+        shifted: list[MetricsRecord] = []
         end = ends.get(history.start, 0.0)
         for stage, records in history.runs:
             first = end

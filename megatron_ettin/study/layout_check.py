@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.observe.records import Record, read_records
+from megatron_ettin.observe.records import MetricsRecord, read_records
 from megatron_ettin.publish import write_atomically
 
 TOLERANCE = 1e-4
@@ -19,7 +19,7 @@ it; a forgotten reduction shows at the first step."""
 EXACT, ROUNDED = ("tokens", "labels"), ("loss", "gradient_norm")
 
 
-def compared(one: Sequence[Record], four: Sequence[Record]) -> dict[str, Any]:
+def compared(one: Sequence[MetricsRecord], four: Sequence[MetricsRecord]) -> dict[str, Any]:
     """Figures of each step under both layouts and whether they agree."""
     steps = [
         {"step": a["step"], **{key: [a.get(key), b.get(key)] for key in (*EXACT, *ROUNDED)}}

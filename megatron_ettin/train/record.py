@@ -10,7 +10,7 @@ import torch
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.hardware import peak_flops
 from megatron_ettin.observe import Meter, Sinks, open_sinks, peak_bytes
-from megatron_ettin.observe.records import Record
+from megatron_ettin.observe.records import MetricsRecord
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.step import StepResult
@@ -43,7 +43,7 @@ class Recorder:
         """A step has ended that took ``seconds``, waiting for data included; ``state`` is the one after it."""
         totals = result.totals
         reading = self._meter.add(seconds, totals.tokens, totals.flops, result.accepted)
-        record: Record = {
+        record: MetricsRecord = {
             "kind": "step",
             "step": state.step,
             "tokens": state.tokens,
@@ -81,7 +81,7 @@ class Recorder:
         """Mean loss of each source that had labels in the step."""
         return {name: loss for name, loss, count in zip(self._sources, losses, labels, strict=True) if count}
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: MetricsRecord) -> None:
         if self._sinks is not None:
             self._sinks.write(record)
 

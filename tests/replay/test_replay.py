@@ -11,7 +11,7 @@ from megatron_ettin.cli import main
 from megatron_ettin.config.codec import to_json
 from megatron_ettin.config.run import BatchConfig
 from megatron_ettin.errors import DataError
-from megatron_ettin.observe.metrics import last_recorded_step, recorded_digest
+from megatron_ettin.observe.records import last_recorded_step, recorded_digest
 from megatron_ettin.replay.replay import newest_step, open_run, original_ids, seen_step, sightings
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.loader import Loader
