@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.sources.zstd_frames import FrameFollower
+from megatron_ettin.sources.members import FrameFollower
 
 READ_BYTES = 256 << 10
 PIECE_BYTES = 512 << 10

@@ -26,7 +26,6 @@ VALUE_TYPES = {
     8: "uint8", 9: "int8", 16: "uint16", 17: "int16", 32: "uint32", 33: "int32", 64: "uint64", 65: "int64",
 }  # fmt: skip
 SHAPE_TYPES = ("uint8", "uint16", "uint32", "uint64")
-FIXED_SIZES = {"int": 8}
 
 
 @dataclass(frozen=True)
@@ -125,13 +124,30 @@ def mds_documents(source: Source, keys: Sequence[str], start: int) -> Iterator[D
 def shard_documents(shard: Shard, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:
     """The documents of a shard in memory from sample ``start``. Raises DataError."""
     columns = [shard.column(key) for key in keys]
-    kinds = {shard.encodings[column].partition(":")[0] for column in columns}
+    encodings = [shard.encodings[column] for column in columns]
+    kinds = {encoding.partition(":")[0] for encoding in encodings}
     if kinds == {"str"}:
-        yield from _text_documents(shard, columns, start)
+        bounds = [shard.bounds(column) for column in columns]
+        view: memoryview = shard.content.data
+        for first, stop in _batches(sum(sizes for _, sizes in bounds), start):  # type: ignore[arg-type]
+            texts = [
+                view[int(begins[row]) : int(begins[row] + sizes[row])]
+                for row in range(first, stop)
+                for begins, sizes in bounds
+            ]
+            ends = np.cumsum([len(text) for text in texts], dtype=np.uint64)
+            yield DocumentBatch(first=first, content=b"".join(texts), ends=ends)
     elif kinds == {"ndarray"} and len(columns) == 1:
-        yield from _id_documents(shard, columns[0], start)
+        begins, sizes = shard.bounds(columns[0])
+        for first, stop in _batches(sizes, start):
+            arrays = [
+                _decode_array(shard, encodings[0], int(begins[row]), int(begins[row] + sizes[row]))
+                for row in range(first, stop)
+            ]
+            ends = np.cumsum([len(array) for array in arrays], dtype=np.uint64)
+            yield DocumentBatch(first=first, content=np.concatenate(arrays), ends=ends, ids=True)
     else:
-        found = ", ".join(shard.encodings[column] for column in columns)
+        found = ", ".join(encodings)
         raise DataError(f"{shard.where}: columns hold {found}; text (str), or one column of ids (ndarray) is read")
 
 
@@ -143,31 +159,6 @@ def _batches(sizes: NDArray[np.int64], start: int) -> Iterator[tuple[int, int]]:
         stop = max(start + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
         yield start, stop
         start = stop
-
-
-def _text_documents(shard: Shard, columns: list[int], start: int) -> Iterator[DocumentBatch]:
-    bounds = [shard.bounds(column) for column in columns]
-    view: memoryview = shard.content.data
-    for first, stop in _batches(sum(sizes for _, sizes in bounds), start):  # type: ignore[arg-type]
-        pieces = [
-            view[int(begins[row]) : int(begins[row] + sizes[row])]
-            for row in range(first, stop)
-            for begins, sizes in bounds
-        ]
-        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.uint64)
-        yield DocumentBatch(first=first, content=b"".join(pieces), ends=ends)
-
-
-def _id_documents(shard: Shard, column: int, start: int) -> Iterator[DocumentBatch]:
-    begins, sizes = shard.bounds(column)
-    encoding = shard.encodings[column]
-    for first, stop in _batches(sizes, start):
-        arrays = [
-            _decode_array(shard, encoding, int(begins[row]), int(begins[row] + sizes[row]))
-            for row in range(first, stop)
-        ]
-        ends = np.cumsum([len(array) for array in arrays], dtype=np.uint64)
-        yield DocumentBatch(first=first, content=np.concatenate(arrays), ends=ends, ids=True)
 
 
 def _decode_array(shard: Shard, encoding: str, begin: int, end: int) -> NDArray[np.uint32]:

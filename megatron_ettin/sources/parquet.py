@@ -24,7 +24,19 @@ def parquet_documents(source: Source, keys: Sequence[str], start: int) -> Iterat
     try:
         with parquet.ParquetFile(source.path, pre_buffer=False) as file:
             _check_columns(source, file.schema_arrow, keys)
-            yield from _file_documents(file, keys, start)
+            row = 0
+            for group in range(file.num_row_groups):
+                meta = file.metadata.row_group(group)
+                if row + meta.num_rows > start:
+                    row_bytes = max(1, meta.total_byte_size // max(1, meta.num_rows))
+                    size = int(np.clip(BATCH_BYTES // row_bytes, 1, LARGEST_BATCH))
+                    first = row
+                    for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=list(keys)):
+                        skip = min(max(0, start - first), len(batch))
+                        if skip < len(batch):
+                            yield _documents(batch.slice(skip), keys, first + skip)
+                        first += len(batch)
+                row += meta.num_rows
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{source.path}: not a readable parquet file ({error}); fetch it again") from error
 
@@ -51,33 +63,26 @@ def _is_ids(kind: Any) -> bool:  # noqa: ANN401 - pyarrow
     return bool((types.is_list(kind) or types.is_large_list(kind)) and types.is_integer(kind.value_type))
 
 
-def _file_documents(file: Any, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:  # noqa: ANN401 - pyarrow
-    row = 0
-    for group in range(file.num_row_groups):
-        meta = file.metadata.row_group(group)
-        if row + meta.num_rows > start:
-            row_bytes = max(1, meta.total_byte_size // max(1, meta.num_rows))
-            size = int(np.clip(BATCH_BYTES // row_bytes, 1, LARGEST_BATCH))
-            first = row
-            for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=list(keys)):
-                skip = min(max(0, start - first), len(batch))
-                if skip < len(batch):
-                    yield _documents(batch.slice(skip), keys, first + skip)
-                first += len(batch)
-        row += meta.num_rows
-
-
 def _documents(batch: Any, keys: Sequence[str], first: int) -> DocumentBatch:  # noqa: ANN401 - pyarrow
+    """A column of ids, or the texts of all columns of row 0, then of row 1, and so on."""
     columns = [batch.column(key) for key in keys]
     missing = np.zeros(len(batch), np.bool_)
     for column in columns:
         missing |= np.asarray(column.is_null().to_numpy(zero_copy_only=False), np.bool_)
     if _is_ids(columns[0].type):
-        return _id_documents(columns[0], missing, first)
+        ids = id_array(columns[0].flatten().to_numpy(zero_copy_only=False))
+        lengths = np.where(missing, 0, columns[0].value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
+        ends = np.cumsum(lengths, dtype=np.uint64)
+        return DocumentBatch(first=first, content=ids, ends=ends, missing=missing, ids=True)
     texts = [_text(column) for column in columns]
     if len(texts) == 1:
         return DocumentBatch(first=first, content=texts[0][0], ends=texts[0][1], missing=missing)
-    return _interleave(texts, missing, first)
+    pieces = []
+    bounds = [[0, *ends.tolist()] for _, ends in texts]
+    for row in range(len(missing)):
+        pieces += [content[at[row] : at[row + 1]] for (content, _), at in zip(texts, bounds, strict=True)]
+    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.uint64)
+    return DocumentBatch(first=first, content=b"".join(pieces), ends=ends, missing=missing)
 
 
 def _text(column: Any) -> tuple[memoryview, NDArray[np.uint64]]:  # noqa: ANN401 - pyarrow
@@ -89,26 +94,6 @@ def _text(column: Any) -> tuple[memoryview, NDArray[np.uint64]]:  # noqa: ANN401
     bounds = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
     content = memoryview(data if data is not None else b"")[bounds[0] : bounds[-1]]
     return content, (bounds[1:] - bounds[0]).astype(np.uint64)
-
-
-def _interleave(
-    texts: list[tuple[memoryview, NDArray[np.uint64]]], missing: NDArray[np.bool_], first: int
-) -> DocumentBatch:
-    """Several columns as the texts of row 0, of row 1, and so on."""
-    pieces = []
-    bounds = [[0, *ends.tolist()] for _, ends in texts]
-    for row in range(len(missing)):
-        pieces += [content[at[row] : at[row + 1]] for (content, _), at in zip(texts, bounds, strict=True)]
-    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.uint64)
-    return DocumentBatch(first=first, content=b"".join(pieces), ends=ends, missing=missing)
-
-
-def _id_documents(column: Any, missing: NDArray[np.bool_], first: int) -> DocumentBatch:  # noqa: ANN401 - pyarrow
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    lengths = np.where(missing, 0, column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
-    return DocumentBatch(
-        first=first, content=id_array(values), ends=np.cumsum(lengths, dtype=np.uint64), missing=missing, ids=True
-    )
 
 
 def id_array(values: NDArray[Any]) -> NDArray[np.uint32]:

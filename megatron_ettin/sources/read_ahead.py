@@ -5,6 +5,7 @@ Pieces are handed out in the order of the input, so that what is built never dep
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections import deque
@@ -92,7 +93,7 @@ class ReadAhead:
 
     def __init__(self, sources: Sequence[Source], encoders: int) -> None:
         self._readers = 1 + encoders // ENCODERS_A_READER
-        self._plan = self._parts(sources)
+        self._coming = self._parts(sources)
         self._running: deque[_Part] = deque()
         self.checksum = 0
         """crc32c of the file whose pieces were taken last, once all were."""
@@ -108,14 +109,6 @@ class ReadAhead:
                 yield _Part(source, begin, end)
                 begin = end
 
-    def _fill(self) -> None:
-        while len(self._running) < self._readers:
-            part = next(self._plan, None)
-            if part is None:
-                return
-            part.start()
-            self._running.append(part)
-
     def pieces(self, source: Source) -> Iterator[tuple[bytes, int]]:
         """The decompressed pieces of the next source, and how many bytes of its file were read for them.
 
@@ -125,7 +118,9 @@ class ReadAhead:
 
         checksum = position = 0
         while position < source.size:
-            self._fill()
+            for part in itertools.islice(self._coming, self._readers - len(self._running)):
+                part.start()
+                self._running.append(part)
             part = self._running.popleft()
             if part.source is not source or part.begin < position:  # of a damaged file, or inside a member
                 part.drop()

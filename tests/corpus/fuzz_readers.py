@@ -23,7 +23,7 @@ import numpy as np
 from megatron_ettin.corpus.manifest import FileRecord, Manifest, SourceRecord, TokenizerRecord, parse_manifest
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.mds import SHAPE_TYPES, VALUE_TYPES, parse_shard, shard_documents
-from tests.corpus.mds_writer import encode_shard
+from tests.sources.mds_writer import encode_shard
 
 MEMORY_LIMIT = 2 << 30
 """Bytes of address space above what the process has at its start: an input of a few hundred bytes needs none of it."""

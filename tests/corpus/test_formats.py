@@ -6,17 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from megatron_ettin.corpus.build import BuildOptions, build_corpus
 from megatron_ettin.corpus.build.sentences import split_text
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import ConfigError, DataError
-from megatron_ettin.sources.mds import mds_documents, parse_shard, shard_documents
-from tests.corpus.mds_writer import encode_shard, write_mds
+from megatron_ettin.sources import members
 from tests.corpus.oracle import read_lines, write_megatron
 from tests.corpus.test_build import content, eod_of
+from tests.sources.mds_writer import write_mds
+from tests.sources.test_read_ahead import MANY, PACK
 
 
 @pytest.fixture
@@ -96,41 +95,18 @@ def test_parquet_nulls_and_columns(tmp_path, tokenizer):
         build_corpus(path, tmp_path / "e", tokenizer)
 
 
-SHARD = encode_shard(
-    [{"id": str(i), "text": "word " * i, "ids": list(range(i + 1))} for i in range(6)],
-    {"id": "str", "text": "str", "ids": "ndarray:uint32"},
-)
-
-
-@given(st.lists(st.tuples(st.integers(0, len(SHARD) - 1), st.integers(0, 255)), max_size=4), st.integers(0, len(SHARD)))
-@settings(max_examples=300, deadline=None)
-def test_a_hostile_mds_shard_is_refused_or_read_inside_its_bounds(changes, size):
-    data = bytearray(SHARD)
-    for place, value in changes:
-        data[place] = value
-    data = data[:size] if not changes else data
-    try:
-        shard = parse_shard(np.frombuffer(data, np.uint8), "shard")
-        for column in ("text", "ids", "id"):
-            try:
-                for batch in shard_documents(shard, [column], 0):
-                    assert batch.documents <= shard.samples
-            except DataError:
-                continue
-    except DataError:
-        pass
-
-
-def test_mds_documents_can_start_anywhere(tmp_path, monkeypatch):
-    from megatron_ettin.sources.files import make_sources
-
-    monkeypatch.setattr("megatron_ettin.sources.mds.BATCH_BYTES", 10)
-    path = tmp_path / "s.mds"
-    path.write_bytes(SHARD)
-    (source,) = make_sources([(path, "mds", None)])
-    for start in range(7):
-        rows = list(mds_documents(source, ["text"], start))
-        assert b"".join(bytes(batch.content) for batch in rows) == b"".join(b"word " * i for i in range(start, 6))
+@pytest.mark.parametrize("suffix", PACK)
+def test_cut_files_give_the_corpus_of_one_thread(tmp_path, jsonl, tokenizer, suffix, monkeypatch):
+    monkeypatch.setattr(members, "PART_BYTES", 1000)
+    lines = jsonl.read_bytes().splitlines(keepends=True)
+    pieces = [b"".join(lines[at : at + 5]) for at in range(0, len(lines), 5)]
+    path = tmp_path / f"text.jsonl.{suffix}"
+    path.write_bytes(PACK[suffix](pieces))
+    one, many = (
+        build_corpus(path, tmp_path / name, tokenizer, BuildOptions(threads=threads)).corpus
+        for name, threads in (("one", 1), ("many", MANY))
+    )
+    assert one.fingerprint == many.fingerprint
 
 
 @pytest.mark.parametrize("partitions", [1, 2, 5])

@@ -15,8 +15,8 @@ import zstandard
 from megatron_ettin.corpus.build import build_corpus
 from megatron_ettin.rows.stage import open_stage
 from tests.corpus.conftest import jsonl, texts, tokenizer  # noqa: F401 - fixtures
-from tests.corpus.mds_writer import encode_shard
 from tests.rows.conftest import run_config
+from tests.sources.mds_writer import encode_shard
 from tests.twins.corpus_writer import random_documents, write_corpus
 
 SOURCE = Path(__file__).with_name("faulty_reads.c")

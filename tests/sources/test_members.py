@@ -5,7 +5,7 @@ import random
 import pytest
 import zstandard
 
-from megatron_ettin.sources.zstd_frames import FrameFollower
+from megatron_ettin.sources.members import FrameFollower
 
 
 def make_frames():

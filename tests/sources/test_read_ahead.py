@@ -9,7 +9,6 @@ import pytest
 import zstandard
 
 from megatron_ettin import _native
-from megatron_ettin.corpus.build import BuildOptions, build_corpus
 from megatron_ettin.sources import members
 from megatron_ettin.sources.compressed import DamagedStreamError
 from megatron_ettin.sources.files import find_inputs, make_sources
@@ -113,16 +112,3 @@ def test_a_reader_that_is_left_early_leaves_no_thread(tmp_path, suffix):
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.01)
     assert threading.active_count() <= before
-
-
-@pytest.mark.parametrize("suffix", PACK)
-def test_cut_files_give_the_corpus_of_one_thread(tmp_path, jsonl, tokenizer, suffix):
-    lines = jsonl.read_bytes().splitlines(keepends=True)
-    pieces = [b"".join(lines[at : at + 5]) for at in range(0, len(lines), 5)]
-    path = tmp_path / f"text.jsonl.{suffix}"
-    path.write_bytes(PACK[suffix](pieces))
-    one, many = (
-        build_corpus(path, tmp_path / name, tokenizer, BuildOptions(threads=threads)).corpus
-        for name, threads in (("one", 1), ("many", MANY))
-    )
-    assert one.fingerprint == many.fingerprint
