@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron_ettin.config.shapes import SHAPES
-from megatron_ettin.model.canonical import shapes
+from megatron_ettin.config.weights import shapes
 from megatron_ettin.train.stable_adamw import StableAdamW
 
 BETAS, EPSILON, RATE, DECAY = (0.9, 0.98), 1e-6, 3e-3, 3e-4

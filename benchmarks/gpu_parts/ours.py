@@ -12,7 +12,7 @@ from benchmarks.gpu_parts.machine import Machine
 from benchmarks.gpu_parts.rows import Row
 from benchmarks.gpu_parts.work import RATE, batches, run_of
 from megatron_ettin.config.run import ModelConfig
-from megatron_ettin.model.canonical import shapes
+from megatron_ettin.config.weights import shapes
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.step import Asks, train_step
 from megatron_ettin.train.totals import Totals

@@ -11,6 +11,9 @@ import torch
 
 from megatron_ettin.checkpoint.manifest import check_hashes, check_sizes, read_manifest
 from megatron_ettin.checkpoint.shards import Shards, read_shards
+from megatron_ettin.checkpoint.state import TrainState
+from megatron_ettin.config import codec
+from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.parallel.together import everywhere, everywhere_own, on_first, rank_and_size
 from megatron_ettin.run_folder import CHECKPOINTS, SHARDS, STATE, Checkpoint, checkpoints_of, is_run, list_checkpoints
@@ -90,6 +93,17 @@ def read_numbers(checkpoint: Checkpoint) -> dict[str, Any]:
     if not isinstance(numbers, dict):
         raise CheckpointError(f"{path} is not a table")
     return numbers
+
+
+def stored_run(checkpoint: Checkpoint) -> tuple[TrainState, RunConfig]:
+    """The state and the configuration in a verified checkpoint. Raises CheckpointError when it holds none."""
+    numbers = read_numbers(checkpoint)
+    values = numbers.get("state")
+    try:
+        state = TrainState.from_dict(values if isinstance(values, dict) else {})
+        return state, codec.run_from_dict(numbers.get("config"))
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path}: state.json holds no run configuration: {error}") from error
 
 
 def read_tensors(checkpoint: Checkpoint, shards: Shards, data_group: torch.distributed.ProcessGroup) -> Shards:

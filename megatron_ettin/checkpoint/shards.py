@@ -5,6 +5,9 @@ from __future__ import annotations
 import megatron_ettin.parallel.megatron  # noqa: F401
 
 import contextlib
+import enum
+import io
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as torch_save
 
-from megatron_ettin.checkpoint.allowed import check_index
 from megatron_ettin.errors import CheckpointError
 
 Shards = dict[str, Any]
@@ -67,7 +69,7 @@ class _WriteHere(TorchDistSaveShardedStrategy):  # type: ignore[misc]
 def write_shards(folder: Path, shards: Shards, data_group: torch.distributed.ProcessGroup) -> None:
     """Write the tensors into an empty ``folder``; every rank calls this and the data ranks share the writing."""
     strategy = FullyParallelSaveStrategyWrapper(_WriteHere("torch_dist", 1), data_group)
-    with _torch_errors(f"{folder} cannot be written"):
+    with torch_errors(f"{folder} cannot be written"):
         dist_checkpointing.save(shards, str(folder), strategy)
 
 
@@ -79,16 +81,64 @@ def read_shards(folder: Path, shards: Shards, data_group: torch.distributed.Proc
     """
     check_index(folder / ".metadata")
     strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), data_group)
-    with _torch_errors(f"{folder} cannot be read"):
+    with torch_errors(f"{folder} cannot be read"):
         loaded: Shards = dist_checkpointing.load(shards, str(folder), strategy, strict="raise_all")
     return loaded
 
 
 @contextlib.contextmanager
-def _torch_errors(what: str) -> Iterator[None]:
+def torch_errors(what: str) -> Iterator[None]:
     """Torch collects the ranks' errors in an exception that is no Exception: say the first one."""
     try:
         yield
     except CheckpointException as error:
         rank, failure = next(iter(error.failures.items()))
         raise CheckpointError(f"{what}: rank {rank}: {failure[0]}") from error
+
+
+_ALLOWED = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+        "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.planner": {
+        "BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem", "WriteItemType",
+    },
+    "torch.distributed._shard.sharded_tensor.metadata": {"MEM_FORMAT_ENCODING", "TensorProperties"},
+    "torch": {"Size", "bfloat16", "bool", "device", "float16", "float32", "float64", "int32", "int64", "uint8"},
+    "torch.serialization": {"_get_layout"},
+    "megatron.core.dist_checkpointing.core": {"CheckpointingConfig"},
+    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
+    "collections": {"OrderedDict"},
+}  # fmt: skip
+"""What a stored file may name: torch's index of shards is a pickle, and is looked through before torch reads it."""
+
+
+def _member(owner: object, name: object) -> object:
+    """What stands for ``getattr``, by which some versions of Python store a member of an enumeration: only that."""
+    if not (isinstance(owner, type) and issubclass(owner, enum.Enum) and name in owner.__members__):
+        raise CheckpointError(f"it takes {name!r} of {owner!r}, which no checkpoint needs")
+    return owner.__members__[str(name)]
+
+
+class _Listed(pickle.Unpickler):
+    """Builds listed classes only: plain records without side effects."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
+        if name not in _ALLOWED.get(module, ()):
+            raise CheckpointError(f"it names {module}.{name}, which no checkpoint needs")
+        found: object = super().find_class(module, name)
+        return found
+
+
+def check_index(path: Path) -> None:
+    """Raise CheckpointError unless the pickle at ``path`` is an index of shards and nothing else."""
+    try:
+        _Listed(io.BytesIO(path.read_bytes())).load()
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is refused: {error}") from None
+    except Exception as error:  # a damaged pickle fails in many ways
+        raise CheckpointError(f"{path} cannot be read: {error}") from error

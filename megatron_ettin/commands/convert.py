@@ -81,10 +81,13 @@ def summary(folder: Path) -> str:
 def from_huggingface(flags: ConvertFlags) -> int:
     """A folder as a run."""
     with heavy_imports():
-        from megatron_ettin.export.runs import import_folder
+        from megatron_ettin.export.huggingface import open_folder
+        from megatron_ettin.train.from_weights import save_weights_as_run
 
     if flags.all or flags.tokenizer or flags.dtype != "float32":
         raise ConfigError("--all, --dtype and --tokenizer belong to exports; SOURCE is a Hugging Face folder")
-    checkpoint = import_folder(Path(flags.source), flags.target)
+    source = Path(flags.source)
+    read = open_folder(source)
+    checkpoint = save_weights_as_run(flags.target, read.config.model, read.config.objective, read.tensors, source)
     print(f"{checkpoint.path}: start from it with --from {flags.target}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from megatron_ettin.export.card import card
 from megatron_ettin.export.config_json import FolderConfig, kind_of, read_config, write_config
 from megatron_ettin.export.mapping import TIED_NAME, from_huggingface, huggingface_shapes, to_huggingface
 from megatron_ettin.export.tokenizer_files import read_tokenizer, vocabulary_length, write_json, write_tokenizer
-from megatron_ettin.export.weights import DTYPES, WEIGHTS, load_weights, save_weights, stored_shapes, weight_files
+from megatron_ettin.export.weights import DTYPES, WEIGHTS, StoredTensors, save_weights, weight_files
 
 StoredType = Literal["float32", "bfloat16"]
 
@@ -43,7 +43,7 @@ class Import:
     """A model read from a folder."""
 
     config: FolderConfig
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     """Canonical name -> float32 tensor."""
     dtype: str
     """How the folder stores its tensors: float32, bfloat16, float16 or mixed."""
@@ -52,7 +52,6 @@ class Import:
 def write_folder(folder: Path, export: Export) -> None:
     """Fill the existing, empty ``folder``; use it inside ``publish``. Raises CheckpointError, DataError."""
     kind = kind_of(export.objective)
-    tensors = to_huggingface(export.tensors, export.model, kind)
     length = vocabulary_length(read_tokenizer(export.tokenizer_json))
     if length > export.model.vocabulary:
         raise DataError(
@@ -63,7 +62,8 @@ def write_folder(folder: Path, export: Export) -> None:
     write_json(folder / "config.json", write_config(export.model, export.objective, ids, export.dtype))
     if kind == "decoder":
         write_json(folder / "generation_config.json", _generation(ids))
-    save_weights(folder / WEIGHTS, tensors, getattr(torch, export.dtype))
+    tensors, shapes = to_huggingface(export.tensors, export.model, kind), huggingface_shapes(export.model, kind)
+    save_weights(folder / WEIGHTS, tensors, shapes, getattr(torch, export.dtype))
     (folder / "README.md").write_text(card(export.model, export.objective, export.origin), encoding="utf-8")
 
 
@@ -85,20 +85,25 @@ def read_folder_config(folder: Path) -> FolderConfig:
     return read_config(fields, str(folder), size=Path(folder).resolve().name)
 
 
-def read_folder(folder: Path) -> Import:
-    """Config and canonical tensors of a ModernBERT or Ettin folder, from safetensors alone.
+def open_folder(folder: Path) -> Import:
+    """Config and canonical tensors of a ModernBERT or Ettin folder, from safetensors alone; read when asked for.
 
     Names and shapes are checked from the headers before any tensor is read. Raises CheckpointError.
     """
     folder = Path(folder)
     config = read_folder_config(folder)
-    files = weight_files(folder)
-    stored = stored_shapes(files)
-    _require_stored(stored, config, folder)
-    tensors = from_huggingface(load_weights(files), config.model, config.kind)
-    types = {kind for _, kind in stored.values()}
+    stored = StoredTensors(weight_files(folder))
+    _require_stored(stored.shapes, config, folder)
+    tensors = from_huggingface(stored, config.model, config.kind)
+    types = {kind for _, kind in stored.shapes.values()}
     dtype = str(DTYPES[types.pop()]).removeprefix("torch.") if len(types) == 1 else "mixed"
     return Import(config=config, tensors=tensors, dtype=dtype)
+
+
+def read_folder(folder: Path) -> Import:
+    """The same with all tensors in memory, each looked through for NaN and infinity. Raises CheckpointError."""
+    opened = open_folder(folder)
+    return replace(opened, tensors=dict(opened.tensors))
 
 
 def _require_stored(stored: Mapping[str, tuple[tuple[int, ...], str]], config: FolderConfig, folder: Path) -> None:
@@ -116,7 +121,7 @@ def _require_stored(stored: Mapping[str, tuple[tuple[int, ...], str]], config: F
         )
 
 
-def read_canonical(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+def read_canonical(folder: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
     """Shape and canonical float32 tensors of a folder, for a run that starts from it."""
     read = read_folder(folder)
     return read.config.model, read.tensors

@@ -4,25 +4,41 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.batch import Batch
+from megatron_ettin.config.objective import Objective
+from megatron_ettin.config.recipes import recipe
+from megatron_ettin.config.run import ComputeConfig, LayoutConfig, ModelConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.export.config_json import FolderConfig
 from megatron_ettin.export.huggingface import read_folder_config
+from megatron_ettin.model.build import build_model
+from megatron_ettin.model.canonical import load_full_state
+from megatron_ettin.model.device_batch import DeviceBatch
+from megatron_ettin.model.ettin import EttinModel
+from megatron_ettin.parallel.groups import Groups, initialize
 
 PARITY_FILE = "parity.json"
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit of the case. Rounding in float32 stays about a tenth
 of it over 28 layers; one key more or less in a window, or another rotary base, is far above."""
+
+POSITIONS = 32
+"""Compared at a time: logits of this many positions stay small beside a model."""
 
 LogitsOfPieces = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 """Pieces of ids [T] -> logits [T, V] each; the pieces share one packed row and must not see each other."""
@@ -82,18 +98,39 @@ def probe_pieces(model: ModelConfig, seed: int = 0) -> list[Tensor]:
 
 
 def compare(folder: Path, ours: LogitsOfPieces) -> Parity:
-    """Compare ``ours`` on one packed row with transformers on each piece alone and on a padded batch."""
+    """Compare ``ours`` on one packed row with transformers on each piece alone and on padded batches.
+
+    One side after the other, so that one model at a time is in memory; in between our logits lie in a file.
+    """
     import transformers
 
     config = read_folder_config(folder)
     pieces = probe_pieces(config.model)
-    model = load_transformers(folder, config)
-    packed = list(ours(pieces))
-    cases = (
-        _case("packed row / each piece alone", packed, [_alone(model, piece) for piece in pieces]),
-        _case("packed row / padded batch", packed, _padded(model, pieces)),
-    )
+    with tempfile.TemporaryDirectory(prefix="ettin-parity-") as temporary:
+        packed = [_put_away(Path(temporary, str(i)), logits_TV) for i, logits_TV in enumerate(ours(pieces))]
+        give_back_memory()
+        model = load_transformers(folder, config)
+        cases = (
+            _case("packed row / each piece alone", packed, _batches(model, pieces, 1)),
+            _case("packed row / padded batch", packed, _batches(model, pieces, 2)),
+        )
+        del model
+        give_back_memory()
     return Parity(cases=cases, transformers=transformers.__version__, torch=torch.__version__)
+
+
+def _put_away(path: Path, logits_TV: Tensor) -> NDArray[np.float32]:
+    np.save(path, logits_TV.float().numpy())
+    stored: NDArray[np.float32] = np.load(path.with_suffix(".npy"), mmap_mode="r")
+    return stored
+
+
+def give_back_memory() -> None:
+    """Let go of a model that nothing refers to any more: its cycles, and the freed memory that the C library keeps."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
 
 
 def import_models() -> None:
@@ -125,31 +162,36 @@ def load_transformers(folder: Path, config: FolderConfig, attention: str = "eage
     return model.eval()
 
 
-@torch.no_grad()
-def _alone(model: Any, piece: Tensor) -> Tensor:  # noqa: ANN401
-    logits: Tensor = model(input_ids=piece[None]).logits[0]
-    return logits
+def _batches(model: Any, pieces: Sequence[Tensor], size: int) -> Iterator[Tensor]:  # noqa: ANN401
+    """Logits [T, V] of each piece by transformers, in batches of ``size``, padded and masked where it is above 1."""
+    for start in range(0, len(pieces), size):
+        batch = pieces[start : start + size]
+        ids = torch.nn.utils.rnn.pad_sequence(list(batch), batch_first=True, padding_value=model.config.pad_token_id)
+        attended = torch.arange(ids.shape[1])[None] < torch.tensor([len(piece) for piece in batch])[:, None]
+        with torch.no_grad():
+            logits = model(input_ids=ids, **({"attention_mask": attended.long()} if size > 1 else {})).logits
+        for i, piece in enumerate(batch):
+            yield logits[i, : len(piece)]
 
 
-@torch.no_grad()
-def _padded(model: Any, pieces: Sequence[Tensor]) -> list[Tensor]:  # noqa: ANN401
-    lengths = torch.tensor([len(piece) for piece in pieces])
-    ids = torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True, padding_value=model.config.pad_token_id)
-    attended = torch.arange(ids.shape[1])[None] < lengths[:, None]
-    logits = model(input_ids=ids, attention_mask=attended.long()).logits
-    return [logits[i, : len(piece)] for i, piece in enumerate(pieces)]
-
-
-def _case(name: str, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Case:
-    ours_TV, theirs_TV = torch.cat(list(ours)).float(), torch.cat(list(theirs)).float()
-    if ours_TV.shape != theirs_TV.shape:
-        raise CheckpointError(f"logits have shape {tuple(ours_TV.shape)}, transformers' {tuple(theirs_TV.shape)}")
+def _case(name: str, ours: Sequence[NDArray[np.float32]], theirs: Iterator[Tensor]) -> Case:
+    """The figures over all pieces, a few positions at a time."""
+    difference, largest, equal, places = 0.0, 0.0, 0, 0
+    for ours_TV, theirs_TV in zip(ours, theirs, strict=True):
+        if ours_TV.shape != theirs_TV.shape:
+            raise CheckpointError(f"logits have shape {ours_TV.shape}, transformers' {tuple(theirs_TV.shape)}")
+        for start in range(0, len(ours_TV), POSITIONS):
+            one, other = torch.tensor(ours_TV[start : start + POSITIONS]), theirs_TV[start : start + POSITIONS].float()
+            difference = max(difference, (one - other).abs().max().nan_to_num(float("inf")).item())
+            largest = max(largest, other.abs().max().item())
+            equal += int((one.argmax(-1) == other.argmax(-1)).sum())
+            places += len(one)
     return Case(
         name=name,
-        lengths=tuple(len(piece) for piece in ours),
-        largest_difference=(ours_TV - theirs_TV).abs().max().nan_to_num(float("inf")).item(),
-        largest_logit=theirs_TV.abs().max().item(),
-        equal_choices=(ours_TV.argmax(-1) == theirs_TV.argmax(-1)).float().mean().item(),
+        lengths=tuple(len(ours_TV) for ours_TV in ours),
+        largest_difference=difference,
+        largest_logit=largest,
+        equal_choices=equal / places,
     )
 
 
@@ -163,3 +205,50 @@ def write_parity(folder: Path, parity: Parity) -> None:
             "nothing is exported"
         )
     (folder / PARITY_FILE).write_text(json.dumps(parity.to_dict(), indent=2) + "\n")
+
+
+def load_ours(model: ModelConfig, objective: Objective, tensors: Mapping[str, Tensor]) -> tuple[EttinModel, Groups]:
+    """Our model with these weights, on one rank in float32 for evaluation only. Raises CheckpointError."""
+    config = replace(
+        recipe("tiny", objective.name, "pretrain"),
+        model=replace(model, output_dropout=0.0),
+        layout=LayoutConfig(),
+        compute=ComputeConfig(precision="fp32"),
+    )
+    groups = initialize(config.layout)
+    (ours,) = build_model(config, groups, initial=False)
+    load_full_state([ours], groups, tensors)
+    unset = [name for name, parameter in ours.named_parameters() if torch.isnan(parameter).any()]
+    if unset:
+        raise CheckpointError(f"after loading, these parameters hold NaN: {', '.join(unset[:4])}")
+    return ours.eval(), groups
+
+
+def packed_logits(model: ModelConfig, objective: Objective, tensors: Mapping[str, Tensor]) -> LogitsOfPieces:
+    """Logits of our model for pieces packed into one row; the model is loaded for each call and let go after it."""
+
+    @torch.no_grad()
+    def compute(pieces: Sequence[Tensor]) -> Sequence[Tensor]:
+        ours, groups = load_ours(model, objective, tensors)
+        batch = DeviceBatch.from_batch(packed_row(pieces), groups)
+        total = sum(len(piece) for piece in pieces)
+        everywhere_T = torch.arange(total, device=groups.device.torch_device)
+        logits_TV = ours.logits(batch, everywhere_T)[:, : model.vocabulary].cpu()
+        return list(torch.split(logits_TV, [len(piece) for piece in pieces]))
+
+    return compute
+
+
+def packed_row(pieces: Sequence[Tensor]) -> Batch:
+    """One row without padding or labels, a segment for each piece."""
+    lengths = [len(piece) for piece in pieces]
+    return Batch(
+        input_ids_BT=torch.cat(list(pieces)).numpy().astype(np.int32)[None],
+        positions_BT=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])[None],
+        cu_seqlens_S=np.cumsum([0, *lengths]).astype(np.int32),
+        label_positions_L=np.zeros(0, dtype=np.int32),
+        label_ids_L=np.zeros(0, dtype=np.int32),
+        rows_B=np.zeros(1, dtype=np.int64),
+        sources_B=np.zeros(1, dtype=np.int32),
+        tokens=sum(lengths),
+    )

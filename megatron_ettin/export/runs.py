@@ -1,37 +1,31 @@
-"""Checkpoints of a run as Hugging Face folders, and a Hugging Face folder as a run."""
+"""Checkpoints of a run as Hugging Face folders."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from megatron_ettin.checkpoint.load import find
+from megatron_ettin.checkpoint.load import find, stored_run
 from megatron_ettin.checkpoint.manifest import read_manifest
+from megatron_ettin.checkpoint.state import TrainState
+from megatron_ettin.checkpoint.weights import StoredWeights
 from megatron_ettin.config import codec
 from megatron_ettin.config.objective import OBJECTIVES
-from megatron_ettin.config.recipes import recipe
-from megatron_ettin.config.run import ComputeConfig, LayoutConfig, RunConfig, StageName
+from megatron_ettin.config.run import RunConfig, StageName
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import CheckpointError, DataError
-from megatron_ettin.export.huggingface import Export, StoredType, read_folder, write_folder
-from megatron_ettin.export.ours import packed_logits
-from megatron_ettin.export.parity import PARITY_FILE, compare, write_parity
+from megatron_ettin.export.huggingface import Export, StoredType, open_folder, write_folder
+from megatron_ettin.export.parity import PARITY_FILE, compare, packed_logits, write_parity
 from megatron_ettin.export.tokenizer_files import write_json
-from megatron_ettin.model.canonical import full_state, load_full_state
-from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.publish import publish
 from megatron_ettin.rows.mixture import read_mixture
 from megatron_ettin.run_folder import Checkpoint, list_checkpoints
-from megatron_ettin.train.open_run import open_run_folder
-from megatron_ettin.train.parts import build_parts
-from megatron_ettin.train.state import TrainState
-from megatron_ettin.train.store import load_run, save_run, stored_run
 
 TRAINING_FILE = "training.json"
 """In an exported folder: the run's configuration and which checkpoint it was."""
@@ -46,8 +40,8 @@ class Loaded:
 
     config: RunConfig
     state: TrainState
-    tensors: dict[str, Tensor]
-    """Canonical name -> float32 tensor."""
+    tensors: Mapping[str, Tensor]
+    """Canonical name -> float32 tensor, each read when it is asked for."""
     checkpoint: Checkpoint
     fingerprint: str
     """Of the checkpoint's files."""
@@ -68,22 +62,12 @@ class Loaded:
 
 
 def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
-    """Read a verified checkpoint of any layout in this process; the weights are the fp32 main ones.
-
-    Costs about five times the weights in memory: the optimizer that holds the main weights is read with them.
-    """
-    _, config = stored_run(checkpoint)
-    parts = build_parts(on_one_rank(config), initialize(LayoutConfig()), sources=1)
-    state = load_run(parts, checkpoint)
-    tensors = full_state(parts.chunks, parts.groups)
+    """A verified checkpoint of any layout; the weights are the fp32 main ones."""
+    state, config = stored_run(checkpoint)
+    tensors = StoredWeights(checkpoint, config.model)
     return Loaded(
         config=config, state=state, tensors=tensors, checkpoint=checkpoint, fingerprint=fingerprint_of(checkpoint)
     )
-
-
-def on_one_rank(config: RunConfig) -> RunConfig:
-    """The same model on one rank in float32."""
-    return replace(config, layout=LayoutConfig(), compute=ComputeConfig(precision="fp32"))
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:
@@ -126,7 +110,7 @@ def export_checkpoint(
     with publish(folder) as staging:
         write_folder(staging, export)
         write_json(staging / TRAINING_FILE, loaded.origin())
-        stored = read_folder(staging).tensors
+        stored = open_folder(staging).tensors
         write_parity(staging, compare(staging, packed_logits(export.model, export.objective, stored)))
     return True
 
@@ -168,20 +152,3 @@ def export_all(
         made = export_checkpoint(checkpoint, target, dtype, tokenizer)
         say(f"{target}: {'written' if made else 'there already'}")
         yield target
-
-
-def import_folder(folder: Path, run: Path) -> Checkpoint:
-    """A Hugging Face folder as the one checkpoint of a finished run of no steps: ``--from RUN`` starts from it.
-
-    Raises CheckpointError when ``run`` has checkpoints already.
-    """
-    if list_checkpoints(run):
-        raise CheckpointError(f"{run} has checkpoints already; give another folder")
-    read = read_folder(folder)
-    config = replace(recipe("tiny", read.config.objective, "pretrain"), model=read.config.model)
-    config = on_one_rank(replace(config, start=replace(config.start, huggingface=str(folder.resolve()))))
-    parts = build_parts(config, initialize(config.layout), sources=1)
-    load_full_state(parts.chunks, parts.groups, read.tensors)
-    parts.optimizer.reload_model_params()
-    open_run_folder(run, config)
-    return save_run(parts, run, TrainState(finished=True), "end", data_fingerprint="")

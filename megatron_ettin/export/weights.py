@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_ettin.errors import CheckpointError
@@ -21,9 +21,25 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Stored types that float32 holds exactly."""
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Write one safetensors file. Every tensor owns its memory, so that none is stored as a view of another."""
-    save_file({name: tensor.detach().to(dtype).clone() for name, tensor in tensors.items()}, path, {"format": "pt"})
+def save_weights(
+    path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+) -> None:
+    """Write one safetensors file of the named shapes, byte for byte as safetensors does, one tensor at a time.
+
+    Its own writer wants all tensors in memory.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    kind, begin = next(name for name, stored in DTYPES.items() if stored == dtype), 0
+    for name in sorted(shapes):
+        end = begin + math.prod(shapes[name]) * dtype.itemsize
+        header[name] = {"dtype": kind, "shape": shapes[name], "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(shapes):
+            file.write(tensors[name].detach().to(dtype).contiguous().view(torch.uint8).numpy().data)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -67,22 +83,34 @@ def stored_shapes(files: list[Path]) -> dict[str, tuple[tuple[int, ...], str]]:
     return found
 
 
-def load_weights(files: list[Path]) -> dict[str, Tensor]:
-    """All tensors, in float32 (exact for the accepted types). Raises CheckpointError for NaN, infinity, other types."""
-    tensors: dict[str, Tensor] = {}
-    for path in files:
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of safetensors files in float32 (exact for the accepted types), each read when it is asked for.
+
+    Raises CheckpointError for NaN, infinity, other types.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self.shapes = stored_shapes(files)
+        self._file_of: dict[str, Path] = {}
+        for path in files:
+            with _opened(path) as file:
+                self._file_of |= dict.fromkeys(file.keys(), path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        path = self._file_of[name]
         with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                tensors[name] = _finite(file.get_tensor(name), name, path)
-    return tensors
+            tensor: Tensor = file.get_tensor(name)
+        if tensor.dtype not in DTYPES.values():
+            raise CheckpointError(f"tensor {name} of {path} is {tensor.dtype}; float32, bfloat16 and float16 are read")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"tensor {name} of {path} holds NaN or infinity")
+        return tensor.float()
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
 
-def _finite(tensor: Tensor, name: str, path: Path) -> Tensor:
-    if tensor.dtype not in DTYPES.values():
-        raise CheckpointError(f"tensor {name} of {path} is {tensor.dtype}; float32, bfloat16 and float16 are read")
-    if not torch.isfinite(tensor).all():
-        raise CheckpointError(f"tensor {name} of {path} holds NaN or infinity")
-    return tensor.float()
+    def __len__(self) -> int:
+        return len(self._file_of)
 
 
 @contextmanager

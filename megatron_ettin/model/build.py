@@ -30,9 +30,10 @@ CHUNK_ON_CPU = 256 << 20
 """Else it makes logits in chunks of this many bytes."""
 
 
-def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
+def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> list[EttinModel]:
     """This rank's stages, one for each virtual chunk, with initial weights that do not depend on the layout.
 
+    Without ``initial`` the weights are left as memory was, for a caller who sets them all.
     Parameters have the type of `compute.precision` (bf16 for fp8). Raises ConfigError for a layout that does not
     divide the model.
     """
@@ -69,7 +70,8 @@ def build_model(config: RunConfig, groups: Groups) -> list[EttinModel]:
             )
         )
     mark_parameters(models)
-    initialize_weights(models, config, groups)
+    if initial:
+        initialize_weights(models, config, groups)
     return models
 
 

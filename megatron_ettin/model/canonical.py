@@ -1,10 +1,4 @@
-"""Names and shapes of the weights that do not depend on the layout, and the way from and to each rank's shards.
-
-The shapes and row orders are those of Hugging Face's ModernBERT: queries, keys and values one after the other, the
-activated half of the MLP projection first, the vocabulary without padding.
-"""
-
-# H hidden, I intermediate, V vocabulary, R tensor ranks
+"""From the weights of a whole model, as `config.weights` names them, to each rank's shards and back."""
 
 from __future__ import annotations
 
@@ -16,29 +10,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_ettin.checkpoint.weights import from_head_order
 from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.config.weights import LAYER, TABLE, Split, shapes
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.parallel.groups import Groups
 
-Sharding = Literal["copied", "columns", "heads", "halves", "vocabulary"]
-
-_LAYER: dict[str, tuple[str, Sharding]] = {
-    "input_layernorm.weight": ("attention_norm.weight", "copied"),
-    "self_attention.linear_qkv.weight": ("qkv.weight", "heads"),
-    "self_attention.linear_proj.weight": ("attention_out.weight", "columns"),
-    "pre_mlp_layernorm.weight": ("mlp_norm.weight", "copied"),
-    "mlp.linear_fc1.weight": ("mlp_in.weight", "halves"),
-    "mlp.linear_fc2.weight": ("mlp_out.weight", "columns"),
+_LAYER = {
+    "input_layernorm.weight": "attention_norm.weight",
+    "self_attention.linear_qkv.weight": "qkv.weight",
+    "self_attention.linear_proj.weight": "attention_out.weight",
+    "pre_mlp_layernorm.weight": "mlp_norm.weight",
+    "mlp.linear_fc1.weight": "mlp_in.weight",
+    "mlp.linear_fc2.weight": "mlp_out.weight",
 }
-_OUTSIDE: dict[str, tuple[str, Sharding]] = {
-    "embedding.word_embeddings.weight": ("embedding.weight", "vocabulary"),
-    "output_layer.weight": ("embedding.weight", "vocabulary"),
-    "embedding.norm.weight": ("embedding_norm.weight", "copied"),
-    "decoder.final_layernorm.weight": ("final_norm.weight", "copied"),
-    "head.dense.weight": ("head.dense.weight", "copied"),
-    "head.norm.weight": ("head.norm.weight", "copied"),
-    "output_layer.bias": ("head.bias", "vocabulary"),
+_OUTSIDE = {
+    "embedding.word_embeddings.weight": "embedding.weight",
+    "output_layer.weight": "embedding.weight",
+    "embedding.norm.weight": "embedding_norm.weight",
+    "decoder.final_layernorm.weight": "final_norm.weight",
+    "head.dense.weight": "head.dense.weight",
+    "head.norm.weight": "head.norm.weight",
+    "output_layer.bias": "head.bias",
 }
+"""Name in the model -> name in `config.weights`."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +41,19 @@ class Entry:
     """One parameter of this rank under its canonical name."""
 
     name: str
-    sharding: Sharding
+    sharding: Split
     parameter: torch.nn.Parameter
 
-    def shard(self, full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
-        """This tensor rank's part of a full tensor, padding rows zero."""
-        return _SHARD[self.sharding](full, rank, ranks, heads, self.parameter.shape[0])
-
-
-def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every canonical name with its shape, in model order."""
-    hidden, inner, vocabulary = model.hidden, model.intermediate, model.vocabulary
-    result: dict[str, tuple[int, ...]] = {"embedding.weight": (vocabulary, hidden), "embedding_norm.weight": (hidden,)}
-    for layer in range(model.layers):
-        prefix = f"layers.{layer}."
-        if layer:
-            result[prefix + "attention_norm.weight"] = (hidden,)
-        result[prefix + "qkv.weight"] = (3 * hidden, hidden)
-        result[prefix + "attention_out.weight"] = (hidden, hidden)
-        result[prefix + "mlp_norm.weight"] = (hidden,)
-        result[prefix + "mlp_in.weight"] = (2 * inner, hidden)
-        result[prefix + "mlp_out.weight"] = (hidden, inner)
-    result["final_norm.weight"] = (hidden,)
-    result["head.dense.weight"] = (hidden, hidden)
-    result["head.norm.weight"] = (hidden,)
-    result["head.bias"] = (vocabulary,)
-    return result
+    @torch.no_grad()
+    def take(self, full: Tensor, rank: int, ranks: int, heads: int, into: Tensor | None = None) -> None:
+        """Copy this tensor rank's part of a full tensor to the parameter, or ``into`` another; padding becomes zero."""
+        into = self.parameter if into is None else into
+        if self.sharding == "vocabulary":
+            part = full[rank * len(into) : (rank + 1) * len(into)]
+            into[: len(part)] = part
+            into[len(part) :] = 0
+        else:
+            into.copy_(_SHARD[self.sharding](full, rank, ranks, heads))
 
 
 def entries(models: list[Any]) -> Iterator[Entry]:
@@ -94,10 +76,10 @@ def unwrapped(model: Any) -> Any:
 
 def _entry(name: str, parameter: torch.nn.Parameter, numbers: Mapping[str, int]) -> Entry:
     if name in _OUTSIDE:
-        return Entry(*_OUTSIDE[name], parameter)
+        return Entry(_OUTSIDE[name], TABLE[_OUTSIDE[name]][1], parameter)
     _, _, place, local = name.split(".", 3)
-    canonical, sharding = _LAYER[local]
-    return Entry(f"layers.{numbers[place]}.{canonical}", sharding, parameter)
+    row = LAYER + _LAYER[local]
+    return Entry(row.format(i=numbers[place]), TABLE[row][1], parameter)
 
 
 def full_state(
@@ -126,14 +108,13 @@ def load_full_state(models: list[Any], groups: Groups, tensors: Mapping[str, Ten
         raise CheckpointError(f"the weights lack {sorted(missing)[0]} and {len(missing) - 1} more; is the size right?")
     if unknown := tensors.keys() - expected.keys():
         raise CheckpointError(f"the weights hold {sorted(unknown)[0]}, which {model.size} has not")
-    with torch.no_grad():
-        for entry in entries(models):
-            full = tensors[entry.name]
-            if tuple(full.shape) != expected[entry.name]:
-                raise CheckpointError(
-                    f"{entry.name} has shape {tuple(full.shape)}, but {model.size} needs {expected[entry.name]}"
-                )
-            entry.parameter.copy_(entry.shard(full, groups.tensor.rank, groups.tensor.size, model.heads))
+    for entry in entries(models):
+        full = tensors[entry.name]
+        if tuple(full.shape) != expected[entry.name]:
+            raise CheckpointError(
+                f"{entry.name} has shape {tuple(full.shape)}, but {model.size} needs {expected[entry.name]}"
+            )
+        entry.take(full, groups.tensor.rank, groups.tensor.size, model.heads)
 
 
 def _value(parameter: torch.nn.Parameter, what: str) -> Tensor:
@@ -175,28 +156,21 @@ def _broadcast(full: Tensor | None, shape: tuple[int, ...], owner: int, groups: 
     return double if full is None else double.to(full.dtype)
 
 
-def _shard_copied(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
+def _shard_copied(full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
     return full
 
 
-def _shard_columns(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
+def _shard_columns(full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
     return full.chunk(ranks, dim=1)[rank]
 
 
-def _shard_heads(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
+def _shard_heads(full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
     by_head = full.view(3, heads, -1, full.shape[1]).transpose(0, 1)
     return by_head.chunk(ranks)[rank].reshape(-1, full.shape[1])
 
 
-def _shard_halves(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
+def _shard_halves(full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
     return torch.cat([half.chunk(ranks)[rank] for half in full.chunk(2)])
-
-
-def _shard_vocabulary(full: Tensor, rank: int, ranks: int, heads: int, rows: int) -> Tensor:
-    shard = full.new_zeros(rows, *full.shape[1:])
-    part = full[rank * rows : (rank + 1) * rows]
-    shard[: part.shape[0]] = part
-    return shard
 
 
 def _join_columns(parts: list[Tensor], heads: int) -> Tensor:
@@ -204,8 +178,7 @@ def _join_columns(parts: list[Tensor], heads: int) -> Tensor:
 
 
 def _join_heads(parts: list[Tensor], heads: int) -> Tensor:
-    joined = torch.cat(parts)
-    return joined.view(heads, 3, -1, joined.shape[1]).transpose(0, 1).reshape(joined.shape)
+    return from_head_order(torch.cat(parts), heads)
 
 
 def _join_halves(parts: list[Tensor], heads: int) -> Tensor:
@@ -221,6 +194,5 @@ _SHARD = {
     "columns": _shard_columns,
     "heads": _shard_heads,
     "halves": _shard_halves,
-    "vocabulary": _shard_vocabulary,
 }
 _JOIN = {"columns": _join_columns, "heads": _join_heads, "halves": _join_halves, "vocabulary": _join_rows}

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field, replace
 
 from megatron_ettin.checkpoint.retention import Reason
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import CheckpointConfig, ObserveConfig
-from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.totals import Totals
 
 

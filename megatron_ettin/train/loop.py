@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from megatron_ettin.batch import Batch
 from megatron_ettin.checkpoint.retention import Reason
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.train.due import SaveClock, mark_saved, save_reason
 from megatron_ettin.train.guard import stop_when_hopeless
 from megatron_ettin.train.signals import StopRequest
-from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.step import Asks, StepResult
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from megatron.core.distributed import DistributedDataParallel
 
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.weights import shapes
 from megatron_ettin.model.build import build_model
-from megatron_ettin.model.canonical import entries, shapes
+from megatron_ettin.model.canonical import entries
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.optimizer import ShardedOptimizer, build_optimizer
 from megatron_ettin.train.wrap import wrap

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.hardware import peak_flops
 from megatron_ettin.observe import Meter, Sinks, open_sinks, peak_bytes
 from megatron_ettin.observe.records import MetricsRecord
 from megatron_ettin.parallel.groups import Groups
-from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.step import StepResult
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from megatron_ettin.batch import Batch
 from megatron_ettin.checkpoint.retention import Reason
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import micro_batch_rows_at, with_vocabulary, with_world_size
 from megatron_ettin.config.run import RunConfig
@@ -30,7 +31,6 @@ from megatron_ettin.train.parts import Parts, build_parts
 from megatron_ettin.train.record import Recorder
 from megatron_ettin.train.signals import StopRequest
 from megatron_ettin.train.start import ReadHuggingFace, start
-from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.step import Asks, StepResult, train_step
 from megatron_ettin.train.store import save_run
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from megatron_ettin.checkpoint.load import Found, find, find_newest, read_numbers
+from megatron_ettin.checkpoint.load import Found, find, find_newest, read_numbers, stored_run
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.parallel.together import on_first
 from megatron_ettin.run_folder import Checkpoint, parse_source, set_aside
 from megatron_ettin.train.parts import Parts
-from megatron_ettin.train.state import TrainState
-from megatron_ettin.train.store import load_run, refuse_other_shape, stored_run
+from megatron_ettin.train.store import load_run, refuse_other_shape
 
 Say = Callable[[str], None]
-ReadHuggingFace = Callable[[Path], tuple[ModelConfig, dict[str, Tensor]]]
+ReadHuggingFace = Callable[[Path], tuple[ModelConfig, Mapping[str, Tensor]]]
 """Reads a Hugging Face folder: its shape, and its tensors by canonical name."""
 
 

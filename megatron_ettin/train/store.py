@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from megatron_ettin.checkpoint.load import read_numbers, read_tensors
+from megatron_ettin.checkpoint.load import read_tensors, stored_run
 from megatron_ettin.checkpoint.retention import Reason, thin_out
 from megatron_ettin.checkpoint.save import save
 from megatron_ettin.checkpoint.shards import Shards, metadata_for
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
-from megatron_ettin.config.run import ModelConfig, RunConfig
+from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.parallel.together import on_first
 from megatron_ettin.run_folder import Checkpoint
 from megatron_ettin.train.named_shards import named_shards, take_over
 from megatron_ettin.train.parts import Parts
-from megatron_ettin.train.state import TrainState
 
 SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "vocabulary")
 
@@ -62,17 +62,6 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> T
         state = replace(state, updates=0)
     parts.optimizer.updates = state.updates
     return state
-
-
-def stored_run(checkpoint: Checkpoint) -> tuple[TrainState, RunConfig]:
-    """The state and the configuration in a verified checkpoint. Raises CheckpointError when it holds none."""
-    numbers = read_numbers(checkpoint)
-    values = numbers.get("state")
-    try:
-        state = TrainState.from_dict(values if isinstance(values, dict) else {})
-        return state, codec.run_from_dict(numbers.get("config"))
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint.path}: state.json holds no run configuration: {error}") from error
 
 
 def refuse_other_shape(ours: ModelConfig, theirs: ModelConfig, where: str) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from megatron_ettin.checkpoint.load import find
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.model.canonical import full_state
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.train.parts import build_parts
-from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.store import load_run, save_run
 
 VOCABULARY = 259  # odd: every tensor size pads it differently
@@ -69,7 +69,8 @@ def everything(parts):
 @torch.no_grad()
 def disturb(parts):
     """Two updates from gradients that are functions of the canonical name and row: all layouts would make the same."""
-    from megatron_ettin.model.canonical import entries, shapes
+    from megatron_ettin.config.weights import shapes
+    from megatron_ettin.model.canonical import entries
 
     whole = shapes(parts.config.model)
     for step in range(2):
@@ -77,9 +78,8 @@ def disturb(parts):
             generator = torch.Generator().manual_seed(hash((step, len(entry.name), number)) % 2**31)
             full = torch.randn(whole[entry.name], generator=generator)
             groups = parts.groups
-            entry.parameter.main_grad.copy_(
-                entry.shard(full, groups.tensor.rank, groups.tensor.size, parts.config.model.heads)
-            )
+            tensor, heads = groups.tensor, parts.config.model.heads
+            entry.take(full, tensor.rank, tensor.size, heads, into=entry.parameter.main_grad)
         parts.optimizer.gather_gradients()
         parts.optimizer.apply(1e-3)
     for chunk in parts.chunks:

@@ -9,10 +9,10 @@ import pytest
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING as MEM_FORMAT_ENCODING
 from torch.distributed.checkpoint.metadata import Metadata
 
-from megatron_ettin.checkpoint.allowed import check_index
 from megatron_ettin.checkpoint.load import find, find_newest, verify
 from megatron_ettin.checkpoint.manifest import files_of, hash_share, read_manifest, write_manifest
 from megatron_ettin.checkpoint.retention import expendable, thin_out
+from megatron_ettin.checkpoint.shards import check_index
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.run_folder import (
     Checkpoint,

@@ -10,8 +10,8 @@ import pytest
 
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.config.weights import shapes
 from megatron_ettin.export import Export, write_folder
-from megatron_ettin.export.mapping import canonical_shapes
 from tests.export.reference import random_tensors
 
 VOCABULARY = 301
@@ -62,7 +62,7 @@ def small_model(**changes: object) -> ModelConfig:
 def make_export(tokenizer_json: Path) -> Callable[..., Export]:
     def make(objective: str = "mlm", seed: int = 0, dtype: str = "float32", **changes: object) -> Export:
         model = small_model(**changes)
-        tensors = random_tensors(model, canonical_shapes(model), seed)
+        tensors = random_tensors(model, shapes(model), seed)
         return Export(
             model=model, objective=OBJECTIVES[objective], tensors=tensors, tokenizer_json=tokenizer_json, dtype=dtype
         )

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.weights import shapes
 from megatron_ettin.export import Export, read_canonical, read_folder, write_folder
-from megatron_ettin.export.mapping import canonical_shapes, from_huggingface, huggingface_shapes, to_huggingface
+from megatron_ettin.export.mapping import from_huggingface, huggingface_shapes, to_huggingface
 from tests.export.conftest import VOCABULARY, small_model
 
 
@@ -70,6 +71,13 @@ def test_the_table_names_every_tensor_of_transformers_and_no_other(kind, make_fo
     assert {name: tuple(t.shape) for name, t in theirs.items()} == huggingface_shapes(config.model, kind)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_file_is_the_one_that_safetensors_writes(dtype, make_folder, tmp_path):
+    path = make_folder("clm", dtype=dtype) / "model.safetensors"
+    save_file(load_file(path), tmp_path / "theirs", {"format": "pt"})
+    assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
 def test_the_vocabulary_is_exact(make_folder):
     stored = load_file(make_folder("mlm") / "model.safetensors")
     assert stored["model.embeddings.tok_embeddings.weight"].shape[0] == VOCABULARY == len(stored["decoder.bias"])
@@ -104,4 +112,4 @@ def test_queries_keys_and_values_are_rows_in_this_order(make_export):
     names = to_huggingface(export.tensors, export.model, "decoder")
     parts = [names[f"model.layers.2.attn.{part}_proj.weight"] for part in "qkv"]
     assert torch.equal(torch.cat(parts), export.tensors["layers.2.qkv.weight"])
-    assert list(from_huggingface(names, export.model, "decoder")) == list(canonical_shapes(export.model))
+    assert list(from_huggingface(names, export.model, "decoder")) == list(shapes(export.model))

@@ -12,9 +12,9 @@ from megatron_ettin.checkpoint.load import find
 from megatron_ettin.cli import main
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import CheckpointError, DataError
+from megatron_ettin.errors import DataError
 from megatron_ettin.export import read_canonical, read_folder
-from megatron_ettin.export.runs import export_checkpoint, import_folder, load_checkpoint
+from megatron_ettin.export.runs import export_checkpoint, load_checkpoint
 from megatron_ettin.train.run import train
 from tests.export.conftest import VOCABULARY
 
@@ -98,7 +98,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(runs, tmp_path, capsys
 
 def test_an_imported_folder_starts_runs_and_exports_the_same_bytes(runs, tmp_path, corpus):
     export_checkpoint(find(runs / "encoder"), tmp_path / "first")
-    import_folder(tmp_path / "first", tmp_path / "imported")
+    assert main(["convert", str(tmp_path / "first"), str(tmp_path / "imported")]) == 0
     export_checkpoint(find(tmp_path / "imported"), tmp_path / "again")
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
@@ -128,10 +128,10 @@ def test_training_starts_from_a_hugging_face_folder_bit_for_bit(objective, runs,
     assert all(torch.equal(tensors[name], tensor) for name, tensor in read_canonical(tmp_path / "start")[1].items())
 
 
-def test_a_run_with_checkpoints_is_not_overwritten_by_an_import(runs, tmp_path):
+def test_a_run_with_checkpoints_is_not_overwritten_by_an_import(runs, tmp_path, capsys):
     export_checkpoint(find(runs / "encoder"), tmp_path / "first")
-    with pytest.raises(CheckpointError, match="has checkpoints already"):
-        import_folder(tmp_path / "first", runs / "encoder")
+    assert main(["convert", str(tmp_path / "first"), str(runs / "encoder")]) == 2
+    assert "has checkpoints already" in capsys.readouterr().err
 
 
 def test_a_missing_corpus_is_named_with_the_remedy(runs, tmp_path, corpus, tokenizer_json):

@@ -19,11 +19,11 @@ from megatron_ettin import run_folder as folder_module
 from megatron_ettin.checkpoint import save as save_module
 from megatron_ettin.checkpoint import shards as shards_module
 from megatron_ettin.checkpoint.load import find_newest
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.run_folder import list_checkpoints
 from megatron_ettin.train import store as store_module
-from megatron_ettin.train.state import TrainState
 from tests.checkpoint.layouts_round_trip import build
 
 KILLED = 9

@@ -9,9 +9,10 @@ import torch
 
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.config.shapes import SHAPES
+from megatron_ettin.config.weights import shapes
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.model.build import build_model, check_division
-from megatron_ettin.model.canonical import full_state, load_full_state, shapes
+from megatron_ettin.model.canonical import full_state, load_full_state
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.model.dropout import add_dropped
 from megatron_ettin.model.initialize import initial_tensor, standard_deviation

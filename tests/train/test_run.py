@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from megatron_ettin.checkpoint.load import find
+from megatron_ettin.config.weights import shapes
 from megatron_ettin.errors import CheckpointError, ConfigError, DataError
-from megatron_ettin.model.canonical import full_state, shapes
+from megatron_ettin.model.canonical import full_state
 from megatron_ettin.observe import read_records
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.rows.stage import open_stage

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import CheckpointConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.train.due import SaveClock, mark_saved, save_reason
 from megatron_ettin.train.guard import REFUSALS_BEFORE_STOP, TrainingError, accepts, stop_when_hopeless
 from megatron_ettin.train.signals import StopRequest
-from megatron_ettin.train.state import TrainState
 from megatron_ettin.train.totals import Totals
 
 NEVER = CheckpointConfig(every_tokens=0, every_steps=0, every_minutes=0.0)
