@@ -49,7 +49,7 @@ def files_native(tokenizer: str, jsonl: str) -> dict[str, Any]:
     from unittest.mock import patch
 
     from megatron_ettin.corpus.build.build import build_corpus
-    from megatron_ettin.corpus.build.options import BuildOptions
+    from megatron_ettin.corpus.build.job import BuildOptions
     from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
     load, loads = Tokenizer.from_file, []

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.corpus.manifest import FileRecord, Manifest, TokenizerRecord
-from megatron_ettin.corpus.names import hash_path
+from megatron_ettin.corpus.format import hash_path
+from megatron_ettin.corpus.manifest import FileChecksum, Manifest, TokenizerIdentity
 
 MEAN, SIGMA = 997, 1.0
 """Mean and log-scale deviation of log-normal document lengths, as of web text."""
@@ -74,7 +74,7 @@ def write_manifest(prefix: Path, documents: int, tokens: int) -> Manifest:
     manifest = Manifest(
         builder="benchmark",
         command="",
-        tokenizer=TokenizerRecord(sha256="0" * 64, vocabulary=VOCABULARY, special_ids=SPECIAL_IDS),
+        tokenizer=TokenizerIdentity(sha256="0" * 64, vocabulary=VOCABULARY, special_ids=SPECIAL_IDS),
         appended_eod=None,
         dtype="uint16",
         documents=documents,
@@ -83,7 +83,7 @@ def write_manifest(prefix: Path, documents: int, tokens: int) -> Manifest:
         tokens=tokens,
         specials_in_text=0,
         sources=(),
-        files={suffix: FileRecord(bytes=size, checksum="none") for suffix, size in sizes.items()},
+        files={suffix: FileChecksum(bytes=size, checksum="none") for suffix, size in sizes.items()},
     )
     Path(f"{prefix}.json").write_text(manifest.to_json())
     return manifest

@@ -7,7 +7,7 @@ import shlex
 
 from megatron_ettin.corpus.build.adopt import adopt_corpus
 from megatron_ettin.corpus.build.merge import merge_corpora
-from megatron_ettin.corpus.inspect import describe, document_text
+from megatron_ettin.corpus.inspect import corpus_summary, document_text
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.corpus.verify import verify_corpus
 from megatron_ettin.errors import DataError
@@ -70,11 +70,11 @@ def main(arguments: list[str]) -> int:
     if given.verb == "show":
         return _show(given.prefix, given.document, ids=given.ids)
     if given.verb == "inspect":
-        print("\n\n".join(describe(open_corpus(prefix)) for prefix in given.prefix))
+        print("\n\n".join(corpus_summary(open_corpus(prefix)) for prefix in given.prefix))
         return 0
     if given.verb == "merge":
         command = shlex.join(["ettin", "corpus", *arguments])
-        print(describe(merge_corpora(given.parts, given.target, command=command)))
+        print(corpus_summary(merge_corpora(given.parts, given.target, command=command)))
         return 0
-    print(describe(adopt_corpus(given.prefix, given.tokenizer_model, eod_token=given.eod_token)))
+    print(corpus_summary(adopt_corpus(given.prefix, given.tokenizer_model, eod_token=given.eod_token)))
     return 0

@@ -6,7 +6,7 @@ import argparse
 import shlex
 
 from megatron_ettin.corpus.build.build import BuildReport, build_corpus
-from megatron_ettin.corpus.build.options import MAXIMUM_DOCUMENT_BYTES, BuildOptions
+from megatron_ettin.corpus.build.job import MAXIMUM_DOCUMENT_BYTES, BuildOptions
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.progress import format_count, format_seconds
 from megatron_ettin.sources.files import FORMAT_NAMES

@@ -1,27 +1,56 @@
-"""The .idx file: Megatron-Core's MMIDIDX layout, written in pieces and read through memory maps."""
+"""The files of a corpus: their names, and Megatron-Core's MMIDIDX layout of the .idx, written in pieces."""
 
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from megatron_ettin.corpus.manifest import DTYPES
+from megatron_ettin import _native
 from megatron_ettin.errors import DataError
 
+SUFFIXES = (".bin", ".idx", ".json")
+"""What makes a corpus; other files beside it can be made again."""
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 """Magic, version, dtype code, number of sequences, number of document indices (documents + 1)."""
+DTYPES = {"uint16": 2, "int32": 4}
+"""Name and size in bytes of the types that ids are stored in."""
 DTYPE_CODES = {"uint16": 8, "int32": 4}
 CODE_DTYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"
 }  # fmt: skip
 UINT16_LIMIT = 65_500
 """Megatron-Core stores ids as uint16 when the vocabulary is below this, else as int32."""
-CHUNK = 1 << 20
-"""Sequences handled at once: 8 MiB of pointers."""
+SEQUENCES_AT_ONCE = 1 << 20
+"""8 MiB of pointers."""
+
+
+def corpus_prefix(path: str | Path) -> Path:
+    """The prefix of a corpus, from the prefix itself or one of its three files."""
+    path = Path(path)
+    return path.with_suffix("") if path.suffix in SUFFIXES else path
+
+
+def member(prefix: Path, suffix: str) -> Path:
+    """The file of a corpus with this suffix; a dot in the prefix stays."""
+    return prefix.with_name(prefix.name + suffix)
+
+
+def hash_path(prefix: Path, fingerprint: str) -> Path:
+    """Where the text hashes of a corpus lie: 4 bytes a document, in a file named after its content."""
+    return member(prefix, f".{fingerprint[:16]}.hash")
+
+
+def remove_hashes(prefix: Path) -> None:
+    """Delete the text hashes of what was under this prefix before."""
+    pattern = re.compile(re.escape(prefix.name) + r"\.[0-9a-f]{16}\.hash")
+    for name in os.listdir(prefix.parent):
+        if pattern.fullmatch(name):
+            (prefix.parent / name).unlink(missing_ok=True)
 
 
 def dtype_for(vocabulary: int) -> str:
@@ -94,8 +123,8 @@ def read_header(path: Path) -> IndexHeader:
 def file_pieces(path: Path, itemsize: int, count: int) -> Iterator[bytes]:
     """The first ``count`` numbers of a file of raw numbers, in pieces of bounded size. Raises DataError."""
     with open(path, "rb", buffering=0) as stream:
-        for start in range(0, count, CHUNK):
-            wanted = min(CHUNK, count - start)
+        for first in range(0, count, SEQUENCES_AT_ONCE):
+            wanted = min(SEQUENCES_AT_ONCE, count - first)
             content = stream.read(wanted * itemsize)
             if len(content) != wanted * itemsize:
                 raise DataError(f"{path}: ends after {stream.tell()} bytes, expected {count * itemsize}")
@@ -104,14 +133,12 @@ def file_pieces(path: Path, itemsize: int, count: int) -> Iterator[bytes]:
 
 def write_index(write: Callable[[bytes], object], header: IndexHeader, lengths: Path, document_ends: Path) -> None:
     """Write an .idx from staged raw files: int32 sequence lengths, int64 ends of documents. Bounded memory."""
-    from megatron_ettin import _native
-
     write(header.encode())
     for piece in file_pieces(lengths, 4, header.sequences):
         write(piece)
-    start = 0
+    end = 0
     for piece in file_pieces(lengths, 4, header.sequences):
-        pointers, start = _native.sequence_pointers(piece, DTYPES[header.dtype], start)
+        pointers, end = _native.sequence_pointers(piece, DTYPES[header.dtype], end)
         write(pointers)
     write(struct.pack("<q", 0))
     for piece in file_pieces(document_ends, 8, header.documents):

@@ -25,7 +25,7 @@ def length_sample(corpus: Corpus, limit: int = SAMPLE) -> NDArray[np.int32]:
     return np.concatenate([corpus.lengths(start, start + stretch) for start in starts])
 
 
-def describe(corpus: Corpus) -> str:
+def corpus_summary(corpus: Corpus) -> str:
     """Counts, lengths, bytes per token and sources."""
     manifest = corpus.manifest
     lines = [
@@ -43,28 +43,19 @@ def describe(corpus: Corpus) -> str:
     if manifest.specials_in_text:
         lines.append(f"  special tokens in text: {manifest.specials_in_text:,}")
     lines += [f"  rejected     {kind}: {count:,}" for kind, count in manifest.rejected.items()]
-    return "\n".join([*lines, *_lengths(corpus), *_sources(corpus)])
-
-
-def _lengths(corpus: Corpus) -> list[str]:
     lengths = length_sample(corpus)
-    if not len(lengths):
-        return []
-    note = "" if len(lengths) == corpus.documents else f" (of {len(lengths):,} documents)"
-    values = np.percentile(lengths, PERCENTILES)
-    cells = "  ".join(f"p{name}={int(value):,}" for name, value in zip(PERCENTILES, values, strict=True))
-    return [f"  lengths{note}: mean={lengths.mean():,.1f}  {cells}"]
-
-
-def _sources(corpus: Corpus) -> list[str]:
-    sources = corpus.manifest.sources
-    lines = [
+    if len(lengths):
+        note = "" if len(lengths) == corpus.documents else f" (of {len(lengths):,} documents)"
+        values = np.percentile(lengths, PERCENTILES)
+        cells = "  ".join(f"p{name}={int(value):,}" for name, value in zip(PERCENTILES, values, strict=True))
+        lines.append(f"  lengths{note}: mean={lengths.mean():,.1f}  {cells}")
+    lines += [
         f"  {source.path}: {format_count(source.bytes, 'B')}, {source.documents:,} documents, {source.tokens:,} tokens"
-        for source in sources[:SHOWN_SOURCES]
+        for source in manifest.sources[:SHOWN_SOURCES]
     ]
-    if len(sources) > SHOWN_SOURCES:
-        lines.append(f"  ... and {len(sources) - SHOWN_SOURCES:,} more sources")
-    return lines
+    if len(manifest.sources) > SHOWN_SOURCES:
+        lines.append(f"  ... and {len(manifest.sources) - SHOWN_SOURCES:,} more sources")
+    return "\n".join(lines)
 
 
 def document_text(corpus: Corpus, number: int) -> str:

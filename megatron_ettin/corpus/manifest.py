@@ -8,19 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_ettin.corpus.format import DTYPES
 from megatron_ettin.errors import DataError
 from megatron_ettin.typed_json import Count, FieldError, decode, load_json
 
 FORMAT = "megatron-ettin-corpus"
 VERSION = 1
-DTYPES = {"uint16": 2, "int32": 4}
-"""Name and size in bytes of the types a corpus of ours is stored in."""
-
 MAXIMUM_MANIFEST_BYTES = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerRecord:
+class TokenizerIdentity:
     """The tokenizer that made the ids."""
 
     sha256: str
@@ -32,7 +30,7 @@ class TokenizerRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceRecord:
+class SourceSummary:
     """One input file, or the part of it that a shard read."""
 
     path: str
@@ -53,11 +51,11 @@ class SourceRecord:
     """Surrogate escapes without a partner, each replaced by U+FFFD."""
     specials_in_text: Count = 0
     rejected: dict[str, Count] = field(default_factory=dict)
-    """Records that were skipped, by kind."""
+    """Records that were skipped, by kind: a line of JSON, a row of a table, a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileRecord:
+class FileChecksum:
     """Size and checksum of one output file."""
 
     bytes: Count
@@ -65,7 +63,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardRecord:
+class Shard:
     """Which part of the inputs this corpus holds."""
 
     index: Count
@@ -78,7 +76,7 @@ class Manifest:
 
     builder: str
     command: str
-    tokenizer: TokenizerRecord
+    tokenizer: TokenizerIdentity
     appended_eod: Count | None
     dtype: str
     documents: Count
@@ -86,11 +84,11 @@ class Manifest:
     sequences: Count
     tokens: Count
     specials_in_text: Count
-    sources: tuple[SourceRecord, ...]
-    files: dict[str, FileRecord]
+    sources: tuple[SourceSummary, ...]
+    files: dict[str, FileChecksum]
     key: str | None = None
     level: str = "document"
-    shard: ShardRecord | None = None
+    shard: Shard | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """Every setting of the build that has a say in the ids."""
 

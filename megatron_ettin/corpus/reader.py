@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.corpus.format import IndexHeader, read_header
+from megatron_ettin.corpus.format import IndexHeader, corpus_prefix, member, read_header
 from megatron_ettin.corpus.manifest import Manifest, read_manifest
-from megatron_ettin.corpus.names import corpus_prefix, member
 from megatron_ettin.errors import DataError
 
 
@@ -24,8 +23,6 @@ def _map(path: Path) -> NDArray[np.uint8]:
 class Layout:
     """The memory-mapped arrays of one corpus; ``lengths``, ``pointers`` and ``document_indices`` are unaligned."""
 
-    index: NDArray[np.uint8]
-    """The whole .idx file."""
     tokens: NDArray[np.uint16] | NDArray[np.int32]
     """The whole .bin file as ids."""
     lengths: NDArray[np.int32]
@@ -37,35 +34,30 @@ class Layout:
 
 
 def map_files(prefix: Path, header: IndexHeader) -> Layout:
-    """Map both files of a corpus whose header was checked. Raises DataError when an end is out of place. O(1)."""
+    """Map both files of a corpus whose header was checked. O(1).
+
+    Raises DataError where the first or last entries show that index and tokens do not belong together.
+    """
     index, content = _map(member(prefix, ".idx")), _map(member(prefix, ".bin"))
     itemsize = np.dtype(header.dtype).itemsize
     if len(content) % itemsize:
         raise DataError(f"{member(prefix, '.bin')}: {len(content)} bytes is not a whole number of {header.dtype} ids")
     layout = Layout(
-        index=index,
         tokens=content.view(header.dtype),
         lengths=index[header.lengths_offset : header.pointers_offset].view("<i4"),
         pointers=index[header.pointers_offset : header.documents_offset].view("<i8"),
         document_indices=index[header.documents_offset :].view("<i8"),
     )
-    _check_ends(layout, header, prefix)
-    return layout
-
-
-def _check_ends(layout: Layout, header: IndexHeader, prefix: Path) -> None:
-    """The first and last entries tell whether index and tokens belong together."""
     path = member(prefix, ".idx")
     if layout.document_indices[0] != 0 or layout.document_indices[-1] != header.sequences:
         raise DataError(f"{path}: the document indices do not run from 0 to {header.sequences}; rebuild the corpus")
-    end = 0
-    if header.sequences:
-        end = int(layout.pointers[-1]) + int(layout.lengths[-1]) * layout.tokens.itemsize
-    if end != layout.tokens.nbytes or (header.sequences and layout.pointers[0] != 0):
+    end = int(layout.pointers[-1]) + int(layout.lengths[-1]) * itemsize if header.sequences else 0
+    if end != len(content) or (header.sequences and layout.pointers[0] != 0):
         raise DataError(
-            f"{path}: the sequences end at byte {end}, but {member(prefix, '.bin').name} has "
-            f"{layout.tokens.nbytes} bytes; the files do not belong together or one is cut: rebuild the corpus"
+            f"{path}: the sequences end at byte {end}, but {member(prefix, '.bin').name} has {len(content)} bytes; "
+            "the files do not belong together or one is cut: rebuild the corpus"
         )
+    return layout
 
 
 class Corpus:
@@ -103,11 +95,6 @@ class Corpus:
     def fingerprint(self) -> str:
         """Changes whenever the content changes."""
         return self.manifest.fingerprint
-
-    @property
-    def index_buffer(self) -> NDArray[np.uint8]:
-        """The memory-mapped .idx file."""
-        return self.layout.index
 
     @property
     def token_buffer(self) -> NDArray[np.uint16] | NDArray[np.int32]:
@@ -163,16 +150,6 @@ class Corpus:
         return self.layout.lengths[first:last].astype(np.int32)
 
 
-def _check_sizes(prefix: Path, manifest: Manifest) -> None:
-    for suffix in (".bin", ".idx"):
-        path = member(prefix, suffix)
-        if not path.is_file():
-            raise DataError(f"{path}: no such file, though the manifest is there; rebuild the corpus")
-        size, recorded = path.stat().st_size, manifest.files[suffix].bytes
-        if size != recorded:
-            raise DataError(f"{path}: {size} bytes, the manifest says {recorded}; the file is cut: rebuild the corpus")
-
-
 def open_corpus(path: str | Path) -> Corpus:
     """Open a corpus by its prefix, checking manifest, header and sizes. O(1), whatever the size.
 
@@ -181,7 +158,12 @@ def open_corpus(path: str | Path) -> Corpus:
     """
     prefix = corpus_prefix(path)
     manifest = read_manifest(member(prefix, ".json"))
-    _check_sizes(prefix, manifest)
+    for suffix in (".bin", ".idx"):
+        file, told = member(prefix, suffix), manifest.files[suffix].bytes
+        if not file.is_file():
+            raise DataError(f"{file}: no such file, though the manifest is there; rebuild the corpus")
+        if (size := file.stat().st_size) != told:
+            raise DataError(f"{file}: {size} bytes, the manifest says {told}; the file is cut: rebuild the corpus")
     header = read_header(member(prefix, ".idx"))
     layout = map_files(prefix, header)
     found = (header.dtype, header.documents, header.sequences, len(layout.tokens))

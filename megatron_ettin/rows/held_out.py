@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin import _native
-from megatron_ettin.corpus.names import hash_path
+from megatron_ettin.corpus.format import hash_path
 from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from megatron_ettin.corpus.names import corpus_prefix
+from megatron_ettin.corpus.format import corpus_prefix
 from megatron_ettin.errors import DataError
 
 Measure = Literal["tokens", "weight", "passes"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from megatron_ettin import _native
 from megatron_ettin.config.run import DataConfig
-from megatron_ettin.corpus.names import member
+from megatron_ettin.corpus.format import member
 from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.progress import Progress

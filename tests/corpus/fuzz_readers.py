@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from megatron_ettin.corpus.manifest import FileRecord, Manifest, SourceRecord, TokenizerRecord, parse_manifest
+from megatron_ettin.corpus.manifest import FileChecksum, Manifest, SourceSummary, TokenizerIdentity, parse_manifest
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.mds import SHAPE_TYPES, VALUE_TYPES, parse_shard, shard_documents
 from tests.sources.mds_writer import encode_shard
@@ -135,13 +135,13 @@ def check_mds(content: bytes) -> bool:
 
 def manifest_seeds() -> list[bytes]:
     """Manifests with and without what is optional."""
-    source = SourceRecord(
+    source = SourceSummary(
         path="a.jsonl", format="jsonl", bytes=9, documents=2, empty_documents=0, tokens=3, checksum="crc32c:00000000",
         rejected={"too_long": 1},
     )  # fmt: skip
-    files = {name: FileRecord(bytes=6, checksum="crc32c:00000000") for name in (".bin", ".idx")}
+    files = {name: FileChecksum(bytes=6, checksum="crc32c:00000000") for name in (".bin", ".idx")}
     small = Manifest(
-        builder="b", command="c", tokenizer=TokenizerRecord(sha256="d", vocabulary=9, special_ids={"[CLS]": 1}),
+        builder="b", command="c", tokenizer=TokenizerIdentity(sha256="d", vocabulary=9, special_ids={"[CLS]": 1}),
         appended_eod=2, dtype="uint16", documents=2, empty_documents=0, sequences=2, tokens=3, specials_in_text=0,
         sources=(source,), files=files,
     )  # fmt: skip
@@ -173,10 +173,10 @@ def refit(content: bytes) -> bytes | None:
     files = fields["files"]
     kept = {name: {key: files[name][key] for key in ("bytes", "checksum")} for name in sorted(files)}
     said = Manifest(
-        builder="", command="", tokenizer=TokenizerRecord(sha256=fields["tokenizer"]["sha256"], vocabulary=0),
+        builder="", command="", tokenizer=TokenizerIdentity(sha256=fields["tokenizer"]["sha256"], vocabulary=0),
         appended_eod=fields.get("appended_eod"), dtype=fields["dtype"], documents=fields["documents"],
         empty_documents=0, sequences=0, tokens=fields["tokens"], specials_in_text=0, sources=(),
-        files={name: FileRecord(**record) for name, record in kept.items()},
+        files={name: FileChecksum(**record) for name, record in kept.items()},
     )  # fmt: skip
     fields["fingerprint"] = said.fingerprint
     return json.dumps(fields).encode()

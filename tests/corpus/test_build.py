@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from megatron_ettin.corpus.build import BuildOptions, build_corpus
-from megatron_ettin.corpus.build.options import SMALL_BLOCK
+from megatron_ettin.corpus.build.run import SMALL_BLOCK
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import DataError
 from tests.corpus.oracle import read_lines, write_megatron

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from megatron_ettin.corpus.build.build import build_corpus
+from megatron_ettin.corpus.build.job import BuildOptions
 from megatron_ettin.corpus.build.merge import merge_corpora
-from megatron_ettin.corpus.build.options import BuildOptions
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.rows.held_out import text_hashes
 from megatron_ettin.rows.packing import native_corpus

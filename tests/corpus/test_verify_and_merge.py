@@ -11,7 +11,7 @@ from megatron_ettin.commands import corpus as command
 from megatron_ettin.corpus.build import BuildOptions, build_corpus
 from megatron_ettin.corpus.build.adopt import adopt_corpus
 from megatron_ettin.corpus.build.merge import merge_corpora
-from megatron_ettin.corpus.inspect import describe, document_text, length_sample
+from megatron_ettin.corpus.inspect import corpus_summary, document_text, length_sample
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.corpus.verify import verify_corpus
 from megatron_ettin.errors import DataError
@@ -199,7 +199,7 @@ def test_commands_show_and_describe(built, texts, capsys):
     assert command.main(["inspect", str(built.prefix)]) == 0
     shown = capsys.readouterr().out
     assert f"{len(texts):,} (1 empty)" in shown
-    assert shown.strip() == describe(built)
+    assert shown.strip() == corpus_summary(built)
     assert command.main(["show", str(built.prefix), "5"]) == 0
     assert capsys.readouterr().out == texts[5] + "<|endoftext|>\n"
     assert command.main(["verify", str(built.prefix)]) == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from megatron_ettin import _native
-from megatron_ettin.corpus.manifest import FileRecord, read_manifest
+from megatron_ettin.corpus.manifest import FileChecksum, read_manifest
 from megatron_ettin.rows.order import Permutation
 from megatron_ettin.rows.packing import HEADER_BYTES
 from megatron_ettin.rows.pool import Pool, PoolSource
@@ -35,7 +35,7 @@ def rewrite_manifest(prefix, lengths):
     path = prefix.with_name(prefix.name + ".json")
     manifest = read_manifest(path)
     files = dict(manifest.files)
-    files[".bin"] = FileRecord(bytes=2 * int(lengths.sum(dtype=np.int64)), checksum="none")
+    files[".bin"] = FileChecksum(bytes=2 * int(lengths.sum(dtype=np.int64)), checksum="none")
     path.write_text(replace(manifest, files=files, tokens=int(lengths.sum(dtype=np.int64))).to_json())
     return prefix
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.corpus.manifest import FileRecord, Manifest, TokenizerRecord
+from megatron_ettin.corpus.manifest import FileChecksum, Manifest, TokenizerIdentity
 
 SPECIAL_IDS = {"<|endoftext|>": 250, "[UNK]": 251, "[CLS]": 252, "[SEP]": 253, "[PAD]": 254, "[MASK]": 255}
 VOCABULARY = 256
@@ -53,7 +53,7 @@ def write_arrays(prefix, flat, lengths, bounds, vocabulary=VOCABULARY, special_i
     manifest = Manifest(
         builder="twin",
         command="",
-        tokenizer=TokenizerRecord(
+        tokenizer=TokenizerIdentity(
             sha256=hashlib.sha256(tokenizer.encode()).hexdigest(),
             vocabulary=vocabulary,
             special_ids=SPECIAL_IDS if special_ids is None else special_ids,
@@ -67,8 +67,8 @@ def write_arrays(prefix, flat, lengths, bounds, vocabulary=VOCABULARY, special_i
         specials_in_text=0,
         sources=(),
         files={
-            ".bin": FileRecord(bytes=len(binary), checksum=checksum),
-            ".idx": FileRecord(bytes=len(index), checksum=checksum),
+            ".bin": FileChecksum(bytes=len(binary), checksum=checksum),
+            ".idx": FileChecksum(bytes=len(index), checksum=checksum),
         },
     )
     prefix.with_name(prefix.name + ".json").write_text(manifest.to_json())

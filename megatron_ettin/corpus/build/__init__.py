@@ -1,6 +1,6 @@
 """Text to a corpus: one build, its journal, its publication."""
 
 from megatron_ettin.corpus.build.build import BuildReport, build_corpus
-from megatron_ettin.corpus.build.options import BuildOptions
+from megatron_ettin.corpus.build.job import BuildOptions
 
 __all__ = ["BuildOptions", "BuildReport", "build_corpus"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_ettin import __version__
-from megatron_ettin.corpus.build.publish import checksum_text, content_record
-from megatron_ettin.corpus.manifest import FileRecord, Manifest, SourceRecord, TokenizerRecord
-from megatron_ettin.corpus.names import corpus_prefix, member
+from megatron_ettin.corpus.checksum import checksum_text, file_checksum
+from megatron_ettin.corpus.format import corpus_prefix, member
+from megatron_ettin.corpus.manifest import FileChecksum, Manifest, SourceSummary, TokenizerIdentity
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.corpus.verify import Contents, scan_corpus
 from megatron_ettin.errors import DataError
@@ -15,7 +15,7 @@ from megatron_ettin.publish import write_atomically
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
 
-def _check(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int | None) -> None:
+def _require_sound(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int | None) -> None:
     if contents.problems:
         raise DataError(f"{prefix}: {contents.problems[0]}; the files are damaged")
     if contents.tokens and contents.largest_id >= tokenizer.vocabulary_size:
@@ -47,7 +47,7 @@ def adopt_corpus(path: str | Path, tokenizer: str | Path, *, eod_token: str | No
         raise DataError(f"{tokenizer}: has no token {eod_token!r}; name one it has by --eod-token")
     eod = None if eod_token is None else loaded.token_ids[eod_token]
     contents = scan_corpus(prefix, eod=eod, first_special=loaded.special_ids.get("[CLS]"))
-    _check(prefix, contents, loaded, eod)
+    _require_sound(prefix, contents, loaded, eod)
     write_atomically(member(prefix, ".tokenizer.json"), loaded.content)
     write_atomically(member(prefix, ".json"), _manifest(prefix, contents, loaded, eod).to_json())
     return open_corpus(prefix)
@@ -55,7 +55,7 @@ def adopt_corpus(path: str | Path, tokenizer: str | Path, *, eod_token: str | No
 
 def _manifest(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int | None) -> Manifest:
     header, checksum = contents.header, checksum_text(contents.bin_checksum)
-    source = SourceRecord(
+    source = SourceSummary(
         path=str(member(prefix, ".bin")),
         format="megatron",
         bytes=contents.bin_bytes,
@@ -67,7 +67,7 @@ def _manifest(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int |
     return Manifest(
         builder=f"megatron-ettin {__version__}, adopted",
         command="ettin corpus adopt",
-        tokenizer=TokenizerRecord(
+        tokenizer=TokenizerIdentity(
             sha256=tokenizer.fingerprint, vocabulary=tokenizer.vocabulary_size, special_ids=tokenizer.special_ids
         ),
         appended_eod=eod,
@@ -79,8 +79,8 @@ def _manifest(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int |
         specials_in_text=0,
         sources=(source,),
         files={
-            ".bin": FileRecord(bytes=contents.bin_bytes, checksum=checksum),
-            ".idx": FileRecord(bytes=header.file_bytes, checksum=checksum_text(contents.idx_checksum)),
-            ".tokenizer.json": content_record(tokenizer.content),
+            ".bin": FileChecksum(bytes=contents.bin_bytes, checksum=checksum),
+            ".idx": FileChecksum(bytes=header.file_bytes, checksum=checksum_text(contents.idx_checksum)),
+            ".tokenizer.json": file_checksum(tokenizer.content),
         },
     )

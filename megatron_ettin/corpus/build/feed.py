@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from megatron_ettin import _native
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.sources.files import Source
@@ -19,7 +20,7 @@ WAIT_MILLISECONDS = 200
 
 
 class StoppedError(Exception):
-    """The builder met a failure; its report says which."""
+    """The builder met a failure; ``native.failure()`` says which."""
 
 
 @dataclass
@@ -31,7 +32,6 @@ class Feeder:
     maximum_record: int
     on_wait: Callable[[int], None]
     """Called with the bytes of all inputs fed so far whenever there is time."""
-    kinds: tuple[str, ...]
     fed: int = 0
 
     def wait(self) -> None:
@@ -45,58 +45,51 @@ class Feeder:
     def reject(self, number: int, kind: str, offset: int, end: int, reason: str) -> None:
         """Report a record that cannot even be cut out of its file."""
         self.wait()
-        self.native.feed_rejected(number, self.kinds.index(kind), offset, end, reason)
+        self.native.feed_rejected(number, _native.REJECT_KINDS.index(kind), offset, end, reason)
 
     def settle(self) -> None:
         """Wait until everything that was fed is committed, or nothing more can be."""
         while not self.native.wait_until_done(WAIT_MILLISECONDS):
             self.on_wait(self.fed)
 
-    def finish(self) -> None:
-        """Wait until everything is committed. Raises StoppedError after a failure."""
-        self.settle()
-        if self.native.failure() is not None:
-            raise StoppedError
+    def end_source(self, number: int, position: int, size: int, checksum: int | None) -> None:
+        """A source is done at ``position``; its size in bytes and crc32c, unless the builder reads the file itself."""
+        self.wait()
+        self.native.end_source(number, position, size, checksum)
 
 
-def feed_plain_lines(feeder: Feeder, number: int, source: Source, start: int) -> None:
-    """A jsonl file, or a part of one: the workers read their own ranges. ``start`` is a byte."""
+def feed_plain_lines(feeder: Feeder, number: int, source: Source, first_byte: int) -> None:
+    """A jsonl file, or a part of one, from a byte on: the workers read their own ranges."""
     try:
         feeder.native.open_file(str(source.path))
     except RuntimeError as error:
         raise DataError(f"{error}; the build can be resumed by the same command") from error
-    for begin in range(start, source.end, feeder.block_bytes):
+    for begin in range(first_byte, source.end, feeder.block_bytes):
         end = min(begin + feeder.block_bytes, source.end)
         feeder.wait()
         feeder.native.feed_range(number, begin, end)
         feeder.fed += end - begin
-    feeder.wait()
-    feeder.native.end_source(number, source.end, 0, None)
+    feeder.end_source(number, source.end, 0, None)
 
 
-def _skip(pieces: Iterator[tuple[bytes, int]], count: int) -> Iterator[tuple[bytes, int]]:
-    """The pieces without their first ``count`` bytes."""
-    for piece, read in pieces:
-        if count >= len(piece):
-            count -= len(piece)
-            continue
-        yield piece[count:], read
-        count = 0
-
-
-def feed_stream(feeder: Feeder, number: int, source: Source, start: int, kind: StreamKind, ahead: ReadAhead) -> None:
-    """A compressed jsonl file, or text cut at a separator. ``start`` is a byte of the decompressed content."""
-    native, position = feeder.native, start
-    native.start_stream(number, kind.separator, kind.lines, start)
+def feed_stream(
+    feeder: Feeder, number: int, source: Source, first_byte: int, kind: StreamKind, ahead: ReadAhead
+) -> None:
+    """A compressed jsonl file, or text cut at a separator, from a byte of the decompressed content on."""
+    native, position, left_out, read_before = feeder.native, first_byte, first_byte, 0
+    native.start_stream(number, kind.separator, kind.lines, first_byte)
     damage = None
-    before = 0
     try:
-        for piece, read in _skip(ahead.pieces(source), start):
+        for piece, read in ahead.pieces(source):
+            if left_out >= len(piece):
+                left_out -= len(piece)
+                continue
+            piece, left_out = piece[left_out:], 0
             feeder.wait()
             native.feed_stream(piece)
             position += len(piece)
-            feeder.fed += read - before
-            before = read
+            feeder.fed += read - read_before
+            read_before = read
     except DamagedStreamError as error:
         damage = str(error)
     feeder.wait()
@@ -107,12 +100,11 @@ def feed_stream(feeder: Feeder, number: int, source: Source, start: int, kind: S
         with RawFile(source.path) as raw:
             raw.drain()
             checksum = raw.checksum
-    feeder.wait()
-    native.end_source(number, position, source.size, checksum)
+    feeder.end_source(number, position, source.size, checksum)
 
 
-def feed_whole_text(feeder: Feeder, number: int, source: Source, start: int) -> None:
-    """A text file that is one document. ``start`` is the number of documents done: 0 or 1."""
+def feed_whole_text(feeder: Feeder, number: int, source: Source, *, done: bool) -> None:
+    """A text file that is one document, which is fed unless it is ``done``."""
     with RawFile(source.path) as raw:
         content = bytearray()
         damage = None
@@ -124,22 +116,21 @@ def feed_whole_text(feeder: Feeder, number: int, source: Source, start: int) -> 
                     break
         except DamagedStreamError as error:
             damage = ("truncated", str(error))
-        if damage and start == 0:
+        if damage and not done:
             feeder.reject(number, damage[0], 0, 1, damage[1])
-        elif start == 0:
+        elif not done:
             feeder.wait()
             feeder.native.feed_texts(number, content, [len(content)], 0, False, [])
         raw.drain()
         feeder.fed += source.bytes
-        feeder.wait()
-        feeder.native.end_source(number, max(1, len(content)), raw.position, raw.checksum)
+        feeder.end_source(number, max(1, len(content)), raw.position, raw.checksum)
 
 
 def feed_documents(
-    feeder: Feeder, number: int, source: Source, batches: Iterator[DocumentBatch], start: int
+    feeder: Feeder, number: int, source: Source, first_document: int, batches: Iterator[DocumentBatch]
 ) -> None:
-    """A file with columns; ``batches`` begins at document ``start``."""
-    position = start
+    """A file with columns; ``batches`` begins at a document."""
+    position = first_document
     for batch in batches:
         feeder.wait()
         missing: Any = [] if batch.missing is None else batch.missing
@@ -151,5 +142,4 @@ def feed_documents(
     with RawFile(source.path) as raw:
         raw.drain()
         feeder.fed += source.bytes
-        feeder.wait()
-        feeder.native.end_source(number, position, raw.position, raw.checksum)
+        feeder.end_source(number, position, raw.position, raw.checksum)

@@ -1,14 +1,114 @@
-"""A corpus build with everything resolved: what the stages of the builder pass on."""
+"""What a corpus build is asked for, and the same with every input resolved."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from megatron_ettin.corpus.build.options import BuildOptions
-from megatron_ettin.sources.files import Source
+from megatron_ettin.corpus.format import corpus_prefix
+from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.machine import cores
+from megatron_ettin.sources.files import Source, find_inputs, make_sources, shard_of
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
+
+DEFAULT_EOD = "<|endoftext|>"
+MAXIMUM_DOCUMENT_BYTES = 256 << 20
+LARGEST_DOCUMENT_BYTES = 512 << 20
+"""Above this the ids of one document might not fit the int32 lengths of an index."""
+CONTENT_FIELDS = (
+    "keys", "append_eod", "engine", "specials_in_text", "input_format", "text_separator", "split_sentences",
+    "language", "keep_newlines", "partitions", "strip_template_specials", "on_error", "maximum_document_bytes", "shard",
+)  # fmt: skip
+"""The options that have a say in the ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How text becomes a corpus. The defaults suit jsonl with a ``text`` key."""
+
+    keys: tuple[str, ...] = ("text",)
+    """Keys of a json line (columns of a table) that hold text; each gives a corpus of its own."""
+    append_eod: bool = False
+    """End every document that is not empty with the end-of-document id."""
+    eod_token: str | None = None
+    """Content of that token; by default the eos_token of the tokenizer's folder, else <|endoftext|>."""
+    engine: Literal["native", "huggingface"] = "native"
+    """Who encodes: this package, or `tokenizers` itself (any tokenizer, about a hundred times slower)."""
+    specials_in_text: Literal["special", "split", "reject"] = "special"
+    """A special token's string inside a text becomes its id, is encoded as plain text, or rejects the document."""
+    input_format: Literal["auto", "jsonl", "txt", "parquet", "mds"] = "auto"
+    """Format of all inputs; auto goes by the names."""
+    text_separator: str | None = None
+    """Cut text files into documents at this string; by default a file is one document."""
+    split_sentences: bool = False
+    """Store each sentence as a sequence of its own, found by nltk's punkt as Megatron-LM does."""
+    language: str = "english"
+    """Language of the sentence splitter."""
+    keep_newlines: bool = False
+    """Keep the newlines between sentences when splitting."""
+    partitions: int = 1
+    """Order documents as Megatron-LM does with this many partitions: 0, n, 2n, ..., then 1, n + 1, ..."""
+    strip_template_specials: bool = False
+    """Remove [CLS] and [SEP] around documents that come as ids."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """A bad record stops the build, or is skipped, counted and listed in PREFIX.rejects.jsonl."""
+    maximum_document_bytes: int = MAXIMUM_DOCUMENT_BYTES
+    """Largest record: a line, a row's text, or a text file."""
+    shard: tuple[int, int] | None = None
+    """(i, n): build only part i of n, from 0, into PREFIX-i-of-n."""
+    threads: int = 0
+    """Worker threads; 0 takes every core this process may use. Never changes the result."""
+    overwrite: bool = False
+    """Replace a corpus that is there."""
+    restart: bool = False
+    """Drop an unfinished build instead of resuming it."""
+    megatron_names: bool = False
+    """Also give the files the names Megatron-LM's script uses: PREFIX_KEY_document."""
+    log_interval: int | None = None
+    """Print a line after this many documents, also where standard error is no terminal."""
+
+    def __post_init__(self) -> None:
+        if not self.keys or len(set(self.keys)) != len(self.keys):
+            raise ConfigError(f"json keys {list(self.keys)}: name at least one, each once")
+        if not 1 <= self.maximum_document_bytes <= LARGEST_DOCUMENT_BYTES:
+            raise ConfigError(
+                f"maximum document of {self.maximum_document_bytes} bytes: choose 1 to {LARGEST_DOCUMENT_BYTES}"
+            )
+        if self.shard is not None and not 0 <= self.shard[0] < self.shard[1]:
+            raise ConfigError(f"shard {self.shard[0]}/{self.shard[1]}: shards are numbered 0 to n - 1")
+        if self.threads < 0:
+            raise ConfigError(f"workers={self.threads} must not be negative; 0 takes every core")
+        if self.partitions < 1:
+            raise ConfigError(f"partitions={self.partitions} must be at least 1")
+        if self.text_separator == "":
+            raise ConfigError("the text separator is empty; leave it out to make a file one document")
+        if self.keep_newlines and not self.split_sentences:
+            raise ConfigError("keep_newlines has an effect only with split_sentences")
+        if self.partitions > 1 and self.shard is not None:
+            raise ConfigError("partitions give an order of all documents and do not go with a shard; choose one")
+
+    @property
+    def level(self) -> str:
+        """What a sequence is, in Megatron-LM's file names."""
+        return "sentence" if self.split_sentences else "document"
+
+    @property
+    def worker_threads(self) -> int:
+        """Number of threads that encode."""
+        return self.threads or cores()
+
+    def content_settings(self) -> dict[str, Any]:
+        """The settings that have a say in the ids, as JSON values."""
+        settings = {name: getattr(self, name) for name in CONTENT_FIELDS}
+        return settings | {
+            "keys": list(self.keys),
+            "language": self.language if self.split_sentences else None,
+            "shard": list(self.shard) if self.shard else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,16 +117,18 @@ class Job:
 
     prefix: Path
     targets: tuple[Path, ...]
-    """Prefix of each output."""
+    """Prefix of each output: PREFIX for one key; PREFIX_KEY_document, as in Megatron-LM, for several."""
     sources: tuple[Source, ...]
     tokenizer: Tokenizer
     eod: int | None
+    """Id to append to documents."""
     options: BuildOptions
     command: str
     ignored: tuple[Path, ...]
+    """Files in folders whose names say no format."""
 
     @property
-    def plan(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Everything that decides the ids: a resumed build must have the same."""
         return {
             **self.options.content_settings(),
@@ -34,6 +136,11 @@ class Job:
             "eod": self.eod,
             "sources": [[str(s.path), s.kind, s.size, s.modified, s.begin, s.end] for s in self.sources],
         }
+
+    @property
+    def identity_hash(self) -> str:
+        """A short form of the identity, by which a manifest is recognised as that of this build."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     @property
     def total_bytes(self) -> int:
@@ -44,3 +151,49 @@ class Job:
 def megatron_prefix(prefix: Path, key: str, level: str) -> Path:
     """The prefix that Megatron-LM's script gives to one key's output."""
     return prefix.with_name(f"{prefix.name}_{key}_{level}")
+
+
+def make_job(
+    inputs: Sequence[str | Path], prefix: str | Path, tokenizer: str | Path, options: BuildOptions, command: str
+) -> Job:
+    """Resolve inputs, tokenizer and names. Raises DataError or ConfigError."""
+    found = find_inputs(inputs, options.input_format)
+    sources = make_sources(found.files)
+    base = corpus_prefix(prefix)
+    if options.shard is not None:
+        sources = shard_of(sources, *options.shard)
+        base = base.with_name(f"{base.name}-{options.shard[0]:05d}-of-{options.shard[1]:05d}")
+    for source in sources:
+        if source.format == "txt" and len(options.keys) > 1:
+            raise ConfigError(f"{source.path}: a text file has no keys, but {list(options.keys)} are asked for")
+        if source.compression and source.format == "parquet":
+            raise DataError(f"{source.path}: parquet is compressed inside, not as a file; decompress it first")
+    many = len(options.keys) > 1
+    loaded = Tokenizer.from_file(tokenizer, options.specials_in_text, options.engine)
+    return Job(
+        prefix=base,
+        targets=tuple(megatron_prefix(base, key, options.level) if many else base for key in options.keys),
+        sources=tuple(sources),
+        tokenizer=loaded,
+        eod=_find_eod(Path(tokenizer), loaded, options),
+        options=options,
+        command=command,
+        ignored=tuple(found.ignored),
+    )
+
+
+def _find_eod(path: Path, tokenizer: Tokenizer, options: BuildOptions) -> int | None:
+    """The id that ends documents: of the token asked for, else of the folder's eos_token, else of <|endoftext|>."""
+    if not options.append_eod:
+        return None
+    name, config = options.eod_token, path / "tokenizer_config.json"
+    if name is None and path.is_dir() and config.is_file():
+        content = json.loads(config.read_bytes())
+        token = content.get("eos_token") if isinstance(content, dict) else None
+        token = token.get("content") if isinstance(token, dict) else token
+        name = token if isinstance(token, str) else None
+    name = name or DEFAULT_EOD
+    found = tokenizer.find_token(name)
+    if found < 0:
+        raise ConfigError(f"{path}: has no token {name!r} to end documents with; name one by --eod-token")
+    return found

@@ -8,7 +8,6 @@ merge of one corpus is a hard link.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,29 +17,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin import __version__
-from megatron_ettin.corpus.build.publish import checksum_text
-from megatron_ettin.corpus.build.staging import ChecksummedWriter, Staging
-from megatron_ettin.corpus.format import CHUNK, IndexHeader
-from megatron_ettin.corpus.manifest import FileRecord, Manifest, SourceRecord
-from megatron_ettin.corpus.names import corpus_prefix, hash_path, member, remove_hashes
+from megatron_ettin import __version__, _native
+from megatron_ettin.corpus.build.staging import Staging
+from megatron_ettin.corpus.checksum import ChecksummedWriter, checksum_text, checksum_value
+from megatron_ettin.corpus.format import (
+    SEQUENCES_AT_ONCE,
+    IndexHeader,
+    corpus_prefix,
+    hash_path,
+    member,
+    remove_hashes,
+)
+from megatron_ettin.corpus.manifest import FileChecksum, SourceSummary
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.errors import DataError
+from megatron_ettin.machine import copy_between
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import write_atomically
 
-COPY_BYTES = 256 << 20
 
-
-def _checksum(text: str) -> int:
-    kind, _, value = text.partition(":")
-    if kind != "crc32c":
-        raise DataError(f"checksum {text!r}: only crc32c is known; build the corpus again")
-    return int(value, 16)
-
-
-def _check_parts(parts: Sequence[Corpus]) -> None:
-    """Only corpora of one kind make a corpus; shards must be all there, in order."""
+def _require_fit(parts: Sequence[Corpus]) -> None:
+    """Only corpora of one kind make a corpus; shards must be all there, in order. Raises DataError."""
     first = parts[0].manifest
     for part in parts[1:]:
         manifest = part.manifest
@@ -58,58 +55,37 @@ def _check_parts(parts: Sequence[Corpus]) -> None:
             raise DataError(f"shards {found}: give all shards of one build, in order, and nothing else")
 
 
-def _append(target: int, source: Path, progress: Progress, done: int) -> int:
-    """Append a file to an open one; returns the bytes appended."""
-    with open(source, "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        copied = 0
-        while copied < size:
-            copied += _copy_some(stream.fileno(), target, size - copied)
-            progress.update(done + copied)
-    return size
-
-
-def _copy_some(source: int, target: int, size: int) -> int:
-    try:
-        count = os.copy_file_range(source, target, min(size, COPY_BYTES))
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ETXTBSY):
-            raise
-        count = os.write(target, os.read(source, min(size, 8 << 20)))
-    if count == 0:
-        raise DataError("a part became shorter while it was read; verify the parts")
-    return count
-
-
-def _join_tokens(parts: Sequence[Corpus], target: Path) -> tuple[int, int]:
-    """Write the joined .bin; returns (bytes, checksum)."""
-    from megatron_ettin import _native
-
-    size = checksum = 0
-    records = [part.manifest.files[".bin"] for part in parts]
-    for record in records:
-        checksum = _native.crc32c_combine(checksum, _checksum(record.checksum), record.bytes)
+def _join_tokens(parts: Sequence[Corpus], target: Path) -> FileChecksum:
+    """Write the joined .bin."""
+    files = [part.manifest.files[".bin"] for part in parts]
+    checksum = 0
+    for file in files:
+        checksum = _native.crc32c_combine(checksum, checksum_value(file.checksum), file.bytes)
+    joined = FileChecksum(bytes=sum(file.bytes for file in files), checksum=checksum_text(checksum))
     if len(parts) == 1:
         with contextlib.suppress(OSError):
             os.link(member(parts[0].prefix, ".bin"), target)
-            return records[0].bytes, checksum
-    with Progress("merge", sum(record.bytes for record in records), "B") as progress:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            for part in parts:
-                size += _append(descriptor, member(part.prefix, ".bin"), progress, size)
-        finally:
-            os.close(descriptor)
-    return size, checksum
+            return joined
+    done = 0
+    with open(target, "wb", buffering=0) as out, Progress("merge", joined.bytes, "B") as progress:
+        for part, file in zip(parts, files, strict=True):
+            path, left = member(part.prefix, ".bin"), file.bytes
+            with open(path, "rb", buffering=0) as stream:
+                while left:
+                    if not (copied := copy_between(stream.fileno(), out.fileno(), left)):
+                        raise DataError(f"{path}: became shorter while it was read; verify the parts")
+                    left, done = left - copied, done + copied
+                    progress.update(done)
+    return joined
 
 
-def _pieces(array: NDArray[np.generic], start: int = 0) -> Iterator[NDArray[np.generic]]:
-    for at in range(start, len(array), CHUNK):
-        yield array[at : at + CHUNK]
+def _pieces(array: NDArray[np.generic], first: int = 0) -> Iterator[NDArray[np.generic]]:
+    for at in range(first, len(array), SEQUENCES_AT_ONCE):
+        yield array[at : at + SEQUENCES_AT_ONCE]
 
 
-def _join_index(parts: Sequence[Corpus], target: Path) -> tuple[int, int, IndexHeader]:
-    """Write the joined .idx; returns (bytes, checksum, header). Memory is bounded."""
+def _join_index(parts: Sequence[Corpus], target: Path) -> tuple[FileChecksum, IndexHeader]:
+    """Write the joined .idx. Memory is bounded."""
     header = IndexHeader(
         dtype=parts[0].manifest.dtype,
         sequences=sum(part.sequences for part in parts),
@@ -132,14 +108,12 @@ def _join_index(parts: Sequence[Corpus], target: Path) -> tuple[int, int, IndexH
             for piece in _pieces(part.layout.document_indices, 1):
                 writer.write((piece + np.int64(offset)).tobytes())  # type: ignore[operator]
             offset += part.sequences
-    return writer.size, writer.checksum, header
+    return writer.written, header
 
 
-def join_sources(sources: Sequence[SourceRecord]) -> tuple[SourceRecord, ...]:
+def join_sources(sources: Sequence[SourceSummary]) -> tuple[SourceSummary, ...]:
     """Parts of one file that follow each other become one source."""
-    from megatron_ettin import _native
-
-    joined: list[SourceRecord] = []
+    joined: list[SourceSummary] = []
     for source in sources:
         last = joined[-1] if joined else None
         if last is None or last.path != source.path or last.begin + last.bytes != source.begin or not source.begin:
@@ -147,7 +121,9 @@ def join_sources(sources: Sequence[SourceRecord]) -> tuple[SourceRecord, ...]:
             continue
         sums = ("bytes", "documents", "empty_documents", "tokens", "text_bytes", "blank_lines", "lone_surrogates")
         kinds = {*last.rejected, *source.rejected}
-        checksum = _native.crc32c_combine(_checksum(last.checksum), _checksum(source.checksum), source.bytes)
+        checksum = _native.crc32c_combine(
+            checksum_value(last.checksum), checksum_value(source.checksum), source.bytes
+        )
         joined[-1] = replace(
             last,
             **{name: getattr(last, name) + getattr(source, name) for name in (*sums, "specials_in_text")},
@@ -165,7 +141,7 @@ def merge_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command
     if not prefixes:
         raise DataError("nothing to merge: name at least one corpus")
     parts = [open_corpus(prefix) for prefix in prefixes]
-    _check_parts(parts)
+    _require_fit(parts)
     prefix = corpus_prefix(target)
     for suffix in (".bin", ".idx", ".json"):
         if member(prefix, suffix).exists():
@@ -183,10 +159,10 @@ def merge_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command
 def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: str) -> None:
     names = ("bin", "idx", "json", "tokenizer", "hashes")
     tokens, index, text, tokenizer, hashes = (staging.folder / name for name in names)
-    size, checksum = _join_tokens(parts, tokens)
-    index_size, index_checksum, header = _join_index(parts, index)
+    joined_tokens = _join_tokens(parts, tokens)
+    joined_index, header = _join_index(parts, index)
     manifests = [part.manifest for part in parts]
-    manifest: Manifest = replace(
+    manifest = replace(
         manifests[0],
         builder=f"megatron-ettin {__version__}",
         command=command,
@@ -196,11 +172,7 @@ def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: s
         tokens=sum(manifest.tokens for manifest in manifests),
         specials_in_text=sum(manifest.specials_in_text for manifest in manifests),
         sources=join_sources([source for manifest in manifests for source in manifest.sources]),
-        files=manifests[0].files
-        | {
-            ".bin": FileRecord(bytes=size, checksum=checksum_text(checksum)),
-            ".idx": FileRecord(bytes=index_size, checksum=checksum_text(index_checksum)),
-        },
+        files=manifests[0].files | {".bin": joined_tokens, ".idx": joined_index},
         shard=None,
         settings={"merged": [str(part.prefix) for part in parts]},
     )
@@ -209,19 +181,12 @@ def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: s
     if parts[0].tokenizer_json.exists():
         shutil.copyfile(parts[0].tokenizer_json, tokenizer)
         moves[tokenizer] = member(prefix, ".tokenizer.json")
-    if _join_hashes(parts, hashes):
+    hashes_of_parts = [hash_path(part.prefix, part.fingerprint) for part in parts]
+    if all(path.is_file() for path in hashes_of_parts):
+        with open(hashes, "wb") as out:
+            for path in hashes_of_parts:
+                with open(path, "rb") as stream:
+                    shutil.copyfileobj(stream, out)
         remove_hashes(prefix)
         moves[hashes] = hash_path(prefix, manifest.fingerprint)
     staging.publish(moves, {text: member(prefix, ".json")})
-
-
-def _join_hashes(parts: Sequence[Corpus], target: Path) -> bool:
-    """Write the joined text hashes, when every part has them."""
-    paths = [hash_path(part.prefix, part.fingerprint) for part in parts]
-    if not all(path.is_file() for path in paths):
-        return False
-    with open(target, "wb") as out:
-        for path in paths:
-            with open(path, "rb") as stream:
-                shutil.copyfileobj(stream, out)
-    return True

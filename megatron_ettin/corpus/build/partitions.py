@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.corpus.build.staging import ChecksummedWriter, OutputFiles, Record
+from megatron_ettin.corpus.build.journal import BuildState
+from megatron_ettin.corpus.build.staging import OutputFiles
+from megatron_ettin.corpus.checksum import ChecksummedWriter
+from megatron_ettin.corpus.manifest import FileChecksum
 
 BATCH = 4096
 """Documents whose bounds are read at once."""
@@ -26,20 +29,22 @@ def _map(path: Path, dtype: str, count: int) -> NDArray[np.generic]:
     return np.memmap(path, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
 
 
-def reorder(files: OutputFiles, record: Record, output: int, itemsize: int, partitions: int) -> tuple[OutputFiles, int]:
+def reorder(
+    files: OutputFiles, state: BuildState, output: int, itemsize: int, partitions: int
+) -> tuple[OutputFiles, FileChecksum]:
     """Write staged files in the new order beside the old; returns them and the checksum of the ids."""
-    state = record.outputs[output]
-    lengths = _map(files.lengths, "<i4", state.sequences)
-    ends = _map(files.documents, "<i8", record.documents)
-    tokens = _map(files.tokens, "u1", state.bytes)
-    hashes = _map(files.hashes, "<u4", record.documents)
+    written = state.outputs[output]
+    lengths = _map(files.lengths, "<i4", written.sequences)
+    ends = _map(files.documents, "<i8", state.documents)
+    tokens = _map(files.tokens, "u1", written.bytes)
+    hashes = _map(files.hashes, "<u4", state.documents)
     starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64) * itemsize))
     moved = OutputFiles(*(path.with_name(f"ordered.{path.name}") for path in files))
     total = 0
     with contextlib.ExitStack() as stack:
         ids, sizes, bounds, keys = (stack.enter_context(open(path, "wb")) for path in moved)
         writer = ChecksummedWriter(ids)
-        for numbers in partition_order(record.documents, partitions):
+        for numbers in partition_order(state.documents, partitions):
             lasts = np.asarray(ends[numbers], np.int64)
             firsts = np.where(numbers > 0, ends[np.maximum(numbers - 1, 0)], 0)
             for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
@@ -49,4 +54,4 @@ def reorder(files: OutputFiles, record: Record, output: int, itemsize: int, part
             counts = np.cumsum(lasts - firsts) + total
             bounds.write(counts.astype("<i8").tobytes())
             total = int(counts[-1]) if len(counts) else total
-    return moved, writer.checksum
+    return moved, writer.written

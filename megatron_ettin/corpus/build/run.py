@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+from megatron_ettin import _native
 from megatron_ettin.corpus.build.feed import (
     Feeder,
     StoppedError,
@@ -17,16 +18,14 @@ from megatron_ettin.corpus.build.feed import (
     feed_whole_text,
 )
 from megatron_ettin.corpus.build.job import Job
-from megatron_ettin.corpus.build.options import block_bytes
-from megatron_ettin.corpus.build.staging import Record, Staging
+from megatron_ettin.corpus.build.journal import BuildState
+from megatron_ettin.corpus.build.staging import Staging
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress, format_count
 from megatron_ettin.sources.files import Source
-from megatron_ettin.sources.records import DocumentBatch, StreamKind
+from megatron_ettin.sources.records import StreamKind
 
-if TYPE_CHECKING:
-    from megatron_ettin.sources.read_ahead import ReadAhead
-
+SMALL_BLOCK, LARGE_BLOCK, LARGE_INPUT = 2 << 20, 8 << 20, 64 << 30
 REMEDIES = {
     "invalid_utf8": "re-encode the file as UTF-8",
     "byte_order_mark": "remove the byte order mark",
@@ -41,49 +40,54 @@ REMEDIES = {
 }
 
 
-def run_build(job: Job, staging: Staging, record: Record | None) -> None:
-    """Encode everything after ``record`` into the staging files. Raises DataError; the build stays resumable."""
-    with _splitter(job) as splitter, Progress("prepare", job.total_bytes, "B") as progress:
-        native = _native_builder(job, staging, record, splitter)
-        log = _Log(job, native, progress, record)
+def block_bytes(total: int) -> int:
+    """Size of the blocks that threads work on: larger for large inputs, to keep the journal small."""
+    return SMALL_BLOCK if total < LARGE_INPUT else LARGE_BLOCK
+
+
+def run_build(job: Job, staging: Staging, state: BuildState | None) -> None:
+    """Encode everything after ``state`` into the staging files. Raises DataError; the build stays resumable."""
+    with contextlib.ExitStack() as stack:
+        splitter: Callable[..., Any] | None = None
+        if job.options.split_sentences:
+            from megatron_ettin.corpus.build.sentences import SentencePool  # imports numpy
+
+            pool = SentencePool(
+                job.options.language,
+                keep_newlines=job.options.keep_newlines,
+                children=job.options.worker_threads,
+            )
+            splitter = stack.enter_context(pool)
+        progress = stack.enter_context(Progress("prepare", job.total_bytes, "B"))
+        native = _native_builder(job, staging, state, splitter)
         feeder = Feeder(
             native=native,
             block_bytes=block_bytes(job.total_bytes),
             maximum_record=job.options.maximum_document_bytes,
-            on_wait=log,
-            kinds=_reject_kinds(),
+            on_wait=_progress_lines(job, native, progress, state.documents if state else 0),
         )
         try:
-            _feed_sources(job, feeder, record)
-            feeder.finish()
+            _feed_sources(job, feeder, state)
+            feeder.settle()
         except StoppedError:
-            raise _failure(job, native.failure()) from None
+            pass
         except DataError:
             feeder.settle()
             raise
         finally:
             native.stop()
+        if (failure := native.failure()) is not None:
+            raise _failure(job, failure)
 
 
-def _reject_kinds() -> tuple[str, ...]:
-    from megatron_ettin import _native
+def _native_builder(
+    job: Job, staging: Staging, state: BuildState | None, splitter: Callable[..., Any] | None
+) -> Any:  # noqa: ANN401 - extension type
+    options, encoder = job.options, None
+    if options.engine == "huggingface":
+        from megatron_ettin.tokenizer.encoders import HuggingFaceBatches  # imports numpy
 
-    return tuple(_native.REJECT_KINDS)
-
-
-def _splitter(job: Job) -> contextlib.AbstractContextManager[Callable[..., Any] | None]:
-    options = job.options
-    if not options.split_sentences:
-        return contextlib.nullcontext()
-    from megatron_ettin.corpus.build.sentences import SentencePool
-
-    return SentencePool(options.language, keep_newlines=options.keep_newlines, children=options.worker_threads)
-
-
-def _native_builder(job: Job, staging: Staging, record: Record | None, splitter: Callable[..., Any] | None) -> Any:  # noqa: ANN401 - extension type
-    from megatron_ettin import _native
-
-    options = job.options
+        encoder = HuggingFaceBatches(job.tokenizer.content, options.specials_in_text)
     return _native.CorpusBuilder(
         options={
             "keys": list(options.keys),
@@ -98,44 +102,17 @@ def _native_builder(job: Job, staging: Staging, record: Record | None, splitter:
             "on_error_skip": options.on_error == "skip",
             "tokenizer": job.tokenizer.native,
             "policy": getattr(_native.SpecialPolicy, options.specials_in_text),
-            "encoder": _encoder(job),
+            "encoder": encoder,
             "splitter": splitter,
         },
         outputs=[[str(path) for path in files] for files in staging.outputs],
         rejects=str(staging.rejects),
         journal=str(staging.journal),
         sources=[json.dumps(str(source.path)) for source in job.sources],
-        record=list(record.words) if record else [],
+        record=list(state.words) if state else [],
         threads=options.worker_threads,
         block_bytes=block_bytes(job.total_bytes),
     )
-
-
-def _encoder(job: Job) -> Callable[..., Any] | None:
-    if job.options.engine == "native":
-        return None
-    from megatron_ettin.tokenizer.encoders import HuggingFaceBatches
-
-    return HuggingFaceBatches(job.tokenizer.content, job.options.specials_in_text)
-
-
-def _feed_sources(job: Job, feeder: Feeder, record: Record | None) -> None:
-    first = 0 if record is None else record.source + record.ends_source
-    feeder.fed = sum(source.bytes for source in job.sources[:first])
-    left = job.sources[first:]
-    streams = [source for source in left if _stream_kind(job, source) is not None]
-    with _read_ahead(streams, job.options.worker_threads) as ahead:
-        for number, source in enumerate(left, first):
-            resumed = record if record is not None and record.source == number and not record.ends_source else None
-            _feed_source(job, feeder, number, source, resumed, ahead)
-
-
-def _read_ahead(streams: list[Source], encoders: int) -> contextlib.AbstractContextManager[ReadAhead | None]:
-    if not streams:
-        return contextlib.nullcontext()
-    from megatron_ettin.sources.read_ahead import ReadAhead
-
-    return ReadAhead(streams, encoders)
 
 
 def _stream_kind(job: Job, source: Source) -> StreamKind | None:
@@ -147,32 +124,36 @@ def _stream_kind(job: Job, source: Source) -> StreamKind | None:
     return None
 
 
-def _feed_source(
-    job: Job, feeder: Feeder, number: int, source: Source, record: Record | None, ahead: ReadAhead | None
-) -> None:
-    """Feed what is left of one source: after the blocks of ``record``, when it is the one that was interrupted."""
-    start = source.begin if record is None else record.end
-    kind = _stream_kind(job, source)
-    if source.splits:
-        feed_plain_lines(feeder, number, source, start)
-    elif kind is not None:
-        assert ahead is not None  # there is one as soon as there are streams
-        feed_stream(feeder, number, source, start, kind, ahead)
-    elif source.format == "txt":
-        feed_whole_text(feeder, number, source, 0 if record is None else record.lines)
-    else:
-        feed_documents(feeder, number, source, _documents(source, job.options.keys, start), start)
+def _feed_sources(job: Job, feeder: Feeder, state: BuildState | None) -> None:
+    """Feed what is left of the sources after ``state``, which may stand within one."""
+    first = 0 if state is None else state.source + state.ends_source
+    feeder.fed = sum(source.bytes for source in job.sources[:first])
+    left = job.sources[first:]
+    kinds = [_stream_kind(job, source) for source in left]
+    streams = [source for source, kind in zip(left, kinds, strict=True) if kind is not None]
+    with contextlib.ExitStack() as stack:
+        ahead = None
+        if streams:
+            from megatron_ettin.sources.read_ahead import ReadAhead
 
+            ahead = stack.enter_context(ReadAhead(streams, job.options.worker_threads))
+        for number, (source, kind) in enumerate(zip(left, kinds, strict=True), first):
+            within = state if state is not None and state.source == number and not state.ends_source else None
+            position = within.end if within else source.begin
+            if source.splits:
+                feed_plain_lines(feeder, number, source, position)
+            elif kind is not None and ahead is not None:
+                feed_stream(feeder, number, source, position, kind, ahead)
+            elif source.format == "txt":
+                feed_whole_text(feeder, number, source, done=within is not None and within.lines > 0)
+            elif source.format == "parquet":
+                from megatron_ettin.sources.parquet import parquet_documents
 
-def _documents(source: Source, keys: tuple[str, ...], start: int) -> Iterator[DocumentBatch]:
-    """The documents of a format with columns, from document ``start`` on."""
-    if source.format == "parquet":
-        from megatron_ettin.sources.parquet import parquet_documents
+                feed_documents(feeder, number, source, position, parquet_documents(source, job.options.keys, position))
+            else:
+                from megatron_ettin.sources.mds import mds_documents
 
-        return parquet_documents(source, keys, start)
-    from megatron_ettin.sources.mds import mds_documents
-
-    return mds_documents(source, keys, start)
+                feed_documents(feeder, number, source, position, mds_documents(source, job.options.keys, position))
 
 
 def _failure(job: Job, failure: dict[str, Any]) -> DataError:
@@ -192,21 +173,23 @@ def _failure(job: Job, failure: dict[str, Any]) -> DataError:
     return DataError(f"{source.path}: {failure['message']}; repair that, then the same command goes on")
 
 
-class _Log:
-    """The progress line of a build, and the lines of --log-interval."""
+def _progress_lines(
+    job: Job,
+    native: Any,  # noqa: ANN401 - extension type
+    progress: Progress,
+    documents_before: int,
+) -> Callable[[int], None]:
+    """What shows the progress of a build, and prints the lines of --log-interval; called with the bytes fed."""
+    interval, printed = job.options.log_interval, 0
 
-    def __init__(self, job: Job, native: Any, progress: Progress, record: Record | None) -> None:  # noqa: ANN401
-        self._native, self._progress, self._interval = native, progress, job.options.log_interval
-        self._before = record.documents if record else 0
-        self._printed = 0
+    def show(fed: int) -> None:
+        nonlocal printed
+        _, documents, tokens, rejected = native.totals()
+        detail = f"{format_count(documents)} documents, {format_count(progress.rate(tokens))} tokens/s"
+        progress.update(fed, f"{detail}, {rejected} rejected" if rejected else detail)
+        if interval and documents // interval > printed // interval:
+            printed = documents
+            rate = progress.rate(documents)
+            print(f"Processed {documents + documents_before} documents ({rate:.0f} docs/s)", file=sys.stderr)
 
-    def __call__(self, fed: int) -> None:
-        _, documents, tokens, rejected = self._native.totals()
-        detail = f"{format_count(documents)} documents, {format_count(self._progress.rate(tokens))} tokens/s"
-        if rejected:
-            detail += f", {rejected} rejected"
-        self._progress.update(fed, detail)
-        if self._interval and documents // self._interval > self._printed // self._interval:
-            self._printed = documents
-            total = documents + self._before
-            print(f"Processed {total} documents ({self._progress.rate(documents):.0f} docs/s)", file=sys.stderr)
+    return show
