@@ -22,6 +22,10 @@ class CheckpointError(EttinError):
     """A checkpoint or exported model that is missing, damaged or belongs to another model."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint whose content is proven not to be what was saved; what merely cannot be read is not damaged."""
+
+
 class OwnershipError(EttinError):
     """A folder that another process is writing to, or that was taken over from this one."""
 

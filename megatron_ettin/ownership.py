@@ -74,10 +74,13 @@ def this_process(command: str) -> Owner:
 
 
 class Claim:
-    """The claim of this process on a folder. Its heart beats in a thread until ``release``."""
+    """The claim of this process on a folder. Its heart beats in a thread until ``release``.
 
-    def __init__(self, path: Path, owner: Owner, name: str) -> None:
-        self.path, self.owner, self.name = path, owner, name
+    The thread calls ``on_loss`` with the error when it finds that another process has taken over.
+    """
+
+    def __init__(self, path: Path, owner: Owner, name: str, on_loss: Callable[[OwnershipError], None]) -> None:
+        self.path, self.owner, self.name, self._on_loss = path, owner, name, on_loss
         self._done = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="ownership", daemon=True)
         self._heart.start()
@@ -107,7 +110,13 @@ class Claim:
     def _beat(self) -> None:
         while not self._done.wait(HEARTBEAT):
             with contextlib.suppress(OSError):  # a disk that does not answer misses a beat; require() tells the rest
-                os.utime(self.path)
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(self.path)
+                try:
+                    self.require()
+                except OwnershipError as error:
+                    self._on_loss(error)
+                    return
 
 
 @contextlib.contextmanager
@@ -118,13 +127,14 @@ def owned(
     *,
     take_over: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    on_loss: Callable[[OwnershipError], None] = lambda _: None,
 ) -> Iterator[Claim]:
     """Own ``folder`` for the while, as what ``name`` says (one folder may hold several things that have owners).
 
     Goes on by itself when the owner before is gone. Waits at most GRACE seconds for an owner on this host and
     (MISSED + 1) heartbeats for one elsewhere, which ``take_over`` cuts short. Raises OwnershipError when it lives.
     """
-    claim = claim_folder(folder, name, command, take_over=take_over, say=say)
+    claim = claim_folder(folder, name, command, take_over=take_over, say=say, on_loss=on_loss)
     try:
         yield claim
     finally:
@@ -132,7 +142,13 @@ def owned(
 
 
 def claim_folder(
-    folder: Path, name: str, command: str, *, take_over: bool = False, say: Callable[[str], None] = lambda _: None
+    folder: Path,
+    name: str,
+    command: str,
+    *,
+    take_over: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    on_loss: Callable[[OwnershipError], None] = lambda _: None,
 ) -> Claim:
     """As ``owned``, released by hand."""
     folder = Path(folder)
@@ -156,7 +172,7 @@ def claim_folder(
         for old in _claims(folder, name):
             if _number(old) < _number(path):
                 old.unlink(missing_ok=True)
-        return Claim(path, ours, name)
+        return Claim(path, ours, name, on_loss)
 
 
 def owner_of(folder: Path, name: str) -> tuple[Owner | None, Standing]:

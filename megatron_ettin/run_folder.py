@@ -3,7 +3,8 @@
     RUN/config.json            the settings            RUN/metrics.jsonl   a record for each step
     RUN/environment.json       what it was started on  RUN/console.log     the lines for people
     RUN/command.txt            how it was started      RUN/tensorboard/    the same figures, for TensorBoard
-    RUN/order/data.json        what it reads           RUN/checkpoints/    LATEST and a folder for each saved step:
+    RUN/order/data.json        what it reads           RUN/saves.jsonl     a line for each checkpoint that was saved
+    RUN/checkpoints/           LATEST and a folder for each saved step:
     step-NNNNNNNN/state.json, step-NNNNNNNN/shards/, step-NNNNNNNN/manifest.json
 """
 
@@ -11,21 +12,31 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import CheckpointError, ConfigError
+from megatron_ettin.errors import CheckpointError, ConfigError, OwnershipError
+from megatron_ettin.ownership import Claim, owned
 from megatron_ettin.publish import write_atomically
 
 CONFIG, ENVIRONMENT, COMMAND = "config.json", "environment.json", "command.txt"
 METRICS, CONSOLE, TENSORBOARD = "metrics.jsonl", "console.log", "tensorboard"
 ORDER, DATA_RECORD = "order", "order/data.json"
 CHECKPOINTS, LATEST = "checkpoints", "LATEST"
+SAVES = "saves.jsonl"
+OWNER = "run"
+"""What a run's owner owns (``ownership``)."""
+EXIT_TAKEN_OVER = 72
+"""Exit status of a process whose run another one has taken over (EX_OSFILE)."""
 STATE, SHARDS, MANIFEST = "state.json", "shards", "manifest.json"
 
 _STEP = re.compile(r"step-(\d{8,})")
@@ -43,12 +54,15 @@ class Checkpoint:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether ``folder`` is that of a run, also of one that has lost some of its parts."""
+    """Whether ``folder`` is that of a run, also of one that has lost some of its parts.
+
+    Raises OSError when that cannot be read.
+    """
     if (folder / CHECKPOINTS).is_dir() or (folder / METRICS).is_file():
         return True
     try:
         content = json.loads((folder / CONFIG).read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     return isinstance(content, dict) and isinstance(content.get("model"), dict) and "objective" in content
 
@@ -83,6 +97,34 @@ def parse_source(text: str) -> tuple[Path, int | None]:
     return Path(folder), int(step)
 
 
+@contextlib.contextmanager
+def own_run(run: Path, command: str, *, take_over: bool = False) -> Iterator[Claim]:
+    """Own a run's folder, which is made where it is missing, for as long as something is written into it.
+
+    This process ends at once when another one has taken over. Raises OwnershipError when the folder has an owner that
+    lives, ConfigError when the folder cannot be made.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--run {run}: cannot write there ({error}); choose another folder") from error
+
+    def end(error: OwnershipError) -> None:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_TAKEN_OVER)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    with owned(run, OWNER, command, take_over=take_over, say=say, on_loss=end) as claim:
+        yield claim
+
+
+def repeated_records(run: Path, number: int) -> Path:
+    """Where records of steps go that a resumed run takes again: one file for each time."""
+    return Path(run) / f"{Path(METRICS).stem}.repeated-{number}.jsonl"
+
+
 def checkpoints_of(run: Path) -> Path:
     """The folder that holds the checkpoints of ``run``."""
     return Path(run) / CHECKPOINTS
@@ -107,9 +149,54 @@ def list_checkpoints(run: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def point_latest(checkpoint: Checkpoint) -> None:
-    """Write LATEST: a hint for people and scripts; loading looks at the folders themselves."""
-    write_atomically(checkpoint.path.parent / LATEST, checkpoint.path.name + "\n")
+def note_save(run: Path, checkpoint: Checkpoint, reason: str) -> None:
+    """Write what outlives the checkpoint: a line of saves.jsonl, and LATEST, a hint for people and scripts.
+
+    Neither is worth a run: a disk that refuses them refuses the next checkpoint too, and says so there.
+    """
+    with contextlib.suppress(OSError), (run / SAVES).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": checkpoint.step, "reason": reason, "time": time.time()}) + "\n")
+    with contextlib.suppress(OSError):
+        write_atomically(checkpoint.path.parent / LATEST, checkpoint.path.name + "\n")
+
+
+def furthest_save(run: Path) -> int:
+    """The highest step that was ever saved in ``run``, whatever is left of it; 0 when nothing was.
+
+    Raises OSError when that cannot be read.
+    """
+    steps = [0]
+    folder = checkpoints_of(run)
+    if folder.is_dir():
+        names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        steps += [int(step) for name in names for step in _STEP.findall(name)]
+        if latest_of(run).is_file():
+            steps += [int(step) for step in _STEP.findall(latest_of(run).read_text(encoding="utf-8", errors="replace"))]
+    for line in (run / SAVES).read_bytes().splitlines() if (run / SAVES).is_file() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a crash has cut off
+            steps.append(int(json.loads(line)["step"]))
+    return max(steps)
+
+
+def put_away(run: Path) -> Path | None:
+    """Move the checkpoints of a run that is to begin again out of its way; where they are now, None: there were none.
+
+    Nothing is deleted.
+    """
+    if not checkpoints_of(run).is_dir() and not (run / SAVES).is_file():
+        return None
+    for number in range(1, 1000):
+        target = run / f"{CHECKPOINTS}.before-{number}"
+        if not target.exists():
+            break
+    else:
+        raise CheckpointError(f"{run}: too many {CHECKPOINTS}.before-* folders; delete some")
+    if checkpoints_of(run).is_dir():
+        checkpoints_of(run).rename(target)
+    target.mkdir(exist_ok=True)
+    if (run / SAVES).is_file():
+        (run / SAVES).rename(target / SAVES)
+    return target
 
 
 def remove_leftovers(run: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from megatron_ettin.checkpoint.manifest import check_hashes, check_sizes, read_manifest
-from megatron_ettin.checkpoint.shards import Shards, read_shards
+from megatron_ettin.checkpoint.shards import Shards, check_complete, read_shards
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.parallel.together import everywhere, everywhere_own, on_first, rank_and_size
 from megatron_ettin.run_folder import CHECKPOINTS, SHARDS, STATE, Checkpoint, checkpoints_of, is_run, list_checkpoints
 
@@ -32,7 +32,8 @@ class Found:
 def verify(checkpoint: Checkpoint) -> None:
     """Check every file against the manifest; every rank calls this and hashes a share.
 
-    Raises CheckpointError on every rank with what is wrong and where.
+    Raises DamagedError on every rank with what is wrong and where; CheckpointError when it cannot be told, since a file
+    cannot be read or is of a newer version.
     """
     rank, ranks = rank_and_size()
 
@@ -40,17 +41,22 @@ def verify(checkpoint: Checkpoint) -> None:
         records = read_manifest(checkpoint.path)
         check_sizes(checkpoint.path, records)
         check_hashes(checkpoint.path, records, rank, ranks)
+        if rank == 0:
+            check_complete(checkpoint.path, records)
 
     everywhere(check)
 
 
 def find_newest(run: Path) -> Found:
-    """The newest whole checkpoint of ``run``, and what was skipped on the way to it."""
+    """The newest whole checkpoint of ``run``, and the damaged ones that were skipped on the way to it.
+
+    Raises CheckpointError when one cannot be read: that is no reason to go back to an older one.
+    """
     skipped: list[tuple[Checkpoint, str]] = []
     for checkpoint in reversed(on_first(lambda: list_checkpoints(run))):
         try:
             verify(checkpoint)
-        except CheckpointError as error:
+        except DamagedError as error:
             skipped.append((checkpoint, str(error)))
         else:
             return Found(checkpoint=checkpoint, skipped=tuple(skipped))
@@ -84,26 +90,34 @@ def _reasons(found: Found) -> str:
 
 
 def read_numbers(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of state.json, read from a verified checkpoint."""
+    """The content of state.json. Raises DamagedError when it is missing or no table, OSError when it cannot be read."""
     path = checkpoint.path / STATE
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        numbers = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing") from None
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
     if not isinstance(numbers, dict):
-        raise CheckpointError(f"{path} is not a table")
+        raise DamagedError(f"{path} is not a table")
     return numbers
 
 
 def stored_run(checkpoint: Checkpoint) -> tuple[TrainState, RunConfig]:
-    """The state and the configuration in a verified checkpoint. Raises CheckpointError when it holds none."""
+    """The state and the configuration in a verified checkpoint.
+
+    Raises DamagedError when it holds none, CheckpointError when they are those of another version.
+    """
     numbers = read_numbers(checkpoint)
-    values = numbers.get("state")
+    state, config = numbers.get("state"), numbers.get("config")
+    if not isinstance(state, dict) or not isinstance(config, dict):
+        raise DamagedError(f"{checkpoint.path}: state.json holds no state and configuration of a run")
     try:
-        state = TrainState.from_dict(values if isinstance(values, dict) else {})
-        return state, codec.run_from_dict(numbers.get("config"))
+        return TrainState.from_dict(state), codec.run_from_dict(config)
     except ValueError as error:
-        raise CheckpointError(f"{checkpoint.path}: state.json holds no run configuration: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint.path}: state.json is not of this version: {error}; go on with the version that wrote it"
+        ) from error
 
 
 def read_tensors(checkpoint: Checkpoint, shards: Shards, data_group: torch.distributed.ProcessGroup) -> Shards:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.run_folder import MANIFEST
 
 FORMAT = "megatron-ettin-checkpoint"
@@ -37,7 +38,12 @@ def hash_file(path: Path) -> FileRecord:
 
 def files_of(folder: Path) -> list[str]:
     """Relative names of all files below ``folder`` but the manifest itself, sorted."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    def refused(error: OSError) -> None:
+        raise error  # a folder that cannot be read is not an empty one
+
+    walk = os.walk(folder, onerror=refused)
+    names = (Path(parent, name).relative_to(folder).as_posix() for parent, _, files in walk for name in files)
     return sorted(name for name in names if name != MANIFEST)
 
 
@@ -54,45 +60,56 @@ def write_manifest(folder: Path, records: dict[str, FileRecord]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, FileRecord]:
-    """The records in ``folder``. Raises CheckpointError when there is no manifest or it is not one of ours."""
+    """The records in ``folder``.
+
+    Raises DamagedError when there is no manifest or it is none, CheckpointError when a newer version wrote it, OSError
+    when it cannot be read.
+    """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: the checkpoint was never completed") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise CheckpointError(f"{path} is not a manifest of format {FORMAT} {VERSION}")
+        raise DamagedError(f"{path} is missing: the checkpoint was never completed") from None
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DamagedError(f"{path} is not a manifest of format {FORMAT}")
+    version = content.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise CheckpointError(
+            f"{path} has version {version}, this software reads up to {VERSION}; go on with the version that wrote it"
+        )
+    if version != VERSION:
+        raise DamagedError(f"{path} has version {version!r}, which never was")
     return _records(path, content.get("files"))
 
 
 def _records(path: Path, files: object) -> dict[str, FileRecord]:
     if not isinstance(files, dict) or not files:
-        raise CheckpointError(f"{path}: 'files' is not a table of files")
+        raise DamagedError(f"{path}: 'files' is not a table of files")
     for name, entry in files.items():
         inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
         typed = isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
         if not inside or not typed:
-            raise CheckpointError(f"{path}: entry {name!r} is not the size and hash of a file in the folder")
+            raise DamagedError(f"{path}: entry {name!r} is not the size and hash of a file in the folder")
     return {name: FileRecord(bytes=entry["bytes"], sha256=entry["sha256"]) for name, entry in files.items()}
 
 
 def check_sizes(folder: Path, records: dict[str, FileRecord]) -> None:
-    """Raise CheckpointError unless ``folder`` holds exactly the recorded files with the recorded sizes."""
+    """Raise DamagedError unless ``folder`` holds exactly the recorded files with the recorded sizes."""
     present = set(files_of(folder))
     if missing := sorted(set(records) - present):
-        raise CheckpointError(f"{folder / missing[0]} is missing")
+        raise DamagedError(f"{folder / missing[0]} is missing")
     if extra := sorted(present - set(records)):
-        raise CheckpointError(f"{folder / extra[0]} is not in the manifest")
+        raise DamagedError(f"{folder / extra[0]} is not in the manifest")
     for name, record in records.items():
         size = (folder / name).stat().st_size
         if size != record.bytes:
-            raise CheckpointError(f"{folder / name} has {size} bytes, its manifest says {record.bytes}")
+            raise DamagedError(f"{folder / name} has {size} bytes, its manifest says {record.bytes}")
 
 
 def check_hashes(folder: Path, records: dict[str, FileRecord], rank: int, ranks: int) -> None:
-    """Raise CheckpointError when the content of a file in this rank's share is not the recorded one."""
+    """Raise DamagedError when the content of a file in this rank's share is not the recorded one."""
     for name, found in hash_share(folder, sorted(records), rank, ranks).items():
         if found != records[name]:
-            raise CheckpointError(f"{folder / name} is damaged: its sha256 is not the one in the manifest")
+            raise DamagedError(f"{folder / name} is damaged: its sha256 is not the one in the manifest")

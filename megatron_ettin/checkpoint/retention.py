@@ -41,5 +41,5 @@ def thin_out(run: Path, keep: int) -> list[Checkpoint]:
 def _reason(checkpoint: Checkpoint) -> str:
     try:
         return str(read_numbers(checkpoint).get("reason"))
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return "unreadable"

@@ -6,51 +6,59 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from megatron_ettin.checkpoint.manifest import files_of, hash_share, write_manifest
-from megatron_ettin.checkpoint.shards import Shards, write_shards
+from megatron_ettin.checkpoint.shards import Shards, check_complete, write_shards
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.parallel.together import everywhere, on_first, rank_and_size
 from megatron_ettin.publish import fsync_path, fsync_tree, staging_path
-from megatron_ettin.run_folder import SHARDS, STATE, Checkpoint, path_of, point_latest
+from megatron_ettin.run_folder import SHARDS, STATE, Checkpoint, note_save, path_of
 
 
 def save(
-    run: Path, step: int, shards: Shards, numbers: dict[str, Any], data_group: torch.distributed.ProcessGroup
+    run: Path,
+    step: int,
+    shards: Shards,
+    numbers: dict[str, Any],
+    data_group: torch.distributed.ProcessGroup,
+    still_owned: Callable[[], None],
 ) -> Checkpoint:
     """Save one checkpoint; every rank calls this with its part of the tensors and the same ``numbers``.
 
-    Raises CheckpointError on every rank when any of them cannot write; then nothing is published.
+    ``still_owned`` is asked on the first rank before anything is published, and raises when the run has another owner.
+    Raises CheckpointError on every rank when any of them cannot write, or a file is not there that had to be written;
+    then nothing is published.
     """
     target = path_of(run, step)
-    with _published_by_first(target) as staging:
+    with _published_by_first(target, still_owned) as staging:
         everywhere(lambda: write_shards(staging / SHARDS, shards, data_group))
         on_first(lambda: (staging / STATE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8"))
         _seal(staging)
     checkpoint = Checkpoint(path=target, step=step)
-    on_first(lambda: point_latest(checkpoint))
+    on_first(lambda: note_save(run, checkpoint, str(numbers.get("reason", ""))))
     return checkpoint
 
 
 def _seal(staging: Path) -> None:
     rank, ranks = rank_and_size()
     names = on_first(lambda: files_of(staging))
+    on_first(lambda: check_complete(staging, names))
     shares = everywhere(lambda: hash_share(staging, names, rank, ranks))
     on_first(lambda: write_manifest(staging, {name: record for share in shares for name, record in share.items()}))
 
 
 @contextlib.contextmanager
-def _published_by_first(target: Path) -> Iterator[Path]:
+def _published_by_first(target: Path, still_owned: Callable[[], None]) -> Iterator[Path]:
     """A staging folder that all ranks write to and the first rank renames to ``target`` at the end."""
     staging = on_first(lambda: _stage(target))
     try:
         yield staging
-        on_first(lambda: _rename(staging, target))
+        on_first(lambda: _rename(staging, target, still_owned))
     except BaseException:
         if rank_and_size()[0] == 0:
             shutil.rmtree(staging, ignore_errors=True)
@@ -65,7 +73,8 @@ def _stage(target: Path) -> Path:
     return staging
 
 
-def _rename(staging: Path, target: Path) -> None:
+def _rename(staging: Path, target: Path, still_owned: Callable[[], None]) -> None:
     fsync_tree(staging)
+    still_owned()
     os.rename(staging, target)
     fsync_path(target.parent)

@@ -8,7 +8,7 @@ import contextlib
 import enum
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as torch_save
 
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.errors import CheckpointError, DamagedError
+from megatron_ettin.run_folder import SHARDS, STATE
 
 Shards = dict[str, Any]
 """Names of tensors, nested, with Megatron-Core's ShardedTensor for each."""
+
+INDEX, COMMON, FORMAT_OF_SHARDS = ".metadata", "common.pt", "metadata.json"
+"""Torch's index of the shards; what Megatron-Core stores beside them."""
 
 OPTIMIZER_FORMAT = "fully_reshardable"
 
@@ -79,7 +83,7 @@ def read_shards(folder: Path, shards: Shards, data_group: torch.distributed.Proc
 
     Raises CheckpointError when the index of the shards names anything but shards.
     """
-    check_index(folder / ".metadata")
+    check_index(folder / INDEX)
     strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), data_group)
     with torch_errors(f"{folder} cannot be read"):
         loaded: Shards = dist_checkpointing.load(shards, str(folder), strategy, strict="raise_all")
@@ -130,15 +134,51 @@ class _Listed(pickle.Unpickler):
             return _member
         if name not in _ALLOWED.get(module, ()):
             raise CheckpointError(f"it names {module}.{name}, which no checkpoint needs")
-        found: object = super().find_class(module, name)
+        try:
+            found: object = super().find_class(module, name)
+        except (ImportError, AttributeError) as error:
+            raise CheckpointError(f"it needs {module}.{name}, which this version of torch has not: {error}") from error
         return found
 
 
-def check_index(path: Path) -> None:
-    """Raise CheckpointError unless the pickle at ``path`` is an index of shards and nothing else."""
+def check_index(path: Path) -> Any:  # noqa: ANN401
+    """The index of shards at ``path``, read without running anything in it: torch's ``Metadata``.
+
+    Raises DamagedError when it is no pickle of an index, CheckpointError when it names anything but shards or what
+    this version of torch has not, OSError when it cannot be read.
+    """
+    content = path.read_bytes()
     try:
-        _Listed(io.BytesIO(path.read_bytes())).load()
+        return _Listed(io.BytesIO(content)).load()
     except CheckpointError as error:
         raise CheckpointError(f"{path} is refused: {error}") from None
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged pickle fails in many ways
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise DamagedError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def files_of_shards(folder: Path) -> set[str]:
+    """Every file that a whole folder of shards holds: those that its index names, and Megatron-Core's own.
+
+    Raises as ``check_index``, and DamagedError where there is no index.
+    """
+    path = folder / INDEX
+    try:
+        places = check_index(path).storage_data
+        named = {place.relative_path for place in places.values()}
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing") from None
+    except AttributeError as error:
+        raise DamagedError(f"{path} is no index of shards: {error}") from error
+    return {INDEX, COMMON, FORMAT_OF_SHARDS, *named}
+
+
+def check_complete(folder: Path, names: Iterable[str]) -> None:
+    """Raise DamagedError unless ``names`` (relative to a checkpoint's folder) hold all that a checkpoint must.
+
+    That is the state and every shard; the index of the shards says which files of shards there must be.
+    """
+    needed = {STATE, *(f"{SHARDS}/{name}" for name in files_of_shards(folder / SHARDS))}
+    if lacking := sorted(needed - set(names)):
+        raise DamagedError(f"{folder / lacking[0]} had to be written and was not")

@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from megatron_ettin.checkpoint.shards import check_index, torch_errors
+from megatron_ettin.checkpoint.shards import INDEX, check_index, torch_errors
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.config.weights import Weight, weights
 from megatron_ettin.errors import CheckpointError
@@ -33,7 +33,7 @@ class StoredWeights(Mapping[str, Tensor]):
 
     def __init__(self, checkpoint: Checkpoint, model: ModelConfig) -> None:
         self._folder, self._heads = checkpoint.path / SHARDS, model.heads
-        check_index(self._folder / ".metadata")
+        check_index(self._folder / INDEX)
         stored = FileSystemReader(self._folder).read_metadata().state_dict_metadata
         self._weights: dict[str, tuple[Weight, torch.Size]] = {}
         for weight in weights(model):

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
 import signal
+import sys
+from dataclasses import dataclass
 
-from megatron_ettin.commands.run_flags import parse_run
+from megatron_ettin.commands.run_flags import RunFlags, parse, run_folder
 from megatron_ettin.heavy_imports import heavy_imports
+from megatron_ettin.launcher import end_with_launcher
+from megatron_ettin.run_folder import own_run
+from megatron_ettin.train.signals import EXIT_INTERRUPTED, EXIT_STOPPED
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainFlags(RunFlags):
+    """Train a stage, or go on where it stopped: the same command both times. Runs under torchrun."""
+
+    take_over: bool = False
+    """Do not wait for heartbeats of an owner on another host: it is known to be gone."""
+    start_over: bool = False
+    """Begin at step 0 although the folder holds a run; what is there is kept under other names."""
 
 
 def main(arguments: list[str]) -> int:
     """Train or resume. Status 0: the stage is finished; 75 or 130: saved after SIGTERM or SIGUSR1, or after Ctrl-C."""
-    config, run = parse_run(arguments, "pretrain")
-    with heavy_imports():
-        from megatron_ettin.export.huggingface import read_canonical
-        from megatron_ettin.parallel.groups import finish
-        from megatron_ettin.train.run import train
-        from megatron_ettin.train.signals import EXIT_INTERRUPTED, EXIT_STOPPED
+    config, flags = parse(arguments, PretrainFlags, "pretrain")
+    run = run_folder(config, flags)
+    end_with_launcher()
+    owns = os.environ.get("RANK", "0") == "0"  # known before the ranks know one another
+    command = shlex.join(sys.orig_argv)
+    with own_run(run, command, take_over=flags.take_over) if owns else contextlib.nullcontext() as claim:
+        with heavy_imports():
+            from megatron_ettin.export.huggingface import read_canonical
+            from megatron_ettin.parallel.groups import finish
+            from megatron_ettin.train.run import train
 
-    outcome = train(config, run, read_canonical)
-    finish()
+        still_owned = claim.require if claim else lambda: None
+        outcome = train(config, run, read_canonical, start_over=flags.start_over, still_owned=still_owned)
+        finish()
     if not outcome.signal:
         return 0
     return EXIT_INTERRUPTED if outcome.signal == signal.SIGINT else EXIT_STOPPED

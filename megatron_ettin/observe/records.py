@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
-from megatron_ettin.run_folder import METRICS
+from megatron_ettin.run_folder import METRICS, repeated_records
 
 MetricsRecord = dict[str, Any]
 """``kind`` is ``step`` or ``evaluation``; every record has ``step`` (steps finished) and ``tokens`` (seen so far)."""
@@ -55,11 +55,25 @@ def read_records(run: Path, kind: str | None = None) -> list[MetricsRecord]:
 
 
 def keep_until(run: Path, step: int) -> None:
-    """Drop the records of steps after ``step``, which a resumed run will make again, and a cut-off last line."""
+    """Keep each record up to ``step`` once. The others, which a resumed run makes again, go to a file beside it.
+
+    So do lines that are no records. Raises OSError when the records cannot be read; then nothing is changed.
+    """
     path = Path(run) / METRICS
-    if path.is_file():
-        kept = [to_line(record) for record in read_records(run) if record["step"] <= step]
-        write_atomically(path, "".join(kept))
+    if not path.is_file():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept: dict[tuple[str, int], bytes] = {}
+    for line in lines:
+        key = _key(line)
+        if key is not None and key[1] <= step:
+            kept[key] = line
+    wanted = set(kept.values())
+    if repeated := [line for line in lines if line not in wanted]:
+        numbers = (number for number in range(1, 10_000) if not repeated_records(run, number).exists())
+        write_atomically(repeated_records(run, next(numbers)), b"".join(repeated))
+    if len(kept) != len(lines):
+        write_atomically(path, b"".join(kept.values()))
 
 
 def recorded_digest(run: Path, step: int) -> str | None:
@@ -105,3 +119,14 @@ def _record_after(file: BinaryIO, offset: int) -> MetricsRecord | None:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             return record
     return None
+
+
+def _key(line: bytes) -> tuple[str, int] | None:
+    """(kind, step) of a whole record; None for a line that is none, such as one that a crash has cut off."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not line.endswith(b"\n") or not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        return None
+    return str(record.get("kind")), record["step"]

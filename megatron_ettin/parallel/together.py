@@ -7,11 +7,13 @@ from typing import TypeVar
 
 import torch
 
-from megatron_ettin.errors import CheckpointError, ConfigError, DataError, EttinError
+from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError, DataError, EttinError, OwnershipError
 
 Result = TypeVar("Result")
 
-_KINDS: dict[str, type[EttinError]] = {kind.__name__: kind for kind in (CheckpointError, ConfigError, DataError)}
+_KINDS: dict[str, type[EttinError]] = {
+    kind.__name__: kind for kind in (CheckpointError, ConfigError, DamagedError, DataError, OwnershipError)
+}
 
 
 def rank_and_size() -> tuple[int, int]:

@@ -15,30 +15,75 @@ from typing import Any
 import torch
 
 from megatron_ettin import __version__
+from megatron_ettin.checkpoint.load import read_numbers
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError
+from megatron_ettin.observe.records import last_recorded_step
 from megatron_ettin.publish import write_atomically
-from megatron_ettin.run_folder import COMMAND, CONFIG, ENVIRONMENT, checkpoints_of, read_config, remove_leftovers
+from megatron_ettin.run_folder import (
+    COMMAND,
+    CONFIG,
+    ENVIRONMENT,
+    checkpoints_of,
+    furthest_save,
+    list_checkpoints,
+    put_away,
+    remove_leftovers,
+)
 
 PACKAGES = ("torch", "megatron-core", "numpy", "tokenizers", "transformers", "safetensors", "transformer-engine")
 
 
-def open_run_folder(run: Path, config: RunConfig) -> None:
+def open_run_folder(run: Path, config: RunConfig, *, start_over: bool = False) -> None:
     """Make the folder of a new run, or check that ``config`` continues the run in it, and say how it was started.
 
-    Raises ConfigError when the folder cannot be written to or holds another run. One rank calls this.
+    With ``start_over`` the run in it is put away first. Raises ConfigError when the folder cannot be written to or
+    holds another run, CheckpointError when its checkpoints are gone. The owner's first rank calls this.
     """
     try:
-        checkpoints_of(run).mkdir(parents=True, exist_ok=True)
+        run.mkdir(parents=True, exist_ok=True)
+        if start_over:
+            put_away(run)
+        elif not checkpoints_of(run).is_dir() and (furthest_save(run) or last_recorded_step(run)):
+            raise lost_progress(run, max(furthest_save(run), last_recorded_step(run)), "its checkpoints/ is gone")
+        checkpoints_of(run).mkdir(exist_ok=True)
         remove_leftovers(run)
-        if (run / CONFIG).exists():
-            codec.check_resume(read_config(run), config)
+        if (settings := known_settings(run)) is not None:
+            codec.check_resume(settings, config)
         write_atomically(run / CONFIG, codec.to_json(config))
         write_atomically(run / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
         write_atomically(run / COMMAND, shlex.join(sys.orig_argv) + "\n")
     except OSError as error:
         raise ConfigError(f"--run {run}: cannot write there ({error}); choose another folder") from error
+
+
+def known_settings(run: Path) -> RunConfig | None:
+    """The settings of the run in a folder: from config.json, or where that is lost from its newest checkpoint.
+
+    None for a fresh folder. Raises ConfigError when neither can be told though there are checkpoints.
+    """
+    path = run / CONFIG
+    if path.is_file():
+        content = path.read_bytes()
+        with contextlib.suppress(ValueError):
+            return codec.run_from_dict(json.loads(content))
+    damaged = f"{path} is damaged" if path.is_file() else f"{path} is lost"
+    checkpoints = list_checkpoints(run)
+    for checkpoint in reversed(checkpoints):
+        with contextlib.suppress(DamagedError, ValueError):
+            return codec.run_from_dict(read_numbers(checkpoint).get("config"))
+    if checkpoints or path.is_file():
+        raise ConfigError(f"{damaged}, and no checkpoint tells the settings; restore it, or give another --run folder")
+    return None
+
+
+def lost_progress(run: Path, step: int, why: str) -> CheckpointError:
+    """The refusal to begin at step 0 where a run was further."""
+    return CheckpointError(
+        f"{run} was at step {step} and would begin at step 0: {why}; restore {checkpoints_of(run)} from a copy, "
+        "or begin again with --start-over, which keeps what is there under another name"
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.parallel.agree import agree_maximum
 from megatron_ettin.parallel.device import limit_threads
 from megatron_ettin.parallel.groups import initialize
-from megatron_ettin.parallel.together import on_first
+from megatron_ettin.parallel.together import everywhere_own, on_first
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.loader import Loader
 from megatron_ettin.rows.report import report
@@ -45,9 +46,18 @@ class Outcome:
     """The signal that stopped it early; 0: none."""
 
 
-def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Outcome:
-    """Train, or continue, the run in folder ``run``; every rank calls this.
+def train(
+    config: RunConfig,
+    run: Path,
+    read_huggingface: ReadHuggingFace,
+    *,
+    start_over: bool = False,
+    still_owned: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Train, or continue, the run in folder ``run``, which the caller owns; every rank calls this.
 
+    With ``start_over`` the run begins at step 0 whatever is there, and what is there is kept under another name.
+    ``still_owned`` is asked on the first rank before a checkpoint is published, and raises when the run was taken over.
     Raises ConfigError, DataError, CheckpointError or TrainingError on every rank.
     """
     with StopRequest() as stop:
@@ -60,7 +70,7 @@ def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Ou
         on_first(lambda: open_stage(config).fingerprint)  # builds row indexes that are not there yet
         stage = open_stage(config)
         config = with_vocabulary(config, stage.vocabulary.size)
-        on_first(lambda: open_run_folder(run, config))
+        on_first(lambda: open_run_folder(run, config, start_over=start_over))
         on_first(lambda: record_data(stage, run))
         parts = build_parts(config, groups, len(stage.sources))
         recorder = Recorder(config, groups, run, stage.sources)
@@ -68,14 +78,20 @@ def train(config: RunConfig, run: Path, read_huggingface: ReadHuggingFace) -> Ou
         if groups.device.kind == "cuda" and not config.compute.compile:
             recorder.say("compute.compile is off: every pointwise part reads and writes all of its numbers by itself")
         state = start(parts, run, stage.fingerprint, read_huggingface, recorder.say)
-        recorder.open(state)
-        state, stopped = _steps(parts, run, stage, state, recorder, stop)
+        everywhere_own(lambda: recorder.open(state))
+        state, stopped = _steps(parts, run, stage, state, recorder, stop, still_owned)
         recorder.close(state, stopped)
         return Outcome(state=state, signal=0 if state.finished else stopped)
 
 
 def _steps(
-    parts: Parts, run: Path, stage: StageData, state: TrainState, recorder: Recorder, stop: StopRequest
+    parts: Parts,
+    run: Path,
+    stage: StageData,
+    state: TrainState,
+    recorder: Recorder,
+    stop: StopRequest,
+    still_owned: Callable[[], None],
 ) -> tuple[TrainState, int]:
     config, data = parts.config, parts.groups.data
     actions = Actions(
@@ -83,7 +99,7 @@ def _steps(
         rate=lambda tokens: config.schedule.peak_rate * learning_rate_factor(config.schedule, tokens),
         observe=recorder.step,
         evaluate=partial(_evaluate, parts, stage, recorder),
-        save=partial(_save, parts, run, stage.fingerprint, recorder),
+        save=partial(_save, parts, run, stage.fingerprint, recorder, still_owned),
         stop_anywhere=partial(agree_maximum, parts.groups),
     )
     rows = partial(micro_batch_rows_at, config)
@@ -102,7 +118,15 @@ def _evaluate(parts: Parts, stage: StageData, recorder: Recorder, state: TrainSt
         recorder.evaluation(state, held_out_loss(parts, batches))
 
 
-def _save(parts: Parts, run: Path, fingerprint: str, recorder: Recorder, state: TrainState, reason: Reason) -> None:
+def _save(
+    parts: Parts,
+    run: Path,
+    fingerprint: str,
+    recorder: Recorder,
+    still_owned: Callable[[], None],
+    state: TrainState,
+    reason: Reason,
+) -> None:
     started = time.monotonic()
-    checkpoint = save_run(parts, run, state, reason, fingerprint)
+    checkpoint = save_run(parts, run, state, reason, fingerprint, still_owned)
     recorder.say(f"saved {checkpoint.path} ({reason}) in {time.monotonic() - started:.1f} s")

@@ -11,10 +11,11 @@ from torch import Tensor
 from megatron_ettin.checkpoint.load import Found, find, find_newest, read_numbers, stored_run
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import ModelConfig, RunConfig
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.parallel.together import on_first
-from megatron_ettin.run_folder import Checkpoint, parse_source, set_aside
+from megatron_ettin.run_folder import Checkpoint, furthest_save, parse_source, set_aside
+from megatron_ettin.train.open_run import lost_progress
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.store import load_run, refuse_other_shape
 
@@ -26,16 +27,23 @@ ReadHuggingFace = Callable[[Path], tuple[ModelConfig, Mapping[str, Tensor]]]
 def start(parts: Parts, run: Path, data_fingerprint: str, read_huggingface: ReadHuggingFace, say: Say) -> TrainState:
     """Fill the parts and return the state to go on from. Every rank calls this.
 
-    The run's own newest whole checkpoint wins; without one the run begins from ``config.start``.
+    The run's own newest whole checkpoint wins; a run that never saved begins from ``config.start``. Raises
+    CheckpointError when checkpoints cannot be read, or were saved and none is whole.
     """
     found = find_newest(run)
-    if found.checkpoint is not None:
+    while found.checkpoint is not None:
         report_skipped(found, say)
-        state = resume(parts, found.checkpoint, data_fingerprint)
-        say(f"resuming {run} from step {state.step}, {state.tokens:,} tokens")
-        return state
-    if found.skipped:
-        report_skipped(found, say)
+        try:
+            state = resume(parts, found.checkpoint, data_fingerprint)
+        except DamagedError as error:  # whole as to its bytes, but not a checkpoint: the one before is next
+            report_skipped(Found(checkpoint=None, skipped=((found.checkpoint, str(error)),)), say)
+            found = find_newest(run)
+        else:
+            say(f"resuming {run} from step {state.step}, {state.tokens:,} tokens")
+            return state
+    if further := on_first(lambda: furthest_save(run)):
+        reasons = "; ".join(f"{checkpoint.path.name}: {reason}" for checkpoint, reason in found.skipped)
+        raise lost_progress(run, further, reasons or "no whole checkpoint is left")
     return begin(parts, read_huggingface, say)
 
 

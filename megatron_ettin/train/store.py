@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +32,18 @@ def describe(parts: Parts, *, loading: bool = False) -> Shards:
     return {"weights": weights, "optimizer": optimizer}
 
 
-def save_run(parts: Parts, run: Path, state: TrainState, reason: Reason, data_fingerprint: str) -> Checkpoint:
-    """Write a checkpoint of ``state`` and thin out older ones. Every rank calls this."""
+def save_run(
+    parts: Parts,
+    run: Path,
+    state: TrainState,
+    reason: Reason,
+    data_fingerprint: str,
+    still_owned: Callable[[], None] = lambda: None,
+) -> Checkpoint:
+    """Write a checkpoint of ``state`` and thin out older ones. Every rank calls this.
+
+    ``still_owned`` raises OwnershipError, on the first rank, when the run was taken over; then nothing is published.
+    """
     for chunk in parts.chunks:
         chunk.start_param_sync(force_sync=True)
     numbers = {
@@ -42,7 +53,7 @@ def save_run(parts: Parts, run: Path, state: TrainState, reason: Reason, data_fi
         "fingerprint": codec.fingerprint(parts.config),
         "data": data_fingerprint,
     }
-    checkpoint = save(run, state.step, describe(parts), numbers, parts.groups.data_context.group)
+    checkpoint = save(run, state.step, describe(parts), numbers, parts.groups.data_context.group, still_owned)
     on_first(lambda: thin_out(run, parts.config.checkpoint.keep))
     return checkpoint
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 
 import pytest
+from torch.distributed.checkpoint import filesystem
+from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING as MEM_FORMAT_ENCODING
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
+from megatron_ettin.checkpoint import manifest as manifest_module
 from megatron_ettin.checkpoint.load import find, find_newest, verify
 from megatron_ettin.checkpoint.manifest import files_of, hash_share, read_manifest, write_manifest
 from megatron_ettin.checkpoint.retention import expendable, thin_out
 from megatron_ettin.checkpoint.shards import check_index
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.run_folder import (
     Checkpoint,
     checkpoints_of,
     list_checkpoints,
+    note_save,
     parse_source,
     path_of,
-    point_latest,
     remove_leftovers,
     set_aside,
 )
@@ -30,6 +34,10 @@ def make(run, step, reason="clock"):
     folder = path_of(run, step)
     (folder / "shards").mkdir(parents=True)
     (folder / "shards" / "a").write_bytes(b"tensor" * step)
+    place = {MetadataIndex("weights"): _StorageInfo("a", 0, 6 * step)}
+    (folder / "shards" / ".metadata").write_bytes(pickle.dumps(Metadata(state_dict_metadata={}, storage_data=place)))
+    for name in ("common.pt", "metadata.json"):
+        (folder / "shards" / name).write_bytes(b"of Megatron-Core")
     (folder / "state.json").write_text(json.dumps({"reason": reason}))
     write_manifest(folder, hash_share(folder, files_of(folder), 0, 1))
     return Checkpoint(path=folder, step=step)
@@ -57,7 +65,7 @@ DAMAGES = {
     "a missing file": (lambda folder: (folder / "state.json").unlink(), "missing"),
     "an extra file": (lambda folder: (folder / "shards" / "b").write_bytes(b""), "not in the manifest"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "never completed"),
-    "an empty manifest": (lambda folder: (folder / "manifest.json").write_text(""), "cannot be read"),
+    "an empty manifest": (lambda folder: (folder / "manifest.json").write_text(""), "is damaged"),
     "another format": (lambda folder: (folder / "manifest.json").write_text("{}"), "not a manifest"),
 }
 
@@ -68,11 +76,61 @@ def test_damage_is_found_and_the_one_before_is_taken(tmp_path, damage):
     broken = make(tmp_path, 2)
     act, reason = DAMAGES[damage]
     act(broken.path)
-    with pytest.raises(CheckpointError, match=reason):
+    with pytest.raises(DamagedError, match=reason):
         verify(broken)
     found = find_newest(tmp_path)
     assert found.checkpoint.step == 1
     assert [(checkpoint.step, reason in why) for checkpoint, why in found.skipped] == [(2, True)]
+
+
+@pytest.mark.parametrize("lacking", ["shards/common.pt", "shards/metadata.json", "shards/a", "state.json"])
+def test_a_checkpoint_that_lacks_a_file_is_damaged_though_its_manifest_fits(tmp_path, lacking):
+    whole, broken = make(tmp_path, 1), make(tmp_path, 2)
+    (broken.path / lacking).unlink()
+    names = files_of(broken.path)
+    (broken.path / "manifest.json").unlink()
+    write_manifest(broken.path, hash_share(broken.path, names, 0, 1))
+    with pytest.raises(DamagedError, match=f"{lacking} had to be written and was not"):
+        verify(broken)
+    assert find_newest(tmp_path).checkpoint == whole
+
+
+def newer_manifest(folder, monkeypatch):
+    content = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(content | {"version": 2}))
+
+
+def newer_torch(folder, monkeypatch):
+    monkeypatch.setattr(filesystem, "_StorageInfo", None)
+    monkeypatch.delattr(filesystem, "_StorageInfo")
+
+
+def disk_error(folder, monkeypatch):
+    def refuse(path):
+        if path.parent.parent == folder:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path)
+
+    real = manifest_module.hash_file
+    monkeypatch.setattr(manifest_module, "hash_file", refuse)
+
+
+def no_memory(folder, monkeypatch):
+    def refuse(path):
+        raise MemoryError
+
+    monkeypatch.setattr(manifest_module, "hash_file", refuse)
+
+
+@pytest.mark.parametrize("trouble", [newer_manifest, newer_torch, disk_error, no_memory])
+def test_what_cannot_be_read_is_not_taken_for_damage(tmp_path, monkeypatch, trouble):
+    make(tmp_path, 1)
+    folder = make(tmp_path, 2).path
+    trouble(folder, monkeypatch)
+    with pytest.raises(CheckpointError) as caught:
+        find_newest(tmp_path)
+    assert not isinstance(caught.value, DamagedError)
+    assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path)] == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "shards/../../x"])
@@ -116,7 +174,7 @@ def test_leftovers_of_crashes_go_and_nothing_else(tmp_path):
 
 def test_latest_names_the_folder(tmp_path):
     checkpoint = make(tmp_path, 7)
-    point_latest(checkpoint)
+    note_save(checkpoint.path.parent.parent, checkpoint, "steps")
     assert (checkpoints_of(tmp_path) / "LATEST").read_text() == "step-00000007\n"
 
 
@@ -182,5 +240,5 @@ def test_an_index_that_would_run_code_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="posix.system, which no checkpoint needs"):
         check_index(path)
     path.write_bytes(b"\x80\x04nonsense")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(DamagedError, match="is damaged"):
         check_index(path)

@@ -55,7 +55,7 @@ POINTS: dict[str, tuple[Callable[[], None], int]] = {
     "before the manifest": (replaced(save_module, "write_manifest"), 1),
     "after the manifest": (after(save_module, "write_manifest"), 1),
     "flushed, not renamed": (after(save_module, "fsync_tree"), 1),
-    "renamed, LATEST old": (replaced(save_module, "point_latest"), 2),
+    "renamed, LATEST old": (replaced(save_module, "note_save"), 2),
     "before the thinning out": (replaced(store_module, "thin_out"), 2),
 }
 
