@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_ettin.errors import ConfigError
-
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of `ettin tokenizer`."""
@@ -26,15 +24,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit status."""
-    from megatron_ettin.tokenizer.train import read_texts, save_tokenizer, text_files, train_tokenizer
+    from megatron_ettin.tokenizer.train import make_tokenizer
 
     options = parser().parse_args(arguments)
-    sources = text_files(options.input)
-    if options.output.exists():
-        raise ConfigError(f"{options.output} exists already; choose another folder")
-    tokenizer = train_tokenizer(read_texts(sources, options.json_key, options.characters), options.vocabulary)
-    save_tokenizer(tokenizer, options.output)
-    made = tokenizer.get_vocab_size()
+    made = make_tokenizer(options.input, options.output, options.vocabulary, options.json_key, options.characters)
     print(f"{options.output}/tokenizer.json: {made} tokens")
     if made < options.vocabulary:
         print(f"note: the text gives no more than {made} of the {options.vocabulary} tokens asked for")

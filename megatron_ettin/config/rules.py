@@ -8,12 +8,10 @@ from importlib.util import find_spec
 
 from megatron_ettin.config.derived import FP8_MULTIPLE, batch_sizes, micro_batch_rows_at, model_ranks
 from megatron_ettin.config.objective import OBJECTIVES
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import SPECIALS_PER_PIECE, RunConfig
 from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
 from megatron_ettin.errors import ConfigError
 
-SPECIALS_PER_PIECE = 2
-"""[CLS] and the end position."""
 SHORTEST_PIECE = SPECIALS_PER_PIECE + 1
 
 

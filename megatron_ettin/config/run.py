@@ -9,6 +9,8 @@ from megatron_ettin.config.objective import ObjectiveName
 
 StageName = Literal["pretrain", "extension", "decay", "cross"]
 VariantName = Literal["paper", "released"]
+SPECIALS_PER_PIECE = 2
+"""Positions of a piece that hold no text: [CLS] and the end position."""
 
 
 @dataclass(frozen=True, kw_only=True)

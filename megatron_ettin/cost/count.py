@@ -8,15 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from megatron_ettin.config.objective import Objective
-from megatron_ettin.config.run import DataConfig, ModelConfig
+from megatron_ettin.config.run import SPECIALS_PER_PIECE, DataConfig, ModelConfig
 from megatron_ettin.config.shapes import global_layers
 
 FLOPS_PER_MULTIPLY = 2
 """A multiplication and an addition."""
 TRAINING_PASSES = 3
 """Forward once, backward twice: the convention of model FLOPs utilization; recomputation is not counted."""
-SPECIALS_PER_PIECE = 2
-"""[CLS] and the end position are never masked."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from megatron_ettin.config.objective import OBJECTIVES, Objective, ObjectiveName
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.export.mapping import Kind
+from megatron_ettin.tokenizer.special_tokens import ROLES
 
 Fields = dict[str, Any]
 
@@ -128,8 +129,8 @@ def _window_and_rope(model: ModelConfig, kind: Kind) -> Fields:
 
 
 def _token_ids(special_ids: Mapping[str, int]) -> Fields:
-    names = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "cls": "[CLS]", "sep": "[SEP]"}
-    return {f"{name}_token_id": special_ids[token] for name, token in names.items()}
+    roles = ("pad_token", "bos_token", "eos_token", "cls_token", "sep_token")
+    return {f"{role}_id": special_ids[ROLES[role]] for role in roles}
 
 
 def read_config(fields: Fields, where: str, size: str) -> FolderConfig:

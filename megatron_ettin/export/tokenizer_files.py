@@ -9,14 +9,10 @@ from typing import Any
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.export.mapping import Kind
+from megatron_ettin.tokenizer.special_tokens import ROLES, ROW_TOKENS, UNKNOWN
 
-ROLES = {
-    "bos_token": "[CLS]", "eos_token": "[SEP]", "cls_token": "[CLS]", "sep_token": "[SEP]",
-    "pad_token": "[PAD]", "mask_token": "[MASK]", "unk_token": "[UNK]",
-}  # fmt: skip
-"""Role in transformers -> token; the decoder's end of text is [SEP] too."""
-
-SPECIALS = ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]")
+SPECIALS = (*ROW_TOKENS, UNKNOWN)
+"""Tokens that an exported folder must have."""
 
 
 def read_tokenizer(path: Path) -> dict[str, Any]:

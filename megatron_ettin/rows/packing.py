@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin import _native
-from megatron_ettin.config.run import DataConfig
+from megatron_ettin.config.run import SPECIALS_PER_PIECE, DataConfig
 from megatron_ettin.corpus.format import member
 from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import ConfigError, DataError
@@ -30,8 +30,6 @@ MAGIC = b"ETTNPACK"
 VERSION = 1
 HEADER = struct.Struct("<8s6I8Q64sI")
 HEADER_BYTES = 256
-SPECIALS_PER_PIECE = 2
-"""[CLS] and the end position."""
 BLOCKS_PER_WAVE = 4
 """Blocks packed per thread between two writes: bounds the memory."""
 

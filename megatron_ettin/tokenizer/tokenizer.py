@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from megatron_ettin.corpus.format import dtype_for
 from megatron_ettin.errors import DataError
+from megatron_ettin.tokenizer.special_tokens import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SpecialTokensInText = Literal["special", "split", "reject"]
 Engine = Literal["native", "huggingface"]
-SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "<|endoftext|>")
 NO_TOKENIZER = "give a tokenizer.json or a folder with one, or make one of your text by `ettin tokenizer train`"
 
 
@@ -51,16 +50,17 @@ class Tokenizer:
         try:
             self.native = _native().Tokenizer(self.content) if engine == "native" else None
             """The tokenizer of the extension, which threads may share; None with the other engine."""
-            self._foreign = None if engine == "native" else HuggingFaceEncoder(self.content, special_tokens_in_text)
+            self.huggingface = None if engine == "native" else HuggingFaceEncoder(self.content, special_tokens_in_text)
+            """The encoder of the other engine; None with the native one."""
         except ValueError as error:
-            if not holds_model(self.content):
+            if "model" not in self._parse():
                 raise DataError(f"{where}: not a tokenizer.json: {error}; {NO_TOKENIZER}") from error
             raise DataError(
                 f"{where}: cannot be reproduced exactly: {error}; use a byte-level BPE tokenizer.json, or the engine"
                 " 'huggingface', which is exact and about a hundred times slower"
             ) from error
         self._policy = special_tokens_in_text
-        loaded: Any = self.native or self._foreign
+        loaded: Any = self.native or self.huggingface
         self.vocabulary_size: int = loaded.vocabulary_size
         """One more than the largest id; len(tokenizer) where ids have no hole."""
 
@@ -68,7 +68,7 @@ class Tokenizer:
     def _encoder(self) -> Any:  # noqa: ANN401 - one of two engines
         """Made when texts come: the native one holds 16 MB of caches, and the corpus builder has its own."""
         if self.native is None:
-            return self._foreign
+            return self.huggingface
         return _native().Encoder(self.native, getattr(_native().SpecialPolicy, self._policy))
 
     @classmethod
@@ -86,10 +86,18 @@ class Tokenizer:
             raise DataError(f"{file}: cannot be read as a tokenizer.json ({error}); {NO_TOKENIZER}") from error
         return cls(content, special_tokens_in_text, engine, where=str(file))
 
+    def _parse(self) -> dict[str, Any]:
+        """The file as an object; empty where it is none."""
+        try:
+            parsed = json.loads(self.content)
+        except (ValueError, RecursionError):  # no JSON, or nested too deep
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+
     @cached_property
     def token_ids(self) -> dict[str, int]:
         """Every token with its id, added tokens included."""
-        parsed = json.loads(self.content)
+        parsed = self._parse()
         vocabulary = parsed["model"].get("vocab")
         ids = dict(vocabulary) if isinstance(vocabulary, dict) else {}
         return ids | {token["content"]: token["id"] for token in parsed.get("added_tokens") or []}
@@ -97,18 +105,11 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> dict[str, int]:
         """Ids of ``[UNK] [CLS] [SEP] [PAD] [MASK] <|endoftext|>``, as far as the tokenizer has them."""
-        return {name: id for name in SPECIAL_NAMES if (id := self.find_token(name)) >= 0}
+        return {name: id for name in SPECIAL_TOKENS if (id := self.find_token(name)) >= 0}
 
     def find_token(self, name: str) -> int:
         """Id of one token, or -1 when there is none of this name."""
         return int(self.native.find_token(name)) if self.native is not None else self.token_ids.get(name, -1)
-
-    @property
-    def dtype(self) -> type[np.uint16] | type[np.int32]:
-        """The type of ids in corpora of this tokenizer."""
-        import numpy as np
-
-        return np.uint16 if dtype_for(self.vocabulary_size) == "uint16" else np.int32
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Ids of all texts one after another, and offsets [texts + 1].
@@ -140,15 +141,6 @@ class Tokenizer:
         return text
 
 
-def holds_model(content: bytes) -> bool:
-    """Whether a text is a JSON object with a model in it, as every tokenizer.json is."""
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError):  # nested too deep
-        return False
-    return isinstance(parsed, dict) and "model" in parsed
-
-
 def _native() -> Any:  # noqa: ANN401 - the extension has no types
     """The extension, imported when it is needed."""
     import megatron_ettin._native as native
@@ -157,7 +149,10 @@ def _native() -> Any:  # noqa: ANN401 - the extension has no types
 
 
 class HuggingFaceEncoder:
-    """The encoder of the engine ``huggingface``: any tokenizer.json, at the speed of `tokenizers`."""
+    """The encoder of the engine ``huggingface``: any tokenizer.json, at the speed of `tokenizers`.
+
+    Template specials, truncation and padding of the file are not applied.
+    """
 
     def __init__(self, content: bytes, policy: SpecialTokensInText) -> None:
         from tokenizers import Tokenizer as HuggingFaceTokenizer
@@ -169,19 +164,37 @@ class HuggingFaceEncoder:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = policy == "split"
-        self._policy = policy
-        self._special = {id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._rejects = policy == "reject"
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = [] if policy == "split" else [id for id, token in added.items() if token.special]
         self.vocabulary_size = max(self._tokenizer.get_vocab().values()) + 1
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], int, int]:
         """(ids, offsets, special tokens met, index of the first rejected text or -1)."""
-        import numpy as np
-
         for text in texts:
             text.encode()  # raises UnicodeEncodeError on a lone surrogate
-        lists = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        counts = [sum(token in self._special for token in ids) for ids in lists] if self._policy != "split" else []
-        rejected = next((at for at, count in enumerate(counts) if count), -1) if self._policy == "reject" else -1
+        ids, offsets, specials = self._encode(texts)
+        rejected = int(specials.argmax()) if self._rejects and specials.any() else -1
+        return ids, offsets, int(specials.sum()), rejected
+
+    def encode_utf8(
+        self, content: bytes, ends: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64]]:
+        """Texts back to back, for the corpus builder: (ids, end of each text in ids, special tokens met in each)."""
+        import numpy as np
+
+        bounds = [0, *ends.tolist()]
+        texts = [content[begin:end].decode() for begin, end in zip(bounds, bounds[1:], strict=False)]
+        ids, offsets, specials = self._encode(texts)
+        return ids, offsets[1:].astype(np.uint64), specials.astype(np.uint64)
+
+    def _encode(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+        """(ids, offsets, special tokens met in each text)."""
+        import numpy as np
+
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        lists = [np.array(encoding.ids, np.uint32) for encoding in encodings]
         offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-        ids = np.concatenate([np.zeros(0, np.uint32), *(np.array(ids, np.uint32) for ids in lists)], dtype=np.uint32)
-        return ids, offsets, sum(counts), rejected
+        ids = np.concatenate([np.zeros(0, np.uint32), *lists])
+        met = np.cumsum([0, *np.isin(ids, self._special)], dtype=np.int64)
+        return ids, offsets, met[offsets[1:]] - met[offsets[:-1]]

@@ -16,71 +16,64 @@ from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.publish import publish
 from megatron_ettin.sources.files import Source, find_inputs, make_sources
 from megatron_ettin.sources.parquet import parquet_documents
-from megatron_ettin.tokenizer.tokenizer import SPECIAL_NAMES
+from megatron_ettin.tokenizer.special_tokens import CLS, MASK, ROLES, SEP, SPECIAL_TOKENS
 
-SMALLEST_VOCABULARY = 256 + len(SPECIAL_NAMES)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 """Every byte needs a token."""
 
 
-def special_tokens() -> list[AddedToken]:
-    """The special tokens in the order of their ids; [MASK] takes the white space on its left with it."""
-    return [AddedToken(name, lstrip=name == "[MASK]", normalized=False, special=True) for name in SPECIAL_NAMES]
+def make_tokenizer(inputs: Sequence[str], folder: Path, vocabulary_size: int, key: str, characters: int) -> int:
+    """Learn a tokenizer from files, globs and folders, at most ``characters`` of them, and publish ``folder`` with it.
 
-
-def empty_tokenizer() -> Tokenizer:
-    """A tokenizer without vocabulary: NFC, the GPT-2 split, byte-level BPE, and a template [CLS] text [SEP]."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
+    Returns the number of its tokens. ``key`` names the member of a JSON line, or the column, with the text. Raises
+    DataError for inputs that cannot be read, ConfigError for a vocabulary too small and a folder that exists.
+    """
+    sources = text_files(inputs)
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already; choose another folder")
+    tokenizer = train_tokenizer(read_texts(sources, key, characters), vocabulary_size)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    tokens = {f"{role}_token": ROLES[f"{role}_token"] for role in ("unk", "cls", "sep", "pad", "mask", "bos", "eos")}
+    with publish(folder) as staging:
+        tokenizer.save(str(staging / "tokenizer.json"))
+        (staging / "tokenizer_config.json").write_text(json.dumps(settings | tokens, indent=2) + "\n")
+        (staging / "special_tokens_map.json").write_text(json.dumps(tokens, indent=2) + "\n")
+    return tokenizer.get_vocab_size()
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Tokenizer:
     """Learn merges from ``texts`` until the vocabulary, special tokens included, has ``vocabulary_size`` tokens.
 
-    Raises ConfigError when that is too small and DataError when there is no text. Where the texts are too few the
-    vocabulary stays smaller.
+    NFC, the GPT-2 split, byte-level BPE, and a template [CLS] text [SEP]; [MASK] takes the white space on its left with
+    it. Where the texts are too few the vocabulary stays smaller. Raises ConfigError when the size is too small and
+    DataError when there is no text.
     """
     if vocabulary_size < SMALLEST_VOCABULARY:
         raise ConfigError(
             f"vocabulary={vocabulary_size} is too small: every byte needs a token; use {SMALLEST_VOCABULARY} or more"
         )
-    tokenizer = empty_tokenizer()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=special_tokens(),
+        special_tokens=[
+            AddedToken(name, lstrip=name == MASK, normalized=False, special=True) for name in SPECIAL_TOKENS
+        ],
         show_progress=False,
     )
     some = next((text for text in texts if text), None)
     if some is None:
         raise DataError("no text in the input: every document is empty; give text to learn a tokenizer from")
     tokenizer.train_from_iterator(chain([some], texts), trainer)
-    ids = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (CLS, SEP)],
     )
     return tokenizer
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Publish ``folder`` with tokenizer.json and what transformers needs beside it. Raises ConfigError if it exists."""
-    names = {
-        "unk": "[UNK]",
-        "cls": "[CLS]",
-        "sep": "[SEP]",
-        "pad": "[PAD]",
-        "mask": "[MASK]",
-        "bos": "[CLS]",
-        "eos": "[SEP]",
-    }
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
-    with publish(folder) as staging:
-        tokenizer.save(str(staging / "tokenizer.json"))
-        tokens = {f"{role}_token": name for role, name in names.items()}
-        (staging / "tokenizer_config.json").write_text(json.dumps(settings | tokens, indent=2) + "\n")
-        (staging / "special_tokens_map.json").write_text(json.dumps(tokens, indent=2) + "\n")
 
 
 def text_files(inputs: Sequence[str]) -> list[Source]:
@@ -102,7 +95,7 @@ def read_texts(sources: Sequence[Source], key: str, limit: int) -> Iterator[str]
     """
     left = limit
     for source in sources:
-        for text in _parquet_texts(source, key) if source.format == "parquet" else _texts_of(source, key):
+        for text in _parquet_texts(source, key) if source.format == "parquet" else _line_texts(source, key):
             if left <= 0:
                 return
             yield text[:left]
@@ -110,16 +103,16 @@ def read_texts(sources: Sequence[Source], key: str, limit: int) -> Iterator[str]
 
 
 def _parquet_texts(source: Source, key: str) -> Iterator[str]:
-    for rows in parquet_documents(source, [key], 0):
-        if rows.ids:
+    for batch in parquet_documents(source, [key], 0):
+        if batch.ids:
             raise DataError(f"{source.path}: column {key!r} holds ids, not text; name another by --json-key")
         start = 0
-        for end in rows.ends.tolist():
-            yield bytes(rows.content[start:end]).decode("utf-8", "replace")
+        for end in batch.ends.tolist():
+            yield bytes(batch.content[start:end]).decode("utf-8", "replace")
             start = end
 
 
-def _texts_of(source: Source, key: str) -> Iterator[str]:
+def _line_texts(source: Source, key: str) -> Iterator[str]:
     number = 0
     try:
         with _open(source) as stream:
@@ -129,7 +122,13 @@ def _texts_of(source: Source, key: str) -> Iterator[str]:
             for line in stream:
                 number += 1
                 if line.strip():
-                    yield _text_of(json.loads(line), key)
+                    record = json.loads(line)
+                    text = record.get(key) if isinstance(record, dict) else None
+                    if not isinstance(text, str):
+                        raise ValueError(
+                            f"no member {key!r} that is a string; name the one that holds the text by --json-key"
+                        )
+                    yield text.encode("utf-8", "replace").decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{_place(source, number + 1)}: not UTF-8 ({error.reason}); convert the file") from error
     except json.JSONDecodeError as error:
@@ -140,13 +139,6 @@ def _texts_of(source: Source, key: str) -> Iterator[str]:
 
 def _place(source: Source, line: int) -> str:
     return f"{source.path}, line {line}" if line and source.format == "jsonl" else str(source.path)
-
-
-def _text_of(record: object, key: str) -> str:
-    text = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        raise ValueError(f"no member {key!r} that is a string; name the one that holds the text by --json-key")
-    return text.encode("utf-8", "replace").decode()
 
 
 @contextlib.contextmanager

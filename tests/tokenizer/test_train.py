@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from megatron_ettin.cli import main
 from megatron_ettin.errors import DataError
-from megatron_ettin.tokenizer.tokenizer import SPECIAL_NAMES, Tokenizer
+from megatron_ettin.tokenizer.special_tokens import SPECIAL_TOKENS
+from megatron_ettin.tokenizer.tokenizer import Tokenizer
 from megatron_ettin.tokenizer.train import read_texts, text_files, train_tokenizer
 from tests.tokenizer.conftest import Pair
 from tests.tokenizer.samples import ATOMS, SENTENCES, training_text
@@ -40,7 +41,7 @@ def test_train(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 0
     assert "800 tokens" in capsys.readouterr().out
     tokenizer = Tokenizer.from_file(texts / "out")
-    assert list(tokenizer.special_ids) == list(SPECIAL_NAMES) and tokenizer.vocabulary_size == 800
+    assert list(tokenizer.special_ids) == list(SPECIAL_TOKENS) and tokenizer.vocabulary_size == 800
     Pair.of(tokenizer.content.decode()).assert_equal([*SENTENCES, *ATOMS])
     assert tokenizer.decode(tokenizer.encode(SENTENCES[0])) == SENTENCES[0]
     assert main(command) == 2

@@ -13,9 +13,9 @@ from megatron_ettin.corpus.format import corpus_prefix
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
 from megatron_ettin.sources.files import Source, find_inputs, make_sources, shard_of
+from megatron_ettin.tokenizer.special_tokens import END_OF_TEXT
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
-DEFAULT_EOD = "<|endoftext|>"
 MAXIMUM_DOCUMENT_BYTES = 256 << 20
 LARGEST_DOCUMENT_BYTES = 512 << 20
 """Above this the ids of one document might not fit the int32 lengths of an index."""
@@ -192,7 +192,7 @@ def _find_eod(path: Path, tokenizer: Tokenizer, options: BuildOptions) -> int | 
         token = content.get("eos_token") if isinstance(content, dict) else None
         token = token.get("content") if isinstance(token, dict) else token
         name = token if isinstance(token, str) else None
-    name = name or DEFAULT_EOD
+    name = name or END_OF_TEXT
     found = tokenizer.find_token(name)
     if found < 0:
         raise ConfigError(f"{path}: has no token {name!r} to end documents with; name one by --eod-token")

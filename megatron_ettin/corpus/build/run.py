@@ -83,11 +83,7 @@ def run_build(job: Job, staging: Staging, state: BuildState | None) -> None:
 def _native_builder(
     job: Job, staging: Staging, state: BuildState | None, splitter: Callable[..., Any] | None
 ) -> Any:  # noqa: ANN401 - extension type
-    options, encoder = job.options, None
-    if options.engine == "huggingface":
-        from megatron_ettin.tokenizer.encoders import HuggingFaceBatches  # imports numpy
-
-        encoder = HuggingFaceBatches(job.tokenizer.content, options.specials_in_text)
+    options = job.options
     return _native.CorpusBuilder(
         options={
             "keys": list(options.keys),
@@ -102,7 +98,7 @@ def _native_builder(
             "on_error_skip": options.on_error == "skip",
             "tokenizer": job.tokenizer.native,
             "policy": getattr(_native.SpecialPolicy, options.specials_in_text),
-            "encoder": encoder,
+            "encoder": job.tokenizer.huggingface and job.tokenizer.huggingface.encode_utf8,
             "splitter": splitter,
         },
         outputs=[[str(path) for path in files] for files in staging.outputs],
