@@ -130,14 +130,14 @@ def masking_claims(quick: bool) -> Iterator[Claim]:
     rule = mask_rule(config, corpora.VOCABULARY, corpora.SPECIAL_IDS, None)
     rows = np.random.default_rng(0).integers(300, 50_000, (1024 if quick else 8192, 1024)).astype(np.int32)
     specials = torch.tensor(list(corpora.SPECIAL_IDS.values()))
-    level = _native.simd_level()
+    sets = _native.instruction_sets()
 
-    def ours(part: np.ndarray, chosen_level: int = level) -> tuple:
-        return _native.mask_rows(part, rule, (1, 2), (3, 4), 0, 0, chosen_level)
+    def ours(part: np.ndarray, instructions: _native.InstructionSet = sets[-1]) -> tuple:
+        return _native.mask_rows(part, rule, (1, 2), (3, 4), 0, 0, instructions)
 
-    for a, b in zip(ours(rows[:100]), ours(rows[:100], 0), strict=True):
+    for a, b in zip(ours(rows[:100]), ours(rows[:100], sets[0]), strict=True):
         assert (a == b).all()
-    draws = _native.row_draws((1, 2), 5, 0, 100, level)
+    draws = _native.row_draws((1, 2), 5, 0, 100)
     assert draws.tolist() == [randomness.row_draw((1, 2), 5, 0, token) for token in range(100)]
     parts, rng = rows.reshape(-1, MASKED_TOGETHER, 1024), np.random.default_rng(1)
     sample = parts[:16]

@@ -4,7 +4,8 @@
 #   ettin_environment [extra]   leaves ETTIN_PYTHON pointing at a Python with the package and its pinned dependencies
 #
 # Uses the virtual environment that is active, else .venv in the checkout. A torch that is installed already is kept.
-# Without a GPU the CPU build of torch is taken. ETTIN_ENVIRONMENT=ready skips all of it, for containers and tests that
+# Without a GPU the CPU build of torch is taken: "+cpu" versions, and on macOS every build, are that build wherever they
+# come from, so the package index that pip is set up with is asked first; PyTorch's own CPU index has nothing else. ETTIN_ENVIRONMENT=ready skips all of it, for containers and tests that
 # bring a Python with everything in it.
 
 ettin_say() { printf '== %s\n' "$*"; }
@@ -30,7 +31,8 @@ ettin_need_compiler() {
 }
 
 ettin_fingerprint() { # of what the installation depends on
-    find csrc -name '*.h' -o -name '*.cpp' | LC_ALL=C sort | xargs cat setup.py pyproject.toml constraints.txt tools/environment.sh | cksum
+    find csrc setup.py pyproject.toml constraints.txt tools/environment.sh -type f ! -path 'csrc/fuzz/*' ! -name '*.md' |
+        LC_ALL=C sort | xargs cksum | cksum
     echo "$1"
 }
 
@@ -50,12 +52,16 @@ ettin_install_torch() {
     if "$ETTIN_PYTHON" -c 'import torch' 2>/dev/null; then return; fi
     local version
     version=$(sed -n 's/^torch==//p' constraints.txt)
-    if command -v nvidia-smi >/dev/null; then
+    if command -v nvidia-smi >/dev/null || [ "$(uname -s)" = Darwin ]; then
         "$ETTIN_PYTHON" -m pip install -q -c constraints.txt "torch==$version"
     else
         "$ETTIN_PYTHON" -m pip install -q "torch==$version+cpu" 2>/dev/null ||
-            "$ETTIN_PYTHON" -m pip install -q "torch==$version" \
-                --index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple
+            "$ETTIN_PYTHON" -m pip install -q "torch==$version+cpu" \
+                --extra-index-url https://download.pytorch.org/whl/cpu || {
+            echo "error: no CPU build of torch $version in the package index that pip is set up with, nor at" \
+                "https://download.pytorch.org/whl/cpu; install torch $version yourself and start again" >&2
+            return 1
+        }
     fi
 }
 

@@ -3,7 +3,9 @@
 #include <array>
 #include <cstring>
 
-#if defined(__x86_64__)
+#include "base/cpu.h"
+
+#if defined(ETTIN_X86)
 #include "base/crc32c_fold.h"
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>
@@ -12,8 +14,8 @@
 namespace ettin {
 namespace {
 
-constexpr uint32_t polynomial = 0x82F63B78u;  // reflected
-constexpr uint32_t one = 0x80000000u;         // x^0, reflected
+constexpr uint32_t kPolynomial = 0x82F63B78u;  // reflected
+constexpr uint32_t kOne = 0x80000000u;         // x^0, reflected
 
 struct Tables {
   std::array<std::array<uint32_t, 256>, 8> bytes{};
@@ -22,9 +24,9 @@ struct Tables {
 
 constexpr uint32_t multiply(uint32_t a, uint32_t b) noexcept {
   uint32_t product = 0;
-  for (uint32_t bit = one; bit != 0; bit >>= 1) {
+  for (uint32_t bit = kOne; bit != 0; bit >>= 1) {
     if (a & bit) product ^= b;
-    b = (b & 1) ? (b >> 1) ^ polynomial : b >> 1;
+    b = (b & 1) ? (b >> 1) ^ kPolynomial : b >> 1;
   }
   return product;
 }
@@ -33,7 +35,7 @@ constexpr Tables make_tables() noexcept {
   Tables tables;
   for (uint32_t i = 0; i < 256; ++i) {
     uint32_t value = i;
-    for (int bit = 0; bit < 8; ++bit) value = (value & 1) ? (value >> 1) ^ polynomial : value >> 1;
+    for (int bit = 0; bit < 8; ++bit) value = (value & 1) ? (value >> 1) ^ kPolynomial : value >> 1;
     tables.bytes[0][i] = value;
   }
   for (size_t k = 1; k < 8; ++k)
@@ -41,7 +43,7 @@ constexpr Tables make_tables() noexcept {
       const uint32_t last = tables.bytes[k - 1][i];
       tables.bytes[k][i] = (last >> 8) ^ tables.bytes[0][last & 255];
     }
-  tables.powers[0] = one >> 1;
+  tables.powers[0] = kOne >> 1;
   for (size_t k = 1; k < 64; ++k) tables.powers[k] = multiply(tables.powers[k - 1], tables.powers[k - 1]);
   return tables;
 }
@@ -50,14 +52,16 @@ const Tables tables = make_tables();
 
 // x^(8 n) modulo the polynomial.
 uint32_t byte_shift(uint64_t n) noexcept {
-  uint32_t result = one;
+  uint32_t result = kOne;
   for (size_t k = 3; n != 0 && k < 64; ++k, n >>= 1)
     if (n & 1) result = multiply(tables.powers[k], result);
   return result;
 }
 
-#if defined(__x86_64__)
-constexpr size_t lane = 8192;  // three lanes hide the latency of the instruction
+#if defined(ETTIN_X86)
+const InstructionSet kCrc32c = choose("crc32c", {InstructionSet::kSse42, InstructionSet::kAvx512Vbmi});
+
+constexpr size_t kLane = 8192;  // three lanes hide the latency of the instruction
 
 __attribute__((target("sse4.2"))) uint64_t one_lane(uint64_t crc, const char* data, size_t size) noexcept {
   uint64_t word = 0;
@@ -70,15 +74,15 @@ __attribute__((target("sse4.2"))) uint64_t one_lane(uint64_t crc, const char* da
 }
 
 __attribute__((target("sse4.2"))) uint32_t hardware(uint32_t crc, const char* data, size_t size) noexcept {
-  static const uint32_t shift_one = byte_shift(lane);
-  static const uint32_t shift_two = byte_shift(2 * lane);
+  static const uint32_t shift_one = byte_shift(kLane);
+  static const uint32_t shift_two = byte_shift(2 * kLane);
   uint64_t a = crc ^ 0xFFFFFFFFu;
-  for (; size >= 3 * lane; data += 3 * lane, size -= 3 * lane) {
+  for (; size >= 3 * kLane; data += 3 * kLane, size -= 3 * kLane) {
     uint64_t b = 0, c = 0, word_a = 0, word_b = 0, word_c = 0;
-    for (size_t i = 0; i < lane; i += 8) {
+    for (size_t i = 0; i < kLane; i += 8) {
       std::memcpy(&word_a, data + i, 8);
-      std::memcpy(&word_b, data + lane + i, 8);
-      std::memcpy(&word_c, data + 2 * lane + i, 8);
+      std::memcpy(&word_b, data + kLane + i, 8);
+      std::memcpy(&word_c, data + 2 * kLane + i, 8);
       a = _mm_crc32_u64(a, word_a);
       b = _mm_crc32_u64(b, word_b);
       c = _mm_crc32_u64(c, word_c);
@@ -112,15 +116,14 @@ uint32_t crc32c_portable(uint32_t crc, const void* data, size_t size) noexcept {
 }
 
 uint32_t crc32c(uint32_t crc, const void* data, size_t size) noexcept {
-#if defined(__x86_64__)
-  static const bool available = __builtin_cpu_supports("sse4.2");
+#if defined(ETTIN_X86)
   const auto* from = static_cast<const char*>(data);
-  if (size >= 2 * fold_step && folding_available()) {
+  if (size >= 2 * kFoldStep && kCrc32c == InstructionSet::kAvx512Vbmi) {
     crc = fold_all(crc, from, size);
-    from += size / fold_step * fold_step;
-    size %= fold_step;
+    from += size / kFoldStep * kFoldStep;
+    size %= kFoldStep;
   }
-  if (available) return hardware(crc, from, size);
+  if (kCrc32c != InstructionSet::kPortable) return hardware(crc, from, size);
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
   const auto* bytes = static_cast<const uint8_t*>(data);
   uint32_t value = ~crc;

@@ -33,7 +33,7 @@ using FreshVector = std::vector<T, FreshAllocator<T>>;
 
 // Appends numbers that the elements can hold.
 template <class T>
-void append_narrowed(FreshVector<T>& to, const uint32_t* from, size_t count) {
+void append_ids(FreshVector<T>& to, const uint32_t* from, size_t count) {
   const size_t before = to.size();
   to.resize(before + count);
   for (size_t at = 0; at < count; ++at) to[before + at] = static_cast<T>(from[at]);

@@ -14,15 +14,15 @@
 namespace ettin {
 
 enum class RecordKind : uint8_t {
-  json_lines,  // bytes are lines, each a JSON object
-  texts,       // bytes are documents; `ends` says where each stops
-  ids,         // bytes are uint32 ids of documents; `ends` counts ids
+  kJsonLines,  // bytes are lines, each a JSON object
+  kTexts,       // bytes are documents; `ends` says where each stops
+  kIds,         // bytes are uint32 ids of documents; `ends` counts ids
 };
 
 struct RejectedRecord {
   uint64_t line = 0;    // from 1; relative to the block until it is committed
   uint64_t offset = 0;  // of the offending byte in the (decompressed) source, or the row number
-  Reject kind = Reject::none;
+  Reject kind = Reject::kNone;
   std::string reason;
 };
 
@@ -30,7 +30,7 @@ struct RejectedRecord {
 struct Block {
   uint64_t order = 0;
   uint32_t source = 0;
-  RecordKind kind = RecordKind::json_lines;
+  RecordKind kind = RecordKind::kJsonLines;
   std::string bytes;
   std::vector<uint64_t> ends;   // of texts: with several outputs, one for each of them in each row
   std::vector<uint8_t> missing;  // rows without a value; empty when there are none
@@ -83,7 +83,7 @@ class StoredIds {
     with([size](auto& ids) { ids.resize(size); });
   }
   void append(const uint32_t* from, size_t count) {
-    with([=](auto& ids) { append_narrowed(ids, from, count); });
+    with([=](auto& ids) { append_ids(ids, from, count); });
   }
 
  private:

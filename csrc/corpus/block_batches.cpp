@@ -91,7 +91,7 @@ void BlockEncoder::store_pending(BlockResult& result) {
     RejectedRecord record;
     record.line = places_[document].line;
     record.offset = places_[document].offset;
-    record.kind = Reject::special_token;
+    record.kind = Reject::kSpecialToken;
     record.reason = "a special token stands in the text";
     result.rejected.push_back(std::move(record));
   }

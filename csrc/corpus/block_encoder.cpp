@@ -9,8 +9,8 @@
 namespace ettin {
 namespace {
 
-constexpr size_t large_buffer = 32u << 20;  // buffers that one huge record made larger are given back
-constexpr std::string_view byte_order_mark = "\xEF\xBB\xBF";
+constexpr size_t kLargeBuffer = 32u << 20;  // buffers that one huge record made larger are given back
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 bool is_blank(std::string_view line) {
   for (const char c : line)
@@ -20,7 +20,7 @@ bool is_blank(std::string_view line) {
 
 template <class T>
 void release(FreshVector<T>& buffer) {
-  if (buffer.capacity() * sizeof(T) > large_buffer) FreshVector<T>().swap(buffer);
+  if (buffer.capacity() * sizeof(T) > kLargeBuffer) FreshVector<T>().swap(buffer);
 }
 
 std::string hex_byte(char byte) {
@@ -56,9 +56,9 @@ std::unique_ptr<BlockResult> BlockEncoder::run(Block& block) {
   result->lines = result->rejected.size();
   if (block.file) {
     file_block(block, *result);
-  } else if (block.kind == RecordKind::json_lines) {
+  } else if (block.kind == RecordKind::kJsonLines) {
     json_block(block.bytes, block.begin, *result);
-  } else if (block.kind == RecordKind::texts) {
+  } else if (block.kind == RecordKind::kTexts) {
     text_block(block, *result);
   } else {
     id_block(block, *result);
@@ -78,14 +78,14 @@ void BlockEncoder::file_block(Block& block, BlockResult& result) {
   json_block(std::string_view(lines.bytes.data(), lines.bytes.size()).substr(lines.first), block.begin - lead + lines.first, result);
   if (lines.too_long && !stopped(result)) {
     ++result.lines;
-    reject(result, Reject::too_long, lines.too_long_offset,
+    reject(result, Reject::kTooLong, lines.too_long_offset,
            "the line is above " + std::to_string(settings_.maximum_record) + " bytes");
   }
 }
 
 void BlockEncoder::release_large_buffers() {
   release(lines_.bytes);
-  record_.release_large_buffers(large_buffer);
+  record_.release_large_buffers(kLargeBuffer);
 }
 
 void BlockEncoder::reject(BlockResult& result, Reject kind, uint64_t offset, std::string reason) const {
@@ -114,7 +114,7 @@ void BlockEncoder::json_block(std::string_view lines, uint64_t offset, BlockResu
 
 void BlockEncoder::json_line(std::string_view line, uint64_t offset, bool known_valid, BlockResult& result) {
   if (line.size() > settings_.maximum_record) {
-    reject(result, Reject::too_long, offset,
+    reject(result, Reject::kTooLong, offset,
            "the line is above " + std::to_string(settings_.maximum_record) + " bytes");
     return;
   }
@@ -125,20 +125,20 @@ void BlockEncoder::json_line(std::string_view line, uint64_t offset, bool known_
   if (!known_valid) {
     const size_t valid = utf8_valid_prefix(line.data(), line.size());
     if (valid != line.size()) {
-      reject(result, Reject::invalid_utf8, offset + valid, "byte " + hex_byte(line[valid]) + " is not valid UTF-8");
+      reject(result, Reject::kInvalidUtf8, offset + valid, "byte " + hex_byte(line[valid]) + " is not valid UTF-8");
       return;
     }
   }
   const Reject kind = record_.parse(line);
-  if (kind != Reject::none) {
+  if (kind != Reject::kNone) {
     reject(result, kind, offset + record_.error_offset(), record_.reason());
     return;
   }
   for (size_t i = 0; i < documents_.size(); ++i) {
     const JsonField& field = record_.field(i);
     documents_[i] = {record_.texts(i), field.count, field.lone_surrogates};
-    if (settings_.splitter && field.kind != JsonField::Kind::text) {
-      reject(result, Reject::not_a_string, offset, "a list cannot be split into sentences");
+    if (settings_.splitter && field.kind != JsonField::Kind::kText) {
+      reject(result, Reject::kNotAString, offset, "a list cannot be split into sentences");
       return;
     }
   }
@@ -159,7 +159,7 @@ void BlockEncoder::text_block(const Block& block, BlockResult& result) {
     }
     ++result.lines;
     if (!block.missing.empty() && block.missing[row] != 0) {
-      reject(result, Reject::not_a_string, offset, "the row holds no value");
+      reject(result, Reject::kNotAString, offset, "the row holds no value");
     } else if (check_texts(texts, block.counts_rows, offset, result)) {
       for (size_t i = 0; i < width; ++i) documents_[i] = {&texts[i], 1, 0};
       take_record(offset, result);
@@ -171,18 +171,18 @@ bool BlockEncoder::check_texts(const std::vector<std::string_view>& texts, bool 
                                BlockResult& result) {
   for (const std::string_view text : texts) {
     if (text.size() > settings_.maximum_record) {
-      reject(result, Reject::too_long, offset,
+      reject(result, Reject::kTooLong, offset,
              "the document is above " + std::to_string(settings_.maximum_record) + " bytes");
       return false;
     }
     const size_t valid = utf8_valid_prefix(text.data(), text.size());
     if (valid != text.size()) {
-      reject(result, Reject::invalid_utf8, rows ? offset : offset + valid,
+      reject(result, Reject::kInvalidUtf8, rows ? offset : offset + valid,
              "byte " + hex_byte(text[valid]) + " is not valid UTF-8");
       return false;
     }
-    if (!rows && offset == 0 && text.substr(0, 3) == byte_order_mark) {
-      reject(result, Reject::byte_order_mark, offset, "the file starts with a byte order mark");
+    if (!rows && offset == 0 && text.substr(0, 3) == kByteOrderMark) {
+      reject(result, Reject::kByteOrderMark, offset, "the file starts with a byte order mark");
       return false;
     }
   }
@@ -197,7 +197,7 @@ void BlockEncoder::id_block(const Block& block, BlockResult& result) {
     const uint64_t row = block.begin + result.lines;
     if (!block.missing.empty() && block.missing[result.lines] != 0) {
       ++result.lines;
-      reject(result, Reject::not_a_string, row, "the row holds no value");
+      reject(result, Reject::kNotAString, row, "the row holds no value");
     } else {
       ++result.lines;
       id_record(ids + begin, end - begin, row, result);
@@ -209,13 +209,13 @@ void BlockEncoder::id_block(const Block& block, BlockResult& result) {
 void BlockEncoder::id_record(const uint32_t* ids, size_t count, uint64_t row, BlockResult& result) {
   for (size_t i = 0; i < count; ++i)
     if (ids[i] >= settings_.vocabulary) {
-      reject(result, Reject::invalid_ids, row,
+      reject(result, Reject::kInvalidIds, row,
              "id " + std::to_string(ids[i]) + " is outside the vocabulary of " + std::to_string(settings_.vocabulary));
       return;
     }
   if (count != 0 && settings_.template_first >= 0 && ids[0] == settings_.template_first) {
     if (!settings_.strip_template) {
-      reject(result, Reject::template_specials, row, "the document starts with a template special token");
+      reject(result, Reject::kTemplateSpecials, row, "the document starts with a template special token");
       return;
     }
     ++ids;
@@ -242,7 +242,7 @@ void BlockEncoder::take_record(uint64_t offset, BlockResult& result) {
   for (size_t i = 0; i < documents_.size(); ++i) {
     if (!encode_document(documents_[i], result.outputs[i])) {
       go_back(result);
-      reject(result, Reject::special_token, offset, "a special token stands in the text");
+      reject(result, Reject::kSpecialToken, offset, "a special token stands in the text");
       return;
     }
   }

@@ -11,9 +11,9 @@
 namespace ettin {
 namespace {
 
-constexpr uint64_t header_bytes = 34;
-constexpr uint64_t batch = 1 << 16;        // sequences or documents read at once
-constexpr uint64_t scan_bytes = 1 << 18;  // of the .bin read at once: few calls, and still near the processor
+constexpr uint64_t kHeaderBytes = 34;
+constexpr uint64_t kBatch = 1 << 16;        // sequences or documents read at once
+constexpr uint64_t kScanBytes = 1 << 18;  // of the .bin read at once: few calls, and still near the processor
 
 template <typename T>
 T load(const FreshVector<char>& bytes, size_t i) {
@@ -28,17 +28,17 @@ class RangeCheck {
       : index_(index), tokens_(tokens), shape_(shape), eod_(eod), special_(special) {}
 
   CheckedRange run(uint64_t first, uint64_t last) {
-    for (uint64_t at = first; at < last && result_.problem.empty(); at += batch) {
-      documents(at, std::min(at + batch, last));
+    for (uint64_t at = first; at < last && result_.problem.empty(); at += kBatch) {
+      documents(at, std::min(at + kBatch, last));
     }
     if (last == shape_.documents && result_.problem.empty()) last_entry();
     return std::move(result_);
   }
 
  private:
-  uint64_t lengths_at(uint64_t i) const { return header_bytes + 4 * i; }
-  uint64_t pointers_at(uint64_t i) const { return header_bytes + 4 * shape_.sequences + 8 * i; }
-  uint64_t documents_at(uint64_t i) const { return header_bytes + 12 * shape_.sequences + 8 * i; }
+  uint64_t lengths_at(uint64_t i) const { return kHeaderBytes + 4 * i; }
+  uint64_t pointers_at(uint64_t i) const { return kHeaderBytes + 4 * shape_.sequences + 8 * i; }
+  uint64_t documents_at(uint64_t i) const { return kHeaderBytes + 12 * shape_.sequences + 8 * i; }
 
   bool problem(const std::string& text) {
     if (result_.problem.empty()) result_.problem = text;
@@ -84,8 +84,8 @@ class RangeCheck {
     }
     for (size_t i = 0; i + 1 < starts_.size(); ++i) result_.empty_documents += starts_[i] == starts_[i + 1];
     next_document_ = 0;
-    for (uint64_t at = starts_.front(); at < starts_.back() && result_.problem.empty(); at += batch) {
-      sequences(at, std::min(at + batch, starts_.back()));
+    for (uint64_t at = starts_.front(); at < starts_.back() && result_.problem.empty(); at += kBatch) {
+      sequences(at, std::min(at + kBatch, starts_.back()));
     }
   }
 
@@ -133,7 +133,7 @@ class RangeCheck {
 
   // Reads the ids of [begin, end) of the .bin file into ids_.
   bool read_ids(uint64_t begin, uint64_t end) {
-    if (!ids_) ids_.reset(new uint32_t[scan_bytes / sizeof(uint32_t)]);
+    if (!ids_) ids_.reset(new uint32_t[kScanBytes / sizeof(uint32_t)]);
     std::string error;
     size_t read = 0;
     if (tokens_.read_into(reinterpret_cast<char*>(ids_.get()), begin, end - begin, read, error) && read == end - begin) {
@@ -145,8 +145,8 @@ class RangeCheck {
 
   void scan(uint64_t begin, uint64_t end) {
     size_t start = 0, stop = 0;
-    for (uint64_t at = begin; at < end; at += scan_bytes) {
-      const uint64_t until = std::min(at + scan_bytes, end);
+    for (uint64_t at = begin; at < end; at += kScanBytes) {
+      const uint64_t until = std::min(at + kScanBytes, end);
       if (!read_ids(at, until)) return;
       scan_ids(ids_.get(), until - at, shape_.itemsize, result_.tokens.value, result_.largest_id);
       result_.tokens.bytes += until - at;

@@ -4,15 +4,16 @@
 #include <cstring>
 
 #include "base/crc32c.h"
+#include "base/cpu.h"
 
-#if defined(__x86_64__)
+#if defined(ETTIN_X86)
 #include "base/crc32c_fold.h"
 #endif
 
 namespace ettin {
 namespace {
 
-constexpr size_t near_bytes = 1 << 14;  // both passes over a piece find it in the first cache
+constexpr size_t kNearBytes = 1 << 14;  // both passes over a piece find it in the first cache
 
 template <typename Id>
 uint32_t largest_of(const char* ids, size_t size) noexcept {
@@ -25,7 +26,9 @@ uint32_t largest_of(const char* ids, size_t size) noexcept {
   return top;
 }
 
-#if defined(__x86_64__)
+#if defined(ETTIN_X86)
+const InstructionSet kIdScan = choose("id_scan", {InstructionSet::kAvx512Vbmi});
+
 template <typename Id>
 ETTIN_FOLD_TARGET uint32_t fold_ids(const char* ids, size_t size, uint32_t crc, uint32_t& largest) noexcept {
   __m512i tops[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
@@ -43,8 +46,8 @@ ETTIN_FOLD_TARGET uint32_t fold_ids(const char* ids, size_t size, uint32_t crc, 
 
 void scan_ids_portable(const void* ids, size_t size, uint32_t itemsize, uint32_t& crc, uint32_t& largest) noexcept {
   const auto* from = static_cast<const char*>(ids);
-  for (size_t at = 0; at < size; at += near_bytes) {
-    const size_t count = std::min(near_bytes, size - at);
+  for (size_t at = 0; at < size; at += kNearBytes) {
+    const size_t count = std::min(kNearBytes, size - at);
     crc = crc32c(crc, from + at, count);
     const uint32_t top = itemsize == 2 ? largest_of<uint16_t>(from + at, count) : largest_of<uint32_t>(from + at, count);
     largest = std::max(largest, top);
@@ -52,11 +55,11 @@ void scan_ids_portable(const void* ids, size_t size, uint32_t itemsize, uint32_t
 }
 
 void scan_ids(const void* ids, size_t size, uint32_t itemsize, uint32_t& crc, uint32_t& largest) noexcept {
-#if defined(__x86_64__)
-  if (size >= fold_step && folding_available()) {
+#if defined(ETTIN_X86)
+  if (size >= kFoldStep && kIdScan == InstructionSet::kAvx512Vbmi) {
     const auto* from = static_cast<const char*>(ids);
     crc = itemsize == 2 ? fold_ids<uint16_t>(from, size, crc, largest) : fold_ids<uint32_t>(from, size, crc, largest);
-    const size_t done = size / fold_step * fold_step;
+    const size_t done = size / kFoldStep * kFoldStep;
     ids = from + done;
     size -= done;
   }

@@ -10,7 +10,7 @@
 namespace ettin {
 namespace {
 
-constexpr uint64_t step = 1 << 18;  // bytes read at once when looking for the end of a line
+constexpr uint64_t kStep = 1 << 18;  // bytes read at once when looking for the end of a line
 
 }  // namespace
 
@@ -55,7 +55,7 @@ bool read_line_range(const InputFile& file, uint64_t begin, uint64_t end, uint64
   lines.too_long = false;
   lines.in_range = 0;
   const uint64_t lead = begin > 0 ? 1 : 0;  // the byte before tells whether a line starts at `begin`
-  bytes.reserve(end - begin + lead + step);
+  bytes.reserve(end - begin + lead + kStep);
   if (!file.read(begin - lead, end, bytes, error)) return false;
   if (bytes.size() <= lead) {
     lines.first = bytes.size();
@@ -76,7 +76,7 @@ bool read_line_range(const InputFile& file, uint64_t begin, uint64_t end, uint64
   const size_t line = last == std::string_view::npos ? 0 : last + 1;
   for (uint64_t next = end;;) {
     const size_t before = bytes.size();
-    const bool readable = file.read(next, next + step, bytes, error);
+    const bool readable = file.read(next, next + kStep, bytes, error);
     const void* newline = std::memchr(bytes.data() + before, '\n', bytes.size() - before);
     if (newline != nullptr) {
       bytes.resize(static_cast<size_t>(static_cast<const char*>(newline) - bytes.data()) + 1);

@@ -5,8 +5,8 @@
 namespace ettin {
 namespace {
 
-constexpr size_t maximum_depth = 1000;  // of the values that are skipped; Python's own limit is the same
-constexpr size_t arena_slack = 64;      // json_unescape may write this far past its result
+constexpr size_t kMaximumDepth = 1000;  // of the values that are skipped; Python's own limit is the same
+constexpr size_t kArenaSlack = 64;      // json_unescape may write this far past its result
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -30,12 +30,12 @@ Reject JsonRecord::parse(std::string_view line) {
   for (auto& field : fields_) field = JsonField{};
   if (line.substr(0, 3) == "\xEF\xBB\xBF") {
     fail("the line starts with a byte order mark", at_);
-    return Reject::byte_order_mark;
+    return Reject::kByteOrderMark;
   }
   skip_space();
   if (at_ == end_ || *at_ != '{') {
     fail("not an object", at_);
-    return Reject::invalid_json;
+    return Reject::kInvalidJson;
   }
   ++at_;
   skip_space();
@@ -43,11 +43,11 @@ Reject JsonRecord::parse(std::string_view line) {
     ++at_;
   } else {
     for (;;) {
-      if (!object_member()) return Reject::invalid_json;
+      if (!object_member()) return Reject::kInvalidJson;
       skip_space();
       if (at_ == end_ || (*at_ != ',' && *at_ != '}')) {
         fail("expected ',' or '}'", at_);
-        return Reject::invalid_json;
+        return Reject::kInvalidJson;
       }
       if (*at_++ == '}') break;
       skip_space();
@@ -56,19 +56,19 @@ Reject JsonRecord::parse(std::string_view line) {
   skip_space();
   if (at_ != end_) {
     fail("text after the object", at_);
-    return Reject::invalid_json;
+    return Reject::kInvalidJson;
   }
   for (size_t i = 0; i < keys_.size(); ++i) {
-    if (fields_[i].kind == JsonField::Kind::missing) {
+    if (fields_[i].kind == JsonField::Kind::kMissing) {
       fail("a key is missing", begin_);
-      return Reject::missing_key;
+      return Reject::kMissingKey;
     }
-    if (fields_[i].kind == JsonField::Kind::other) {
+    if (fields_[i].kind == JsonField::Kind::kOther) {
       fail("the value is not a string", begin_);
-      return Reject::not_a_string;
+      return Reject::kNotAString;
     }
   }
-  return Reject::none;
+  return Reject::kNone;
 }
 
 bool JsonRecord::object_member() {
@@ -98,7 +98,7 @@ bool JsonRecord::wanted_value(size_t index) {
   field = JsonField{};
   field.first = static_cast<uint32_t>(texts_.size());
   if (at_ != end_ && *at_ == '"') {
-    field.kind = JsonField::Kind::text;
+    field.kind = JsonField::Kind::kText;
     field.count = 1;
     std::string_view text;
     if (!string_value(text, field.lone_surrogates)) return false;
@@ -106,14 +106,14 @@ bool JsonRecord::wanted_value(size_t index) {
     return true;
   }
   if (at_ != end_ && *at_ == '[') return string_list(field);
-  field.kind = JsonField::Kind::other;
+  field.kind = JsonField::Kind::kOther;
   return skip_value();
 }
 
 // A list of strings is a document of several sequences; a list with anything else in it is no text.
 bool JsonRecord::string_list(JsonField& field) {
   const char* const start = at_;
-  field.kind = JsonField::Kind::list;
+  field.kind = JsonField::Kind::kList;
   ++at_;
   skip_space();
   if (at_ != end_ && *at_ == ']') {
@@ -122,7 +122,7 @@ bool JsonRecord::string_list(JsonField& field) {
   }
   for (;;) {
     if (at_ == end_ || *at_ != '"') {
-      field.kind = JsonField::Kind::other;
+      field.kind = JsonField::Kind::kOther;
       at_ = start;
       return skip_value();
     }
@@ -146,7 +146,7 @@ bool JsonRecord::string_value(std::string_view& text, uint64_t& lone_surrogates)
     at_ = run + 1;
     return true;
   }
-  const auto needed = static_cast<size_t>(end_ - begin_) + arena_slack;
+  const auto needed = static_cast<size_t>(end_ - begin_) + kArenaSlack;
   if (arena_.size() < needed) {
     if (arena_used_ == 0) arena_.resize(needed + needed / 2);
   }
@@ -260,7 +260,7 @@ bool JsonRecord::skip_value() {
     const bool opens = at_ != end_ && (*at_ == '{' || *at_ == '[');
     bool empty = false;
     if (opens) {
-      if (open_.size() >= maximum_depth) return fail("nested too deeply", at_);
+      if (open_.size() >= kMaximumDepth) return fail("nested too deeply", at_);
       open_.push_back(*at_++ == '{' ? '}' : ']');
       skip_space();
       empty = at_ != end_ && *at_ == open_.back();

@@ -12,8 +12,8 @@
 namespace ettin {
 
 struct JsonField {
-  enum class Kind : uint8_t { missing, other, text, list };
-  Kind kind = Kind::missing;
+  enum class Kind : uint8_t { kMissing, kOther, kText, kList };
+  Kind kind = Kind::kMissing;
   uint32_t first = 0;  // in JsonRecord::texts
   uint32_t count = 0;
   uint64_t lone_surrogates = 0;

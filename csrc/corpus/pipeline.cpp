@@ -124,10 +124,10 @@ bool Pipeline::check(BlockResult& result) {
   Failure failure;
   failure.source = result.source;
   if (!result.rejected.empty() && !settings_.on_error_skip) {
-    failure.kind = Failure::Kind::record;
+    failure.kind = Failure::Kind::kRecord;
     failure.record = result.rejected.front();
   } else if (!result.failure.empty()) {
-    failure.kind = Failure::Kind::input;
+    failure.kind = Failure::Kind::kInput;
     failure.message = result.failure;
   } else {
     return true;
@@ -152,7 +152,7 @@ void Pipeline::write(std::unique_lock<std::mutex>& lock) {
   lock.lock();
   if (!written) {
     Failure failure;
-    failure.kind = Failure::Kind::output;
+    failure.kind = Failure::Kind::kOutput;
     failure.message = error;
     fail(std::move(failure));
     return;
@@ -167,7 +167,7 @@ void Pipeline::commit_ready() {
     std::string error;
     if (!writer_->commit(result, state_, error)) {
       Failure failure;
-      failure.kind = Failure::Kind::output;
+      failure.kind = Failure::Kind::kOutput;
       failure.message = error;
       fail(std::move(failure));
       return;

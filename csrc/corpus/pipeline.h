@@ -18,8 +18,8 @@
 namespace ettin {
 
 struct Failure {
-  enum class Kind : uint8_t { none, record, input, output };
-  Kind kind = Kind::none;
+  enum class Kind : uint8_t { kNone, kRecord, kInput, kOutput };
+  Kind kind = Kind::kNone;
   uint32_t source = 0;
   RejectedRecord record;  // of a record failure; its line is that of the source
   std::string message;    // of the others
@@ -66,7 +66,7 @@ class Pipeline {
   void commit_ready();
   bool check(BlockResult& result);
   void fail(Failure failure);
-  bool failed() const { return failure_.kind != Failure::Kind::none; }
+  bool failed() const { return failure_.kind != Failure::Kind::kNone; }
   bool idle() const;
 
   const EncodeSettings settings_;

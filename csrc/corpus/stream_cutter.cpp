@@ -54,7 +54,7 @@ void StreamCutter::cut(const std::function<void(Block)>& emit) {
       skipping_ = false;
     }
     const size_t from = scanned_;
-    if (kind_ == RecordKind::json_lines) {
+    if (kind_ == RecordKind::kJsonLines) {
       const size_t at = buffer_.size() > from ? std::string_view(buffer_).substr(from).rfind('\n') : std::string::npos;
       if (at != std::string::npos) records_ = from + at + 1;
       scanned_ = buffer_.size();
@@ -86,7 +86,7 @@ void StreamCutter::emit_records(size_t size, const std::function<void(Block)>& e
   buffer_.resize(size);
   block.bytes = std::move(buffer_);
   buffer_ = std::move(rest);
-  if (kind_ == RecordKind::texts) {
+  if (kind_ == RecordKind::kTexts) {
     block.separator = separator_.size();
     size_t begin = 0;
     while (begin < size) {
@@ -110,7 +110,7 @@ void StreamCutter::emit_too_long(const std::function<void(Block)>& emit) {
   RejectedRecord record;
   record.line = 1;
   record.offset = skip_start_;
-  record.kind = Reject::too_long;
+  record.kind = Reject::kTooLong;
   record.reason = "the record is above " + std::to_string(maximum_record_) + " bytes";
   block.rejected.push_back(std::move(record));
   emit(std::move(block));

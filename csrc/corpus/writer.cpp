@@ -5,15 +5,64 @@
 
 #include <cerrno>
 #include <cstring>
+#include <iterator>
+#include <type_traits>
 
 #include "base/crc32c.h"
 
 namespace ettin {
 namespace {
 
-constexpr uint64_t journal_magic = 0x314C4E524A545445ull;  // "ETTJRNL1"
-constexpr size_t fixed_words = 13 + reject_kinds;
-constexpr size_t output_words = 8;
+constexpr uint64_t kJournalMagic = 0x314C4E524A545445ull;  // "ETTJRNL1"
+
+// A number of `Owner` as a word of the journal.
+template <typename Owner>
+struct Field {
+  const char* name;
+  uint64_t (*get)(const Owner&);
+  void (*set)(Owner&, uint64_t);
+};
+
+template <auto kMember, typename Owner>
+constexpr Field<Owner> field(const char* name) {
+  return {name, [](const Owner& owner) { return static_cast<uint64_t>(owner.*kMember); },
+          [](Owner& owner, uint64_t word) {
+            owner.*kMember = static_cast<std::decay_t<decltype(owner.*kMember)>>(word);
+          }};
+}
+
+template <uint64_t OutputCounts::*kMember>
+constexpr Field<BuildState::Output> count(const char* name) {
+  return {name, [](const BuildState::Output& output) { return output.source.*kMember; },
+          [](BuildState::Output& output, uint64_t word) { output.source.*kMember = word; }};
+}
+
+// The layout of a record. corpus/build reads records by these names.
+constexpr Field<BuildState> kFields[] = {
+    field<&BuildState::blocks, BuildState>("blocks"),
+    field<&BuildState::documents, BuildState>("documents"),
+    field<&BuildState::rejects_bytes, BuildState>("rejects_bytes"),
+    field<&BuildState::source, BuildState>("source"),
+    field<&BuildState::end, BuildState>("end"),
+    field<&BuildState::lines, BuildState>("lines"),
+    field<&BuildState::ends_source, BuildState>("ends_source"),
+    field<&BuildState::source_bytes, BuildState>("source_bytes"),
+    field<&BuildState::source_checksum, BuildState>("source_checksum"),
+    field<&BuildState::source_documents, BuildState>("source_documents"),
+    field<&BuildState::blank_lines, BuildState>("blank_lines"),
+};
+constexpr Field<BuildState::Output> kOutputFields[] = {
+    field<&BuildState::Output::bytes, BuildState::Output>("bytes"),
+    field<&BuildState::Output::checksum, BuildState::Output>("checksum"),
+    field<&BuildState::Output::sequences, BuildState::Output>("sequences"),
+    count<&OutputCounts::empty_documents>("empty_documents"),
+    count<&OutputCounts::tokens>("tokens"),
+    count<&OutputCounts::text_bytes>("text_bytes"),
+    count<&OutputCounts::lone_surrogates>("lone_surrogates"),
+    count<&OutputCounts::specials>("specials"),
+};
+constexpr size_t kFixedWords = 1 + std::size(kFields) + 1 + kRejectKinds;
+constexpr size_t kOutputWords = std::size(kOutputFields);
 
 uint64_t checksum_of(const std::vector<uint64_t>& words, size_t count) {
   return crc32c(0, words.data(), count * sizeof(uint64_t));
@@ -40,44 +89,42 @@ std::string json_text(const std::string& text) {
 
 }  // namespace
 
-size_t BuildState::words(size_t outputs) { return fixed_words + output_words * outputs + 1; }
+size_t BuildState::words(size_t outputs) { return kFixedWords + kOutputWords * outputs + 1; }
+
+std::vector<const char*> BuildState::fields() {
+  std::vector<const char*> names;
+  for (const auto& field : kFields) names.push_back(field.name);
+  return names;
+}
+
+std::vector<const char*> BuildState::output_fields() {
+  std::vector<const char*> names;
+  for (const auto& field : kOutputFields) names.push_back(field.name);
+  return names;
+}
 
 std::vector<uint64_t> BuildState::encode() const {
-  std::vector<uint64_t> words{journal_magic, blocks,       documents,       rejects_bytes,    source,      end, lines,
-                              ends_source,   source_bytes, source_checksum, source_documents, blank_lines, 0};
+  std::vector<uint64_t> words{kJournalMagic};
+  for (const auto& field : kFields) words.push_back(field.get(*this));
+  words.push_back(0);
   words.insert(words.end(), rejected.begin(), rejected.end());
   for (const Output& output : outputs) {
-    const OutputCounts& counts = output.source;
-    words.insert(words.end(), {output.bytes, output.checksum, output.sequences, counts.empty_documents, counts.tokens,
-                               counts.text_bytes, counts.lone_surrogates, counts.specials});
+    for (const auto& field : kOutputFields) words.push_back(field.get(output));
   }
   words.push_back(checksum_of(words, words.size()));
   return words;
 }
 
 bool BuildState::decode(const std::vector<uint64_t>& words, size_t outputs, BuildState& state) {
-  if (words.size() != BuildState::words(outputs) || words[0] != journal_magic) return false;
+  if (words.size() != BuildState::words(outputs) || words[0] != kJournalMagic) return false;
   if (words.back() != checksum_of(words, words.size() - 1)) return false;
-  state.blocks = words[1];
-  state.documents = words[2];
-  state.rejects_bytes = words[3];
-  state.source = static_cast<uint32_t>(words[4]);
-  state.end = words[5];
-  state.lines = words[6];
-  state.ends_source = words[7] != 0;
-  state.source_bytes = words[8];
-  state.source_checksum = static_cast<uint32_t>(words[9]);
-  state.source_documents = words[10];
-  state.blank_lines = words[11];
-  for (size_t i = 0; i < reject_kinds; ++i) state.rejected[i] = words[13 + i];
+  size_t at = 1;
+  for (const auto& field : kFields) field.set(state, words[at++]);
+  ++at;
+  for (uint64_t& kind : state.rejected) kind = words[at++];
   state.outputs.resize(outputs);
-  for (size_t i = 0; i < outputs; ++i) {
-    const uint64_t* from = words.data() + fixed_words + output_words * i;
-    Output& output = state.outputs[i];
-    output.bytes = from[0];
-    output.checksum = static_cast<uint32_t>(from[1]);
-    output.sequences = from[2];
-    output.source = {from[3], from[4], from[5], from[6], from[7]};
+  for (Output& output : state.outputs) {
+    for (const auto& field : kOutputFields) field.set(output, words[at++]);
   }
   return true;
 }

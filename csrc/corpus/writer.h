@@ -29,13 +29,17 @@ struct BuildState {
   uint32_t source_checksum = 0;
   uint64_t source_documents = 0;
   uint64_t blank_lines = 0;
-  std::array<uint64_t, reject_kinds> rejected{};
+  std::array<uint64_t, kRejectKinds> rejected{};
   std::vector<Output> outputs;
 
   // A journal record: these numbers as little-endian 64-bit words, and a checksum of them.
   std::vector<uint64_t> encode() const;
   static bool decode(const std::vector<uint64_t>& words, size_t outputs, BuildState& state);
   static size_t words(size_t outputs);
+  // What the words are: a magic number, these, a word of zero, a count of each kind of rejects, then for each output
+  // these, and the checksum.
+  static std::vector<const char*> fields();
+  static std::vector<const char*> output_fields();
 
   // Adds one block, the next in order.
   void add(const BlockResult& result);

@@ -11,8 +11,8 @@
 
 namespace {
 
-constexpr uint32_t vocabulary = 256;
-constexpr uint64_t maximum_record = 40;
+constexpr uint32_t kVocabulary = 256;
+constexpr uint64_t kMaximumRecord = 40;
 
 void check(bool condition) {
   if (!condition) std::abort();
@@ -43,11 +43,11 @@ class ByteEncoder : public ettin::TextEncoder {
 ettin::EncodeSettings settings(bool skip, bool two_keys) {
   ettin::EncodeSettings made;
   made.keys = two_keys ? std::vector<std::string>{"text", "b"} : std::vector<std::string>{"text"};
-  made.vocabulary = vocabulary;
+  made.vocabulary = kVocabulary;
   made.append_eod = 3;
   made.template_first = 1;
   made.template_last = 2;
-  made.maximum_record = maximum_record;
+  made.maximum_record = kMaximumRecord;
   made.on_error_skip = skip;
   made.text_encoder = [] { return std::make_unique<ByteEncoder>(); };
   return made;
@@ -62,7 +62,7 @@ struct Encoders {
 ettin::Block make_block(const uint8_t* data, size_t size, ettin::RecordKind kind, size_t width) {
   ettin::Block block;
   block.kind = kind;
-  if (kind == ettin::RecordKind::json_lines) {
+  if (kind == ettin::RecordKind::kJsonLines) {
     block.bytes.assign(reinterpret_cast<const char*>(data), size);
     block.end = size;
     return block;
@@ -70,9 +70,9 @@ ettin::Block make_block(const uint8_t* data, size_t size, ettin::RecordKind kind
   const size_t rows = size == 0 ? 0 : std::min<size_t>(data[0] % 8, (size - 1) / width);
   const uint8_t* lengths = data + 1;
   if (size != 0) data += 1 + rows * width, size -= 1 + rows * width;
-  const size_t unit = kind == ettin::RecordKind::ids ? 4 : 1;
+  const size_t unit = kind == ettin::RecordKind::kIds ? 4 : 1;
   block.bytes.assign(reinterpret_cast<const char*>(data), size / unit * unit);
-  if (kind == ettin::RecordKind::ids) {
+  if (kind == ettin::RecordKind::kIds) {
     for (size_t i = 0; i + 4 <= block.bytes.size(); i += 4) {
       if (block.bytes[i + 3] % 4 != 0) std::memset(block.bytes.data() + i + 1, 0, 3);  // most ids are of the vocabulary
     }
@@ -106,7 +106,7 @@ void check_result(const ettin::BlockResult& result) {
     for (size_t i = 0; i < part.tokens.bytes(); i += 2) {
       uint16_t id;
       std::memcpy(&id, static_cast<const char*>(part.tokens.data()) + i, 2);
-      check(id < vocabulary);
+      check(id < kVocabulary);
     }
   }
 }
@@ -117,7 +117,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static Encoders encoders;
   if (size == 0) return 0;
   const auto kind = static_cast<ettin::RecordKind>(data[0] % 3);
-  const bool two_keys = data[0] / 3 % 2 == 1 && kind != ettin::RecordKind::ids;
+  const bool two_keys = data[0] / 3 % 2 == 1 && kind != ettin::RecordKind::kIds;
   ettin::Block block = make_block(data + 1, size - 1, kind, two_keys ? 2 : 1);
   const auto skipped = (two_keys ? encoders.pair : encoders.skip).run(block);
   check_result(*skipped);

@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr size_t header = 34;
+constexpr size_t kHeader = 34;
 
 template <typename T>
 T load(const uint8_t* at) {
@@ -43,7 +43,7 @@ class MemoryFile {
 
 // The rules once more, in the simplest form.
 bool is_sound(const uint8_t* index, const ettin::IndexShape& shape) {
-  const uint8_t* lengths = index + header;
+  const uint8_t* lengths = index + kHeader;
   const uint8_t* pointers = lengths + 4 * shape.sequences;
   const uint8_t* documents = pointers + 8 * shape.sequences;
   uint64_t next = 0;
@@ -76,7 +76,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   data += 4;
   size -= 4;
   if (size < body) return 0;
-  std::string index(header, '\0');
+  std::string index(kHeader, '\0');
   index.append(reinterpret_cast<const char*>(data), body);
   const size_t rest = (size - body) / shape.itemsize * shape.itemsize;
   shape.token_bytes = rest;

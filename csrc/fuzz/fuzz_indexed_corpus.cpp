@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr size_t header = 34;
+constexpr size_t kHeader = 34;
 
 void check(bool condition) {
   if (!condition) std::abort();
@@ -79,7 +79,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   index.append(reinterpret_cast<const char*>(&bounds), 8);
   const size_t body = std::min(size, static_cast<size_t>(12 * sequences + 8 * bounds));
   index.append(reinterpret_cast<const char*>(data), body);
-  if (whole) index.resize(header + 12 * sequences + 8 * bounds);
+  if (whole) index.resize(kHeader + 12 * sequences + 8 * bounds);
   data += body, size -= body;
   pair.write(0, index.data(), index.size());
   pair.write(1, data, size);

@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr uint64_t maximum_record = 200;
+constexpr uint64_t kMaximumRecord = 200;
 
 void check(bool condition) {
   if (!condition) std::abort();
@@ -26,9 +26,9 @@ std::string outcome(ettin::JsonRecord& record, std::string_view line) {
   const std::string_view copy(exact.get(), line.size());
   if (ettin::utf8_valid_prefix(copy.data(), copy.size()) != copy.size()) return "invalid_utf8;";
   const ettin::Reject kind = record.parse(copy);
-  check(kind == ettin::Reject::none || record.error_offset() <= copy.size());
+  check(kind == ettin::Reject::kNone || record.error_offset() <= copy.size());
   std::string text = std::string(ettin::reject_name(kind)) + ";";
-  if (kind != ettin::Reject::none) return text;
+  if (kind != ettin::Reject::kNone) return text;
   for (uint32_t i = 0; i < record.field(0).count; ++i) {
     const std::string_view found = record.texts(0)[i];
     check(ettin::utf8_valid_prefix(found.data(), found.size()) == found.size());
@@ -41,7 +41,7 @@ std::string outcome(ettin::JsonRecord& record, std::string_view line) {
 // All records of a stream that arrives in pieces of `step` bytes and is cut into blocks of `block_bytes`.
 std::string records(std::string_view stream, size_t step, uint64_t block_bytes) {
   ettin::JsonRecord record({"text"});
-  ettin::StreamCutter cutter(ettin::RecordKind::json_lines, "\n", 0, block_bytes, maximum_record);
+  ettin::StreamCutter cutter(ettin::RecordKind::kJsonLines, "\n", 0, block_bytes, kMaximumRecord);
   std::string all;
   uint64_t next = 0;
   const auto emit = [&](ettin::Block block) {
@@ -52,7 +52,7 @@ std::string records(std::string_view stream, size_t step, uint64_t block_bytes) 
     while (!lines.empty()) {
       const size_t end = std::min(lines.find('\n'), lines.size());
       const std::string_view line = lines.substr(0, end);
-      all += line.size() > maximum_record ? "too_long;" : outcome(record, line);
+      all += line.size() > kMaximumRecord ? "too_long;" : outcome(record, line);
       lines.remove_prefix(std::min(end + 1, lines.size()));
     }
   };

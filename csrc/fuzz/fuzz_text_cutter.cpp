@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr uint64_t no_limit = 1 << 20;
+constexpr uint64_t kNoLimit = 1 << 20;
 
 std::vector<std::string> plain_split(std::string_view text, std::string_view separator) {
   std::vector<std::string> documents;
@@ -25,7 +25,7 @@ std::vector<std::string> plain_split(std::string_view text, std::string_view sep
 std::vector<std::string> cut(std::string_view text, const std::string& separator, size_t step, uint64_t block_bytes,
                              uint64_t maximum) {
   std::vector<std::string> documents;
-  ettin::StreamCutter cutter(ettin::RecordKind::texts, separator, 0, block_bytes, maximum);
+  ettin::StreamCutter cutter(ettin::RecordKind::kTexts, separator, 0, block_bytes, maximum);
   uint64_t next = 0;
   const auto emit = [&](const ettin::Block& block) {
     if (block.begin != next) std::abort();
@@ -53,9 +53,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string separator(reinterpret_cast<const char*>(data) + 1, length);
   const std::string_view text(reinterpret_cast<const char*>(data) + 1 + length, size - 1 - length);
   const std::vector<std::string> expected = plain_split(text, separator);
-  if (cut(text, separator, text.size() + 1, no_limit, no_limit) != expected) std::abort();
-  if (cut(text, separator, 1, 1, no_limit) != expected) std::abort();
-  if (cut(text, separator, 5, 9, no_limit) != expected) std::abort();
+  if (cut(text, separator, text.size() + 1, kNoLimit, kNoLimit) != expected) std::abort();
+  if (cut(text, separator, 1, 1, kNoLimit) != expected) std::abort();
+  if (cut(text, separator, 5, 9, kNoLimit) != expected) std::abort();
   cut(text, separator, 3, 4, 6);  // with records that are too long
   return 0;
 }

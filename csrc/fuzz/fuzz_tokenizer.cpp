@@ -63,9 +63,9 @@ void check_text(std::string_view text) {
   static std::string error;
   static const auto tokenizer = Tokenizer::from_json(skeleton("", kMerges, true), error);
   if (!tokenizer) std::fputs(error.c_str(), stderr), std::abort();
-  static Encoder encoders[] = {Encoder(tokenizer, SpecialPolicy::kSpecial, CpuPath::kPortable),
-                               Encoder(tokenizer, SpecialPolicy::kSpecial, CpuPath::kAvx2),
-                               Encoder(tokenizer, SpecialPolicy::kSpecial, CpuPath::kAvx512)};
+  static Encoder encoders[] = {Encoder(tokenizer, SpecialPolicy::kSpecial, InstructionSet::kPortable),
+                               Encoder(tokenizer, SpecialPolicy::kSpecial, InstructionSet::kAvx2),
+                               Encoder(tokenizer, SpecialPolicy::kSpecial, InstructionSet::kAvx512Vbmi)};
   if (utf8_valid_prefix(text.data(), text.size()) != text.size()) return;
   IdVector expected, ids;
   uint64_t specials = 0;

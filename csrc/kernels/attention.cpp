@@ -1,23 +1,20 @@
 #include "kernels/attention.h"
 
 #include <algorithm>
-#include <atomic>
 #include <new>
-#include <thread>
 
+#include "base/threads.h"
 #include "kernels/attention_versions.h"
-#include "tokenizer/versions.h"
 
 namespace ettin {
 namespace {
 
-const AttentionPath& attention_path() {
+const InstructionSet kAttention = choose("attention", {InstructionSet::kAvx2, InstructionSet::kAvx512});
+
+const AttentionVersion& attention_version() {
 #if defined(ETTIN_X86)
-  switch (best_cpu_path()) {
-    case CpuPath::kAvx512: return avx512_attention;
-    case CpuPath::kAvx2: return avx2_attention;
-    default: break;
-  }
+  if (kAttention == InstructionSet::kAvx512) return avx512_attention;
+  if (kAttention == InstructionSet::kAvx2) return avx2_attention;
 #endif
   return portable_attention;
 }
@@ -53,10 +50,10 @@ class Floats {
 AttentionScratch scratch_of(const AttentionProblem& problem, bool backward) {
   static thread_local Floats memory;
   int64_t keys = 0;
-  for (const auto& segment : problem.segments) keys = std::max(keys, round_up(segment.keys, kKeyBlock));
+  for (const auto& segment : problem.segments) keys = std::max(keys, round_up(segment.keys, kTileKeys));
   const auto size = static_cast<size_t>(round_up(static_cast<int64_t>(problem.head_size), kHeadStep));
-  const size_t long_ = static_cast<size_t>(keys) * size, short_ = static_cast<size_t>(kQueryBlock) * size;
-  const size_t tile = static_cast<size_t>(kQueryBlock * kKeyBlock);
+  const size_t long_ = static_cast<size_t>(keys) * size, short_ = static_cast<size_t>(kTileQueries) * size;
+  const size_t tile = static_cast<size_t>(kTileQueries * kTileKeys);
   float* next = memory.at_least((backward ? 6 : 3) * long_ + 4 * short_ + 2 * tile + 2 * 64);
   const auto take = [&](size_t count) {
     float* taken = next;
@@ -86,33 +83,26 @@ AttentionScratch scratch_of(const AttentionProblem& problem, bool backward) {
 // Calls work(part, scratch) for every head of every segment, on the problem's threads.
 template <typename Work>
 void each_part(const AttentionProblem& problem, bool backward, const Work& work) {
-  const size_t count = problem.segments.size() * problem.heads;
-  std::atomic<size_t> next{0};
-  const auto loop = [&] {
-    const AttentionScratch scratch = scratch_of(problem, backward);
-    for (size_t index = next++; index < count; index = next++)
-      work(AttentionPart{problem, problem.segments[index / problem.heads], index % problem.heads}, scratch);
-  };
-  std::vector<std::thread> helpers;
-  const size_t wanted = std::min<size_t>(std::max(problem.threads, 1), count);
-  for (size_t helper = 1; helper < wanted; ++helper) helpers.emplace_back(loop);
-  if (count > 0) loop();
-  for (auto& helper : helpers) helper.join();
+  one_by_one(
+      problem.segments.size() * problem.heads, problem.threads, [&] { return scratch_of(problem, backward); },
+      [&](size_t index, const AttentionScratch& scratch) {
+        work(AttentionPart{problem, problem.segments[index / problem.heads], index % problem.heads}, scratch);
+      });
 }
 
 }  // namespace
 
 void attention_forward(const AttentionProblem& problem, void* output, float* sums) {
-  const AttentionPath& path = attention_path();
+  const AttentionVersion& version = attention_version();
   each_part(problem, false, [&](const AttentionPart& part, const AttentionScratch& scratch) {
-    path.forward(part, scratch, output, sums);
+    version.forward(part, scratch, output, sums);
   });
 }
 
 void attention_backward(const AttentionProblem& problem, const AttentionGradients& gradients) {
-  const AttentionPath& path = attention_path();
+  const AttentionVersion& version = attention_version();
   each_part(problem, true, [&](const AttentionPart& part, const AttentionScratch& scratch) {
-    path.backward(part, scratch, gradients);
+    version.backward(part, scratch, gradients);
   });
 }
 

@@ -3,11 +3,11 @@
 
 namespace ettin {
 namespace portable {
-constexpr int kLanes = 4, kWide = 2;
+constexpr int kLanes = 4, kTileVectors = 2;
 #include "kernels/generic/vectors.h"
 #include "kernels/generic/attention.h"
 }  // namespace portable
 
-const AttentionPath portable_attention = {portable::forward, portable::backward};
+const AttentionVersion portable_attention = {portable::forward, portable::backward};
 
 }  // namespace ettin

@@ -4,12 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/cpu.h"
 #include "kernels/attention.h"
+#include "kernels/numbers.h"
 
 namespace ettin {
 
-// Queries handled together, and keys of a block.
-constexpr int64_t kQueryBlock = 60, kKeyBlock = 64;
+// Queries and keys of a tile.
+constexpr int64_t kTileQueries = 60, kTileKeys = 64;
 // Head sizes are filled up with zeros to a multiple of this.
 constexpr int64_t kHeadStep = 16;
 
@@ -17,12 +19,12 @@ constexpr int64_t round_up(int64_t value, int64_t step) { return (value + step -
 
 // Memory of one thread, in floats.
 struct AttentionScratch {
-  float *key_columns, *value_columns;    // transposed blocks of kKeyBlock keys
+  float *key_columns, *value_columns;    // transposed, kTileKeys keys at a time
   float *keys, *values;                  // by token
   float *key_gradients, *value_gradients;
-  float *query, *output, *output_gradient, *query_gradient;  // a block of queries
-  float *scores, *others;                // kQueryBlock x kKeyBlock
-  float *largest, *total;                // a number for each query of the block
+  float *query, *output, *output_gradient, *query_gradient;  // of a tile
+  float *scores, *others;                // kTileQueries x kTileKeys
+  float *largest, *total;                // a number for each query of the tile
 };
 
 // One head of one segment.
@@ -32,11 +34,14 @@ struct AttentionPart {
   size_t head;
 };
 
-struct AttentionPath {
+struct AttentionVersion {
   void (*forward)(const AttentionPart& part, const AttentionScratch& scratch, void* output, float* sums);
   void (*backward)(const AttentionPart& part, const AttentionScratch& scratch, const AttentionGradients& gradients);
 };
 
-extern const AttentionPath avx512_attention, avx2_attention, portable_attention;
+extern const AttentionVersion portable_attention;
+#if defined(ETTIN_X86)
+extern const AttentionVersion avx2_attention, avx512_attention;
+#endif
 
 }  // namespace ettin

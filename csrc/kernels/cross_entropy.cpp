@@ -1,105 +1,64 @@
 #include "kernels/cross_entropy.h"
 
 #include <algorithm>
-#include <cstring>
-#include <thread>
 #include <vector>
+
+#include "base/cpu.h"
+#include "base/threads.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-math-errno", "no-trapping-math")
 #endif
+#include "kernels/numbers.h"
 
 namespace ettin {
 namespace {
 
-// Partial results held at once: several of the widest registers, since each takes part in one operation at a time.
-constexpr size_t kLanes = 64;
 // Columns handled together: their floats stay in the first-level cache between conversion and use.
 constexpr size_t kTile = 2048;
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define ETTIN_DISPATCH __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+namespace portable {
+#include "kernels/generic/bfloat16.h"
+#include "kernels/generic/cross_entropy.h"
+}
+#if defined(ETTIN_X86)
+ETTIN_BEGIN_TARGET(ETTIN_V3)
+namespace avx2 {
+#include "kernels/generic/bfloat16.h"
+#include "kernels/generic/cross_entropy.h"
+}
+ETTIN_END_TARGET
+ETTIN_BEGIN_TARGET(ETTIN_V4)
+namespace avx512 {
+#include "kernels/generic/bfloat16.h"
+#include "kernels/generic/cross_entropy.h"
+}
+ETTIN_END_TARGET
 #else
-#define ETTIN_DISPATCH
+namespace avx2 = portable;
+namespace avx512 = portable;
 #endif
 
-inline float from_bits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+// The functions of one version.
+struct CrossEntropy {
+  decltype(&portable::read_bfloat16) read_bfloat16;
+  decltype(&portable::write_bfloat16) write_bfloat16;
+  decltype(&portable::largest_of) largest_of;
+  decltype(&portable::exponential_sum) exponential_sum;
+  decltype(&portable::probabilities) probabilities;
+  decltype(&portable::add) add;
+};
 
-inline uint32_t to_bits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-// e^x for x <= 0 within 2e-7 of its value; 0 below -87. Plain arithmetic, so that loops over it become vector code.
-inline float exponential(float x) {
-  const float bounded = x > -87.0f ? x : -87.0f;
-  const float shifted = bounded * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
-  const float power = shifted - 12582912.0f;
-  const float rest = (bounded - power * 0.693359375f) + power * 2.12194440e-4f;
-  float value = 1.3888889e-3f;
-  value = value * rest + 8.3333333e-3f;
-  value = value * rest + 4.1666667e-2f;
-  value = value * rest + 1.6666667e-1f;
-  value = value * rest + 0.5f;
-  value = value * rest + 1.0f;
-  value = value * rest + 1.0f;
-  const float scale = from_bits((to_bits(shifted) - 0x4B400000u + 127u) << 23);
-  return x > -87.0f ? value * scale : 0.0f;
-}
-
-ETTIN_DISPATCH void widen(const uint16_t* half, float* full, size_t size) {
-  for (size_t i = 0; i < size; ++i) full[i] = from_bits(static_cast<uint32_t>(half[i]) << 16);
-}
-
-// Rounds to the nearest bfloat16, ties to even. Gradients are finite or the step is dropped, so NaN needs no care.
-ETTIN_DISPATCH void narrow(const float* full, uint16_t* half, size_t size) {
-  for (size_t i = 0; i < size; ++i) {
-    const uint32_t bits = to_bits(full[i]);
-    half[i] = static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-  }
-}
-
-ETTIN_DISPATCH float largest_of(const float* logits, const float* bias, size_t size, float start) {
-  float lanes[kLanes];
-  for (float& lane : lanes) lane = start;
-  const size_t even = size / kLanes * kLanes;
-  for (size_t i = 0; i < even; i += kLanes)
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      const float value = logits[i + lane] + bias[i + lane];
-      lanes[lane] = value > lanes[lane] ? value : lanes[lane];
-    }
-  for (size_t i = even; i < size; ++i) lanes[0] = std::max(lanes[0], logits[i] + bias[i]);
-  return *std::max_element(lanes, lanes + kLanes);
-}
-
-ETTIN_DISPATCH float exponential_sum(const float* logits, const float* bias, size_t size, float largest) {
-  float lanes[kLanes] = {};
-  const size_t even = size / kLanes * kLanes;
-  for (size_t i = 0; i < even; i += kLanes)
-    for (size_t lane = 0; lane < kLanes; ++lane)
-      lanes[lane] += exponential(logits[i + lane] + bias[i + lane] - largest);
-  for (size_t i = even; i < size; ++i) lanes[0] += exponential(logits[i] + bias[i] - largest);
-  float sum = 0.0f;
-  for (float lane : lanes) sum += lane;
-  return sum;
-}
-
-ETTIN_DISPATCH void probabilities(float* logits, const float* bias, size_t size, float log_sum) {
-  for (size_t i = 0; i < size; ++i) logits[i] = exponential(logits[i] + bias[i] - log_sum);
-}
-
-ETTIN_DISPATCH void add(const float* from, float* to, size_t size) {
-  for (size_t i = 0; i < size; ++i) to[i] += from[i];
-}
+const CrossEntropy kernel = [] {
+  const InstructionSet chosen = choose("cross_entropy", {InstructionSet::kAvx2, InstructionSet::kAvx512});
+  if (chosen == InstructionSet::kAvx512) return CrossEntropy{avx512::read_bfloat16, avx512::write_bfloat16, avx512::largest_of, avx512::exponential_sum, avx512::probabilities, avx512::add};
+  if (chosen == InstructionSet::kAvx2) return CrossEntropy{avx2::read_bfloat16, avx2::write_bfloat16, avx2::largest_of, avx2::exponential_sum, avx2::probabilities, avx2::add};
+  return CrossEntropy{portable::read_bfloat16, portable::write_bfloat16, portable::largest_of, portable::exponential_sum, portable::probabilities, portable::add};
+}();
 
 const float* tile_of(const LogitRows& rows, size_t row, size_t column, size_t size, float* buffer) {
   if (!rows.bfloat16) return static_cast<const float*>(rows.logits) + row * rows.columns + column;
-  widen(static_cast<const uint16_t*>(rows.logits) + row * rows.columns + column, buffer, size);
+  kernel.read_bfloat16(static_cast<const uint16_t*>(rows.logits) + row * rows.columns + column, buffer, size);
   return buffer;
 }
 
@@ -119,8 +78,8 @@ void statistics_of(const LogitRows& rows, size_t row, float* largest, float* sum
   float top = -3.0e38f, total = 0.0f;
   each_tile(rows.columns, [&](size_t column, size_t size) {
     const float* logits = tile_of(rows, row, column, size, buffer);
-    const float grown = largest_of(logits, rows.bias + column, size, top);
-    total = total * exponential(top - grown) + exponential_sum(logits, rows.bias + column, size, grown);
+    const float grown = kernel.largest_of(logits, rows.bias + column, size, top);
+    total = total * exponential(top - grown) + kernel.exponential_sum(logits, rows.bias + column, size, grown);
     top = grown;
   });
   const size_t mine = label_column(rows, row);
@@ -134,42 +93,27 @@ void gradients_of(const LogitRows& rows, size_t row, float log_sum, float* bias_
   const size_t mine = label_column(rows, row);
   each_tile(rows.columns, [&](size_t column, size_t size) {
     float* tile = const_cast<float*>(tile_of(rows, row, column, size, buffer));
-    probabilities(tile, rows.bias + column, size, log_sum);
+    kernel.probabilities(tile, rows.bias + column, size, log_sum);
     if (mine >= column && mine < column + size) tile[mine - column] -= 1.0f;
-    add(tile, bias_gradient + column, size);
-    if (rows.bfloat16) narrow(tile, static_cast<uint16_t*>(rows.logits) + row * rows.columns + column, size);
+    kernel.add(tile, bias_gradient + column, size);
+    if (rows.bfloat16) kernel.write_bfloat16(tile, static_cast<uint16_t*>(rows.logits) + row * rows.columns + column, size);
   });
-}
-
-// Calls work(part, first, last) for equal parts of the rows, each on its own thread.
-template <typename Work>
-void share(const LogitRows& rows, size_t parts, const Work& work) {
-  std::vector<std::thread> helpers;
-  for (size_t part = 1; part < parts; ++part)
-    helpers.emplace_back([&, part] { work(part, part * rows.rows / parts, (part + 1) * rows.rows / parts); });
-  work(0, 0, rows.rows / parts);
-  for (auto& helper : helpers) helper.join();
-}
-
-size_t parts_of(const LogitRows& rows) {
-  return std::max<size_t>(1, std::min<size_t>(std::max(rows.threads, 1), rows.rows));
 }
 
 }  // namespace
 
 void row_statistics(const LogitRows& rows, float* largest, float* sum, float* label) {
-  share(rows, parts_of(rows), [&](size_t, size_t first, size_t last) {
+  in_parts(rows.rows, rows.threads, [&](size_t, size_t first, size_t last) {
     for (size_t row = first; row < last; ++row) statistics_of(rows, row, largest, sum, label);
   });
 }
 
 void row_gradients(const LogitRows& rows, const float* log_sum, float* bias_gradient) {
-  const size_t parts = parts_of(rows);
-  std::vector<std::vector<float>> sums(parts, std::vector<float>(rows.columns, 0.0f));
-  share(rows, parts, [&](size_t part, size_t first, size_t last) {
+    std::vector<std::vector<float>> sums(threads_for(rows.rows, rows.threads), std::vector<float>(rows.columns, 0.0f));
+  in_parts(rows.rows, rows.threads, [&](size_t part, size_t first, size_t last) {
     for (size_t row = first; row < last; ++row) gradients_of(rows, row, log_sum[row], sums[part].data());
   });
-  for (const auto& sum : sums) add(sum.data(), bias_gradient, rows.columns);
+  for (const auto& sum : sums) kernel.add(sum.data(), bias_gradient, rows.columns);
 }
 
 }  // namespace ettin

@@ -22,7 +22,7 @@ struct AdamFactors {
 };
 
 // second <- beta2 second + (1 - beta2) gradient^2; returns for each tensor sum(gradient^2 / max(second, epsilon^2)).
-// The sums do not depend on `threads`: fixed blocks are added in order.
+// The sums do not depend on `threads`: fixed pieces are added in order.
 std::vector<double> second_moments(const std::vector<AdamTensor>& tensors, const AdamFactors& factors, int threads);
 
 // first <- beta1 first + (1 - beta1) gradient; parameter <- keep parameter - rate first / (sqrt(second) + epsilon),

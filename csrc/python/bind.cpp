@@ -3,6 +3,7 @@
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Native parts of megatron_ettin: tokenizer, corpus builder, packing, order and masks.";
+  ettin::bind_cpu(module);
   ettin::bind_packing(module);
   ettin::bind_rows(module);
   ettin::bind_stable_adamw(module);

@@ -5,6 +5,7 @@
 
 namespace ettin {
 
+void bind_cpu(pybind11::module_& module);
 void bind_packing(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_stable_adamw(pybind11::module_& module);

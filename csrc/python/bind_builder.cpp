@@ -201,7 +201,7 @@ class Builder {
   void start_stream(uint32_t source, const std::string& separator, bool lines, uint64_t start) {
     source_ = source;
     if (separator.empty()) throw std::invalid_argument("the separator is empty");
-    const RecordKind kind = lines ? RecordKind::json_lines : RecordKind::texts;
+    const RecordKind kind = lines ? RecordKind::kJsonLines : RecordKind::kTexts;
     cutter_ = std::make_unique<StreamCutter>(kind, separator, start, block_bytes_, maximum_record_);
   }
 
@@ -222,7 +222,7 @@ class Builder {
 
   void feed_texts(uint32_t source, const py::buffer& data, const py::handle& ends, uint64_t begin, bool rows,
                   const py::handle& missing) {
-    Block block = records(source, RecordKind::texts, data, ends, 1, missing);
+    Block block = records(source, RecordKind::kTexts, data, ends, 1, missing);
     block.begin = begin;
     block.counts_rows = rows;
     block.end = begin + (rows ? block.ends.size() / keys_ : block.bytes.size());
@@ -231,7 +231,7 @@ class Builder {
 
   void feed_ids(uint32_t source, const py::buffer& data, const py::handle& ends, uint64_t begin,
                 const py::handle& missing) {
-    Block block = records(source, RecordKind::ids, data, ends, sizeof(uint32_t), missing);
+    Block block = records(source, RecordKind::kIds, data, ends, sizeof(uint32_t), missing);
     block.begin = begin;
     block.counts_rows = true;
     block.end = begin + block.ends.size();
@@ -239,10 +239,10 @@ class Builder {
   }
 
   void feed_rejected(uint32_t source, uint8_t kind, uint64_t offset, uint64_t end, const std::string& reason) {
-    if (kind >= reject_kinds) throw std::invalid_argument("no such kind of rejection");
+    if (kind >= kRejectKinds) throw std::invalid_argument("no such kind of rejection");
     Block block;
     block.source = source;
-    block.kind = RecordKind::texts;
+    block.kind = RecordKind::kTexts;
     block.begin = offset;
     block.end = end;
     RejectedRecord record;
@@ -257,7 +257,7 @@ class Builder {
   void end_source(uint32_t source, uint64_t end, uint64_t bytes, std::optional<uint32_t> checksum) {
     Block block;
     block.source = source;
-    block.kind = RecordKind::texts;
+    block.kind = RecordKind::kTexts;
     block.begin = block.end = end;
     block.ends_source = true;
     block.bytes_read = bytes;
@@ -268,12 +268,12 @@ class Builder {
 
   py::object failure() const {
     const Failure failure = pipeline_->failure();
-    if (failure.kind == Failure::Kind::none) return py::none();
+    if (failure.kind == Failure::Kind::kNone) return py::none();
     py::dict result;
     constexpr const char* kinds[] = {"none", "record", "input", "output"};
     result["stage"] = kinds[static_cast<size_t>(failure.kind)];
     result["source"] = failure.source;
-    result["message"] = failure.kind == Failure::Kind::record ? failure.record.reason : failure.message;
+    result["message"] = failure.kind == Failure::Kind::kRecord ? failure.record.reason : failure.message;
     result["kind"] = reject_name(failure.record.kind);
     result["line"] = failure.record.line;
     result["offset"] = failure.record.offset;
@@ -301,7 +301,7 @@ class Builder {
     block.ends = copy_vector<uint64_t>(ends);
     block.missing = copy_vector<uint8_t>(missing);
     check_ends(block.ends, bytes.size() / unit);
-    const size_t width = kind == RecordKind::texts ? keys_ : 1;
+    const size_t width = kind == RecordKind::kTexts ? keys_ : 1;
     if (block.ends.size() % width != 0 || (!block.missing.empty() && block.missing.size() != block.ends.size() / width)) {
       throw std::invalid_argument("the number of texts does not fit the number of rows");
     }
@@ -322,10 +322,12 @@ class Builder {
 
 void bind_builder(py::module_& module) {
   module.def("sequence_pointers", &sequence_pointers, py::arg("lengths"), py::arg("itemsize"), py::arg("start"));
+  module.attr("JOURNAL_FIELDS") = py::tuple(py::cast(BuildState::fields()));
+  module.attr("JOURNAL_OUTPUT_FIELDS") = py::tuple(py::cast(BuildState::output_fields()));
   module.def("journal_words", &BuildState::words, py::arg("outputs"));
   module.attr("REJECT_KINDS") = [] {
     py::list names;
-    for (size_t i = 0; i < reject_kinds; ++i) names.append(reject_name(static_cast<Reject>(i)));
+    for (size_t i = 0; i < kRejectKinds; ++i) names.append(reject_name(static_cast<Reject>(i)));
     return py::tuple(names);
   }();
   py::class_<Builder>(module, "CorpusBuilder")

@@ -23,12 +23,12 @@ py::tuple parse_json_line(const py::bytes& line, const std::vector<std::string>&
   if (utf8_valid_prefix(view.data(), view.size()) != view.size()) return py::make_tuple("invalid_utf8", py::none());
   JsonRecord record(keys);
   const Reject kind = record.parse(view);
-  if (kind != Reject::none) return py::make_tuple(reject_name(kind), record.reason());
+  if (kind != Reject::kNone) return py::make_tuple(reject_name(kind), record.reason());
   py::list values;
   for (size_t i = 0; i < keys.size(); ++i) {
     py::list texts;
     for (uint32_t k = 0; k < record.field(i).count; ++k) texts.append(py::bytes(std::string(record.texts(i)[k])));
-    if (record.field(i).kind == JsonField::Kind::text) {
+    if (record.field(i).kind == JsonField::Kind::kText) {
       values.append(texts[0]);
     } else {
       values.append(texts);

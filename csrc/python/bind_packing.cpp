@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
-#include <thread>
 
 #include "python/bind.h"
 #include "python/bind_arrays.h"
 #include "rows/row_assembler.h"
 #include "base/text_hash.h"
+#include "base/threads.h"
 
 namespace py = pybind11;
 
@@ -32,22 +32,15 @@ void translate(std::exception_ptr pointer) {
 // Runs job(i) for i in [0, count) on some threads; the first error wins.
 template <typename Job>
 void run_jobs(size_t count, int threads, const Job& job) {
-  std::atomic<size_t> next{0};
   std::atomic<bool> failed{false};
   std::mutex mutex;
   std::string first_error;
-  const auto work = [&] {
+  one_by_one(count, threads, [&](size_t i) {
     std::string error;
-    for (size_t i = next++; i < count && !failed; i = next++) {
-      if (job(i, error)) continue;
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (!failed.exchange(true)) first_error = error;
-    }
-  };
-  std::vector<std::thread> helpers;
-  for (int t = 1; t < threads && static_cast<size_t>(t) < count; ++t) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
+    if (failed || job(i, error)) return;
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (!failed.exchange(true)) first_error = error;
+  });
   if (failed) throw DataProblem(first_error);
 }
 

@@ -20,19 +20,13 @@ namespace {
 using Corpus = std::shared_ptr<IndexedCorpus>;
 using Pack = std::shared_ptr<PackFile>;
 
-SimdLevel level_of(int level) {
-  if (level < 0 || level > static_cast<int>(best_simd_level())) throw py::value_error("no such instruction set here");
-  return static_cast<SimdLevel>(level);
-}
-
-template <void (Permutation::*map)(const int64_t*, size_t, int64_t*, SimdLevel) const noexcept>
-py::array_t<int64_t> permute(const Permutation& permutation, const Array<int64_t>& values, int level) {
+template <void (Permutation::*map)(const int64_t*, size_t, int64_t*, InstructionSet) const noexcept>
+py::array_t<int64_t> permute(const Permutation& permutation, const Array<int64_t>& values, InstructionSet set) {
   require_range(values, permutation.size(), "row");
-  const SimdLevel simd = level_of(level);
   std::vector<int64_t> result(static_cast<size_t>(values.size()));
   {
     py::gil_scoped_release release;
-    (permutation.*map)(values.data(), result.size(), result.data(), simd);
+    (permutation.*map)(values.data(), result.size(), result.data(), set);
   }
   return adopt(std::move(result));
 }
@@ -78,8 +72,8 @@ class BufferPool {
 // Row assemblers keep scratch memory, so each thread borrows one.
 class Assembler {
  public:
-  Assembler(std::vector<SourceRows> sources, RowFormat format, int level)
-      : sources_(std::move(sources)), format_(std::move(format)), level_(level_of(level)) {
+  Assembler(std::vector<SourceRows> sources, RowFormat format, InstructionSet set)
+      : sources_(std::move(sources)), format_(std::move(format)), set_(set) {
     std::sort(format_.mask.protected_ids.begin(), format_.mask.protected_ids.end());
     for (auto& pool : pools_) pool = std::make_shared<BufferPool>();
   }
@@ -130,7 +124,7 @@ class Assembler {
 
   std::unique_ptr<RowAssembler> borrow() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (idle_.empty()) return std::make_unique<RowAssembler>(sources_, format_, level_);
+    if (idle_.empty()) return std::make_unique<RowAssembler>(sources_, format_, set_);
     std::unique_ptr<RowAssembler> worker = std::move(idle_.back());
     idle_.pop_back();
     return worker;
@@ -143,22 +137,22 @@ class Assembler {
 
   std::vector<SourceRows> sources_;
   RowFormat format_;
-  SimdLevel level_;
+  InstructionSet set_;
   std::array<std::shared_ptr<BufferPool>, 5> pools_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<RowAssembler>> idle_;
 };
 
-py::array_t<uint32_t> draws_of_row(PhiloxKey key, uint64_t row, uint32_t pass, uint32_t count, int level) {
+py::array_t<uint32_t> draws_of_row(PhiloxKey key, uint64_t row, uint32_t pass, uint32_t count, InstructionSet set) {
   std::vector<uint32_t> draws((size_t{count} + kDrawGroup - 1) / kDrawGroup * kDrawGroup);
-  row_draws({key, row, pass}, count, draws.data(), level_of(level));
+  row_draws({key, row, pass}, count, draws.data(), set);
   draws.resize(count);
   return adopt(std::move(draws));
 }
 
 // Masks whole rows of text (no specials of the layout), for measurements and comparison with other ways.
 py::tuple mask_rows(Array<int32_t> rows, const MaskRule& rule, PhiloxKey choice_key, PhiloxKey replacement_key,
-                    uint64_t first_row, uint32_t pass, int level) {
+                    uint64_t first_row, uint32_t pass, InstructionSet set) {
   if (rows.ndim() != 2) throw py::value_error("rows must have two dimensions");
   const auto count = static_cast<uint64_t>(rows.shape(0));
   const auto length = static_cast<uint32_t>(rows.shape(1));
@@ -167,11 +161,10 @@ py::tuple mask_rows(Array<int32_t> rows, const MaskRule& rule, PhiloxKey choice_
   {
     py::gil_scoped_release release;
     MaskScratch scratch;
-    const SimdLevel simd = level_of(level);
-    for (uint64_t r = 0; r < count; ++r) {
-      start_row_masks({choice_key, first_row + r, pass}, length, scratch, simd);
+      for (uint64_t r = 0; r < count; ++r) {
+      start_row_masks({choice_key, first_row + r, pass}, length, scratch, set);
       mask_span(ids.data() + r * length, 0, length, rule, {replacement_key, first_row + r, pass},
-                static_cast<int32_t>(r * length), labels, scratch, simd);
+                static_cast<int32_t>(r * length), labels, scratch, set);
     }
   }
   labels.positions.resize(labels.count);
@@ -182,9 +175,9 @@ py::tuple mask_rows(Array<int32_t> rows, const MaskRule& rule, PhiloxKey choice_
 void bind_order(py::module_& module) {
   py::class_<Permutation>(module, "Permutation")
       .def(py::init<uint64_t, const Permutation::Keys&>(), py::arg("size"), py::arg("keys"))
-      .def("at", &permute<&Permutation::at>, py::arg("positions"), py::arg("level") = static_cast<int>(best_simd_level()))
+      .def("at", &permute<&Permutation::at>, py::arg("positions"), py::arg("instructions") = best_instruction_set())
       .def("position_of", &permute<&Permutation::positions_of>, py::arg("values"),
-           py::arg("level") = static_cast<int>(best_simd_level()));
+           py::arg("instructions") = best_instruction_set());
   module.def("philox", &philox, py::arg("counter"), py::arg("key"));
 }
 
@@ -198,10 +191,9 @@ void bind_masking(py::module_& module) {
            py::kw_only(), py::arg("mask_below"), py::arg("random_below"), py::arg("chosen_below"), py::arg("mask_id"),
            py::arg("vocabulary"), py::arg("protected_ids"));
   module.def("row_draws", &draws_of_row, py::arg("key"), py::arg("row"), py::arg("pass_number"), py::arg("count"),
-             py::arg("level"));
+             py::arg("instructions") = best_instruction_set());
   module.def("mask_rows", &mask_rows, py::arg("rows"), py::arg("rule"), py::arg("choice_key"),
-             py::arg("replacement_key"), py::arg("first_row"), py::arg("pass_number"), py::arg("level"));
-  module.def("simd_level", [] { return static_cast<int>(best_simd_level()); });
+             py::arg("replacement_key"), py::arg("first_row"), py::arg("pass_number"), py::arg("instructions") = best_instruction_set());
 }
 
 void bind_assembly(py::module_& module) {
@@ -220,8 +212,8 @@ void bind_assembly(py::module_& module) {
            py::kw_only(), py::arg("row_length"), py::arg("cls_id"), py::arg("sep_id"), py::arg("pad_id"),
            py::arg("always_ends"), py::arg("masked"), py::arg("label_offset"), py::arg("mask"));
   py::class_<Assembler>(module, "Assembler")
-      .def(py::init<std::vector<SourceRows>, RowFormat, int>(), py::kw_only(), py::arg("sources"), py::arg("format"),
-           py::arg("level"))
+      .def(py::init<std::vector<SourceRows>, RowFormat, InstructionSet>(), py::kw_only(), py::arg("sources"), py::arg("format"),
+           py::arg("instructions") = best_instruction_set())
       .def("assemble", &Assembler::assemble, py::arg("rows"), py::arg("sources"), py::arg("passes"));
 }
 

@@ -126,17 +126,11 @@ void bind_tokenizer(py::module_& module) {
       .value("split", SpecialPolicy::kSplit)
       .value("reject", SpecialPolicy::kReject);
 
-  py::enum_<CpuPath>(module, "CpuPath")
-      .value("portable", CpuPath::kPortable)
-      .value("avx2", CpuPath::kAvx2)
-      .value("avx512", CpuPath::kAvx512);
-  module.def("best_cpu_path", &best_cpu_path);
-
   py::class_<Encoder>(module, "Encoder")
-      .def(py::init([](std::shared_ptr<Tokenizer> tokenizer, SpecialPolicy policy, CpuPath path) {
-             return std::make_unique<Encoder>(std::move(tokenizer), policy, path);
+      .def(py::init([](std::shared_ptr<Tokenizer> tokenizer, SpecialPolicy policy, InstructionSet set) {
+             return std::make_unique<Encoder>(std::move(tokenizer), policy, set);
            }),
-           py::arg("tokenizer"), py::arg("policy") = SpecialPolicy::kSpecial, py::arg("path") = best_cpu_path())
+           py::arg("tokenizer"), py::arg("policy") = SpecialPolicy::kSpecial, py::arg("instructions") = best_instruction_set())
       .def("encode_batch", &encode_batch, py::arg("texts"));
 }
 

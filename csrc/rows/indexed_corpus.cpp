@@ -105,25 +105,25 @@ std::shared_ptr<const IndexedCorpus> IndexedCorpus::open(const std::string& pref
   return corpus;
 }
 
-bool IndexedCorpus::read_block(uint64_t first, uint64_t count, IndexBlock& block, std::string& error) const {
-  block.bounds.resize(count + 1);
-  if (!index_->read(documents_at_ + 8 * first, block.bounds.data(), 8 * (count + 1), error)) return false;
-  const int64_t begin = block.bounds.front(), end = block.bounds.back();
+bool IndexedCorpus::read_range(uint64_t first, uint64_t count, IndexRange& range, std::string& error) const {
+  range.bounds.resize(count + 1);
+  if (!index_->read(documents_at_ + 8 * first, range.bounds.data(), 8 * (count + 1), error)) return false;
+  const int64_t begin = range.bounds.front(), end = range.bounds.back();
   for (uint64_t i = 0; i < count; ++i)
-    if (block.bounds[i] < 0 || block.bounds[i] > block.bounds[i + 1] || static_cast<uint64_t>(end) > sequences_)
+    if (range.bounds[i] < 0 || range.bounds[i] > range.bounds[i + 1] || static_cast<uint64_t>(end) > sequences_)
       return fail("the bounds of document " + std::to_string(first + i) + " are out of order", error);
-  block.lengths.resize(static_cast<size_t>(end - begin));
-  return index_->read(lengths_at_ + 4 * static_cast<uint64_t>(begin), block.lengths.data(), 4 * block.lengths.size(),
+  range.lengths.resize(static_cast<size_t>(end - begin));
+  return index_->read(lengths_at_ + 4 * static_cast<uint64_t>(begin), range.lengths.data(), 4 * range.lengths.size(),
                       error);
 }
 
 bool IndexedCorpus::stored_lengths(uint64_t first, uint64_t count, uint32_t* lengths, std::string& error) const {
-  IndexBlock block;
-  if (!read_block(first, count, block, error)) return false;
-  const int32_t* sequence = block.lengths.data();
+  IndexRange range;
+  if (!read_range(first, count, range, error)) return false;
+  const int32_t* sequence = range.lengths.data();
   for (uint64_t i = 0; i < count; ++i) {
     int64_t total = 0;
-    for (int64_t s = block.bounds[i]; s < block.bounds[i + 1]; ++s, ++sequence) {
+    for (int64_t s = range.bounds[i]; s < range.bounds[i + 1]; ++s, ++sequence) {
       if (*sequence < 0) return fail("sequence " + std::to_string(s) + " has a negative length", error);
       total += *sequence;
     }
@@ -227,15 +227,15 @@ bool IndexedCorpus::text_hashes(uint64_t first, uint64_t count, uint32_t* hashes
 
 // Whether the sequences of some documents lie end to end in the .bin file, from `offset` on.
 bool IndexedCorpus::end_to_end(uint64_t first, uint64_t count, uint64_t offset, bool& together, std::string& error) const {
-  IndexBlock block;
-  if (!read_block(first, count, block, error)) return false;
-  std::vector<uint64_t> pointers(block.lengths.size());
-  const auto begin = static_cast<uint64_t>(block.bounds.front());
+  IndexRange range;
+  if (!read_range(first, count, range, error)) return false;
+  std::vector<uint64_t> pointers(range.lengths.size());
+  const auto begin = static_cast<uint64_t>(range.bounds.front());
   if (!index_->read(pointers_at_ + 8 * begin, pointers.data(), 8 * pointers.size(), error)) return false;
   together = true;
   for (size_t s = 0; s < pointers.size(); ++s) {
     together = together && pointers[s] == offset;
-    offset += static_cast<uint64_t>(block.lengths[s]) * token_bytes_;
+    offset += static_cast<uint64_t>(range.lengths[s]) * token_bytes_;
   }
   return true;
 }

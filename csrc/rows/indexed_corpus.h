@@ -53,7 +53,7 @@ class IndexedCorpus {
   bool text_hashes(uint64_t first, uint64_t count, uint32_t* hashes, std::string& error) const;
 
  private:
-  struct IndexBlock {
+  struct IndexRange {
     std::vector<int64_t> bounds;   // first sequence of each document, and of the one after them
     std::vector<int32_t> lengths;  // of their sequences
   };
@@ -63,7 +63,7 @@ class IndexedCorpus {
   };
   IndexedCorpus() = default;
   uint32_t text_length(uint32_t stored) const noexcept { return stored - (appended_eod_ && stored > 0 ? 1 : 0); }
-  bool read_block(uint64_t first, uint64_t count, IndexBlock& block, std::string& error) const;
+  bool read_range(uint64_t first, uint64_t count, IndexRange& range, std::string& error) const;
   bool stored_lengths(uint64_t first, uint64_t count, uint32_t* lengths, std::string& error) const;
   bool end_to_end(uint64_t first, uint64_t count, uint64_t offset, bool& together, std::string& error) const;
   bool read_together(uint64_t first, const std::vector<uint32_t>& stored, std::vector<uint8_t>& bytes, bool& together,

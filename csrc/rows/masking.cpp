@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#if defined(__x86_64__)
+#if defined(ETTIN_X86)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC 12's own header
 #include <immintrin.h>
 #endif
@@ -10,6 +10,8 @@
 namespace ettin {
 
 namespace {
+
+const InstructionSet kMasking = choose("masking", {InstructionSet::kAvx2, InstructionSet::kAvx512});
 
 constexpr size_t kRegisterRoom = 16;  // a whole register may be stored past the last label
 
@@ -20,7 +22,7 @@ bool is_protected(const MaskRule& rule, int32_t id) noexcept {
 }
 
 // Handles the tokens [begin, end); returns how many random replacements it noted.
-size_t choose_scalar(int32_t* row, uint32_t begin, uint32_t end, const MaskRule& rule, int32_t label_base,
+size_t choose_portable(int32_t* row, uint32_t begin, uint32_t end, const MaskRule& rule, int32_t label_base,
                      Labels& labels, const uint32_t* draws, uint32_t* random_tokens, size_t random_count) noexcept {
   for (uint32_t i = begin; i < end; ++i) {
     const uint32_t draw = draws[i];
@@ -35,7 +37,7 @@ size_t choose_scalar(int32_t* row, uint32_t begin, uint32_t end, const MaskRule&
   return random_count;
 }
 
-#if defined(__x86_64__)
+#if defined(ETTIN_X86)
 
 // Chosen tokens are found eight at a time and handled one by one.
 __attribute__((target("avx2"))) size_t choose_avx2(int32_t* row, uint32_t begin, uint32_t end, const MaskRule& rule,
@@ -50,10 +52,10 @@ __attribute__((target("avx2"))) size_t choose_avx2(int32_t* row, uint32_t begin,
     auto bits = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(chosen)));
     for (; bits != 0; bits &= bits - 1) {
       const uint32_t token = i + static_cast<uint32_t>(__builtin_ctz(bits));
-      random_count = choose_scalar(row, token, token + 1, rule, label_base, labels, draws, random_tokens, random_count);
+      random_count = choose_portable(row, token, token + 1, rule, label_base, labels, draws, random_tokens, random_count);
     }
   }
-  return choose_scalar(row, i, end, rule, label_base, labels, draws, random_tokens, random_count);
+  return choose_portable(row, i, end, rule, label_base, labels, draws, random_tokens, random_count);
 }
 
 __attribute__((target("avx512f,avx512bw"))) size_t choose_avx512(int32_t* row, uint32_t begin, uint32_t end,
@@ -105,29 +107,29 @@ void Labels::reserve_more(size_t more) {
   ids.resize(positions.size());
 }
 
-void start_row_masks(const RowStream& choices, uint32_t length, MaskScratch& scratch, SimdLevel level) {
+void start_row_masks(const RowStream& choices, uint32_t length, MaskScratch& scratch, InstructionSet set) {
   const size_t room = (size_t{length} + kDrawGroup - 1) / kDrawGroup * kDrawGroup;
   if (scratch.draws.size() < room) scratch.draws.resize(room);
   if (scratch.random_tokens.size() < room + kRegisterRoom) scratch.random_tokens.resize(room + kRegisterRoom);
-  row_draws(choices, length, scratch.draws.data(), level);
+  row_draws(choices, length, scratch.draws.data(), set);
 }
 
 void mask_span(int32_t* row, uint32_t begin, uint32_t end, const MaskRule& rule, const RowStream& replacements,
-               int32_t label_base, Labels& labels, MaskScratch& scratch, SimdLevel level) {
+               int32_t label_base, Labels& labels, MaskScratch& scratch, InstructionSet set) {
   labels.reserve_more(end - begin);
   const uint32_t* draws = scratch.draws.data();
   uint32_t* random_tokens = scratch.random_tokens.data();
   size_t random_count = 0;
-#if defined(__x86_64__)
-  if (level == SimdLevel::avx512) {
+  set = std::min(set, kMasking);
+#if defined(ETTIN_X86)
+  if (set >= InstructionSet::kAvx512) {
     random_count = choose_avx512(row, begin, end, rule, label_base, labels, draws, random_tokens, 0);
-  } else if (level == SimdLevel::avx2) {
+  } else if (set >= InstructionSet::kAvx2) {
     random_count = choose_avx2(row, begin, end, rule, label_base, labels, draws, random_tokens, 0);
   } else
 #endif
   {
-    (void)level;
-    random_count = choose_scalar(row, begin, end, rule, label_base, labels, draws, random_tokens, 0);
+      random_count = choose_portable(row, begin, end, rule, label_base, labels, draws, random_tokens, 0);
   }
   for (size_t i = 0; i < random_count; ++i) {
     const uint32_t token = random_tokens[i];

@@ -32,11 +32,11 @@ struct MaskScratch {
 };
 
 // Draws for the tokens [0, length) of a row; to be called before mask_span.
-void start_row_masks(const RowStream& choices, uint32_t length, MaskScratch& scratch, SimdLevel level);
+void start_row_masks(const RowStream& choices, uint32_t length, MaskScratch& scratch, InstructionSet set);
 
 // Masks the text at [begin, end) of a row in place and appends a label for each chosen token: its id before the change,
 // at position `label_base + token`. Random ids come from the stream `replacements`.
 void mask_span(int32_t* row, uint32_t begin, uint32_t end, const MaskRule& rule, const RowStream& replacements,
-               int32_t label_base, Labels& labels, MaskScratch& scratch, SimdLevel level);
+               int32_t label_base, Labels& labels, MaskScratch& scratch, InstructionSet set);
 
 }  // namespace ettin

@@ -44,8 +44,6 @@ struct Network {
   uint32_t low_mask, high_mask;
 };
 
-#define ETTIN_INLINE inline __attribute__((always_inline))
-
 template <bool kInverse>
 ETTIN_INLINE void run_network(Halves& halves, size_t count, const Network& network) noexcept {
   for (int step = 0; step < Permutation::kRounds; step += 2) {
@@ -61,6 +59,8 @@ ETTIN_INLINE void run_network(Halves& halves, size_t count, const Network& netwo
   }
 }
 
+const InstructionSet kOrder = choose("order", {InstructionSet::kAvx2, InstructionSet::kAvx512});
+
 using Runner = void (*)(Halves&, size_t, const Network&) noexcept;
 
 template <bool kInverse>
@@ -68,7 +68,7 @@ void run_portable(Halves& halves, size_t count, const Network& network) noexcept
   run_network<kInverse>(halves, count, network);
 }
 
-#if defined(__x86_64__)
+#if defined(ETTIN_X86)
 template <bool kInverse>
 __attribute__((target("avx2"))) void run_avx2(Halves& halves, size_t count, const Network& network) noexcept {
   run_network<kInverse>(halves, count, network);
@@ -81,12 +81,12 @@ __attribute__((target("avx512f,avx512bw"))) void run_avx512(Halves& halves, size
 #endif
 
 template <bool kInverse>
-Runner runner(SimdLevel level) noexcept {
-#if defined(__x86_64__)
-  if (level == SimdLevel::avx512) return run_avx512<kInverse>;
-  if (level == SimdLevel::avx2) return run_avx2<kInverse>;
+Runner runner(InstructionSet set) noexcept {
+  set = std::min(set, kOrder);
+#if defined(ETTIN_X86)
+  if (set >= InstructionSet::kAvx512) return run_avx512<kInverse>;
+  if (set >= InstructionSet::kAvx2) return run_avx2<kInverse>;
 #endif
-  (void)level;
   return run_portable<kInverse>;
 }
 
@@ -94,8 +94,8 @@ Runner runner(SimdLevel level) noexcept {
 
 // Maps up to kChunk values; those that land outside [0, size) walk on together until all are inside.
 template <bool kInverse>
-void Permutation::map_chunk(const int64_t* from, size_t count, int64_t* to, SimdLevel level) const noexcept {
-  const Runner run = runner<kInverse>(level);
+void Permutation::map_chunk(const int64_t* from, size_t count, int64_t* to, InstructionSet set) const noexcept {
+  const Runner run = runner<kInverse>(set);
   const Network network{keys_.data(), low_mask_, high_mask_};
   Halves halves;
   uint32_t places[kChunk];
@@ -121,17 +121,17 @@ void Permutation::map_chunk(const int64_t* from, size_t count, int64_t* to, Simd
 }
 
 template <bool kInverse>
-void Permutation::map(const int64_t* from, size_t count, int64_t* to, SimdLevel level) const noexcept {
-  for (size_t i = 0; i < count; i += kChunk) map_chunk<kInverse>(from + i, std::min(kChunk, count - i), to + i, level);
+void Permutation::map(const int64_t* from, size_t count, int64_t* to, InstructionSet set) const noexcept {
+  for (size_t i = 0; i < count; i += kChunk) map_chunk<kInverse>(from + i, std::min(kChunk, count - i), to + i, set);
 }
 
-void Permutation::at(const int64_t* positions, size_t count, int64_t* values, SimdLevel level) const noexcept {
-  map<false>(positions, count, values, level);
+void Permutation::at(const int64_t* positions, size_t count, int64_t* values, InstructionSet set) const noexcept {
+  map<false>(positions, count, values, set);
 }
 
 void Permutation::positions_of(const int64_t* values, size_t count, int64_t* positions,
-                               SimdLevel level) const noexcept {
-  map<true>(values, count, positions, level);
+                               InstructionSet set) const noexcept {
+  map<true>(values, count, positions, set);
 }
 
 }  // namespace ettin

@@ -21,15 +21,15 @@ class Permutation {
 
   uint64_t size() const noexcept { return size_; }
   // The values at some positions, all of them in [0, size()). Every instruction set gives the same.
-  void at(const int64_t* positions, size_t count, int64_t* values, SimdLevel level) const noexcept;
+  void at(const int64_t* positions, size_t count, int64_t* values, InstructionSet set) const noexcept;
   // The positions of some values: inverse of at().
-  void positions_of(const int64_t* values, size_t count, int64_t* positions, SimdLevel level) const noexcept;
+  void positions_of(const int64_t* values, size_t count, int64_t* positions, InstructionSet set) const noexcept;
 
  private:
   template <bool kInverse>
-  void map(const int64_t* from, size_t count, int64_t* to, SimdLevel level) const noexcept;
+  void map(const int64_t* from, size_t count, int64_t* to, InstructionSet set) const noexcept;
   template <bool kInverse>
-  void map_chunk(const int64_t* from, size_t count, int64_t* to, SimdLevel level) const noexcept;
+  void map_chunk(const int64_t* from, size_t count, int64_t* to, InstructionSet set) const noexcept;
 
   uint64_t size_;
   int low_bits_;

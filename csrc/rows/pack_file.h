@@ -1,4 +1,4 @@
-// A pack index on disk: which pieces make up each row of one corpus. Written block by block by data/packing.py.
+// A pack index on disk: which pieces make up each row of one corpus. Written block by block by rows/packing.py.
 //
 //   header, 256 bytes | block 0: entries (u64), directory (u32, padded to 8 bytes) | block 1 | ... | block table
 //

@@ -12,8 +12,8 @@ void count_up(int32_t* positions, uint32_t count) noexcept {
 
 }  // namespace
 
-RowAssembler::RowAssembler(std::vector<SourceRows> sources, RowFormat format, SimdLevel level)
-    : sources_(std::move(sources)), format_(std::move(format)), level_(level) {}
+RowAssembler::RowAssembler(std::vector<SourceRows> sources, RowFormat format, InstructionSet set)
+    : sources_(std::move(sources)), format_(std::move(format)), set_(set) {}
 
 bool RowAssembler::check_ids(const SourceRows& source, const Piece& piece, const int32_t* ids,
                              std::string& error) const {
@@ -59,13 +59,13 @@ void RowAssembler::add_labels(const RowRequest& request, uint32_t index, Assembl
   const auto base = static_cast<int32_t>(index * format_.row_length);
   const SourceRows& source = sources_[static_cast<size_t>(request.source)];
   const auto number = static_cast<uint64_t>(request.row);
-  if (format_.masked) start_row_masks({source.choice_key, number, request.pass}, format_.row_length, mask_scratch_, level_);
+  if (format_.masked) start_row_masks({source.choice_key, number, request.pass}, format_.row_length, mask_scratch_, set_);
   uint32_t at = 0;
   for (size_t p = 0; p < pieces_.size(); ++p) {
     const uint32_t end = at + 1 + pieces_[p].length;
     if (format_.masked) {
       mask_span(row, at + 1, end, format_.mask, {source.replacement_key, number, request.pass},
-                base + format_.label_offset, out.labels, mask_scratch_, level_);
+                base + format_.label_offset, out.labels, mask_scratch_, set_);
     } else {
       out.labels.reserve_more(end - at);
       for (uint32_t i = at + 1; i < end + (ends_[p] ? 1 : 0); ++i)

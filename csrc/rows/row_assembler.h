@@ -46,7 +46,7 @@ struct AssembledRows {
 // data cannot be right. Keeps scratch memory between calls; one object per thread.
 class RowAssembler {
  public:
-  RowAssembler(std::vector<SourceRows> sources, RowFormat format, SimdLevel level);
+  RowAssembler(std::vector<SourceRows> sources, RowFormat format, InstructionSet set);
   bool assemble(const std::vector<RowRequest>& requests, AssembledRows& out, std::string& error);
 
  private:
@@ -58,7 +58,7 @@ class RowAssembler {
 
   std::vector<SourceRows> sources_;
   RowFormat format_;
-  SimdLevel level_;
+  InstructionSet set_;
   std::vector<Piece> pieces_;
   std::vector<uint8_t> ends_;  // by piece: the end position holds [SEP]
   std::vector<uint64_t> entry_scratch_;

@@ -2,7 +2,9 @@
 
 #include <cstring>
 
-#if defined(__x86_64__)
+#include "base/cpu.h"
+
+#if defined(ETTIN_X86)
 #include <immintrin.h>
 #endif
 
@@ -23,7 +25,10 @@ const char* scalar_copy_run(const char* at, const char* end, char* to) noexcept 
   return at;
 }
 
-#if defined(__x86_64__)
+#if defined(ETTIN_X86)
+const InstructionSet kRuns = choose("json_runs", {InstructionSet::kAvx2});
+const InstructionSet kUnescape = choose("json_unescape", {InstructionSet::kAvx512Vbmi});
+
 __attribute__((target("avx2"))) inline uint32_t run_ends(__m256i bytes) noexcept {
   const __m256i quote = _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('"'));
   const __m256i backslash = _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('\\'));
@@ -53,13 +58,13 @@ __attribute__((target("avx2"))) const char* avx2_copy_run(const char* at, const 
 struct alignas(64) SimpleEscapes {
   char of[128];
 };
-constexpr SimpleEscapes make_simple_escapes() {
+constexpr SimpleEscapes make_kSimpleEscapes() {
   SimpleEscapes escapes{};
   escapes.of['"'] = '"', escapes.of['\\'] = '\\', escapes.of['/'] = '/';
   escapes.of['b'] = '\b', escapes.of['f'] = '\f', escapes.of['n'] = '\n', escapes.of['r'] = '\r', escapes.of['t'] = '\t';
   return escapes;
 }
-constexpr SimpleEscapes simple_escapes = make_simple_escapes();
+constexpr SimpleEscapes kSimpleEscapes = make_kSimpleEscapes();
 
 // Backslashes that start an escape, when none reaches into the block: every other one of a run.
 uint64_t escape_starts(uint64_t backslashes) noexcept {
@@ -75,7 +80,7 @@ uint64_t escape_starts(uint64_t backslashes) noexcept {
 // Decodes whole blocks of 64 bytes, simple escapes included; stops at a quote, at anything else, or near the end.
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi,bmi2"))) void avx512_unescape(
     const char*& at, const char* end, char*& to) noexcept {
-  const __m512i low_table = _mm512_load_si512(simple_escapes.of), high_table = _mm512_load_si512(simple_escapes.of + 64);
+  const __m512i low_table = _mm512_load_si512(kSimpleEscapes.of), high_table = _mm512_load_si512(kSimpleEscapes.of + 64);
   while (end - at >= 64) {
     const __m512i bytes = _mm512_loadu_si512(at);
     const uint64_t backslashes = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\\'));
@@ -148,7 +153,7 @@ size_t put_utf8(uint32_t code, char* to) noexcept {
   return 4;
 }
 
-constexpr uint32_t replacement = 0xFFFD;
+constexpr uint32_t kReplacement = 0xFFFD;
 
 // Code point of the \u escape whose digits start at `at`; moves `at` past it and past a matching low surrogate.
 int32_t unicode_escape(const char*& at, const char* end, uint64_t& lone_surrogates) noexcept {
@@ -164,7 +169,7 @@ int32_t unicode_escape(const char*& at, const char* end, uint64_t& lone_surrogat
     }
   }
   ++lone_surrogates;
-  return replacement;
+  return kReplacement;
 }
 
 // The character that a one-letter escape stands for, or 0.
@@ -185,17 +190,15 @@ char simple_escape(char letter) noexcept {
 }  // namespace
 
 const char* json_run_end(const char* at, const char* end) noexcept {
-#if defined(__x86_64__)
-  static const bool available = __builtin_cpu_supports("avx2");
-  if (available) return avx2_run_end(at, end);
+#if defined(ETTIN_X86)
+  if (kRuns == InstructionSet::kAvx2) return avx2_run_end(at, end);
 #endif
   return scalar_run_end(at, end);
 }
 
 const char* json_copy_run(const char* at, const char* end, char* to) noexcept {
-#if defined(__x86_64__)
-  static const bool available = __builtin_cpu_supports("avx2");
-  if (available) return avx2_copy_run(at, end, to);
+#if defined(ETTIN_X86)
+  if (kRuns == InstructionSet::kAvx2) return avx2_copy_run(at, end, to);
 #endif
   return scalar_copy_run(at, end, to);
 }
@@ -205,10 +208,8 @@ namespace {
 // Decodes what it can at `at` fast.
 void json_unescape_blocks([[maybe_unused]] const char*& at, [[maybe_unused]] const char* end,
                           [[maybe_unused]] char*& to) noexcept {
-#if defined(__x86_64__)
-  static const bool available = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                                __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
-  if (available) avx512_unescape(at, end, to);
+#if defined(ETTIN_X86)
+  if (kUnescape == InstructionSet::kAvx512Vbmi) avx512_unescape(at, end, to);
 #endif
 }
 

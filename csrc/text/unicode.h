@@ -75,7 +75,7 @@ struct alignas(64) NormalizingStarts {
   // Of a first byte of 0xC0 and above and the byte after it.
   bool has(char lead, char second) const { return seconds[lead & 63] >> (second & 63) & 1; }
 };
-extern const NormalizingStarts normalizing_starts;
+extern const NormalizingStarts kNormalizingStarts;
 
 // Normalizes valid UTF-8 to NFC. False when `text` is NFC already (then `out` is untouched), else `out` holds the result.
 // Costs about one read of the text where nothing changes; only the changed stretches are rebuilt.

@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__x86_64__)
+#include "base/cpu.h"
+
+#if defined(ETTIN_X86)
 #include <immintrin.h>
 #endif
 
@@ -49,21 +51,23 @@ size_t scalar(const uint8_t* data, size_t begin, size_t size) noexcept {
   return size;
 }
 
-#if defined(__x86_64__)
+#if defined(ETTIN_X86)
 // Keiser and Lemire, "Validating UTF-8 in less than one instruction per byte" (2021): three table lookups classify
 // each pair of neighbouring bytes; an error bit survives only when all three agree.
 enum : uint8_t {
-  too_short = 1 << 0,
-  too_long = 1 << 1,
-  overlong_3 = 1 << 2,
-  too_large = 1 << 3,
-  surrogate = 1 << 4,
-  overlong_2 = 1 << 5,
-  too_large_1000 = 1 << 6,
-  overlong_4 = 1 << 6,
-  two_continuations = 1 << 7,
-  carry = too_short | too_long | two_continuations,
+  kTooShort = 1 << 0,
+  kTooLong = 1 << 1,
+  kOverlong3 = 1 << 2,
+  kTooLarge = 1 << 3,
+  kSurrogate = 1 << 4,
+  kOverlong2 = 1 << 5,
+  kTooLarge1000 = 1 << 6,
+  kOverlong4 = 1 << 6,
+  kTwoContinuations = 1 << 7,
+  kCarry = kTooShort | kTooLong | kTwoContinuations,
 };
+
+const InstructionSet kUtf8 = choose("utf8", {InstructionSet::kAvx2});
 
 #define ETTIN_TABLE(...) _mm256_broadcastsi128_si256(_mm_setr_epi8(__VA_ARGS__))
 
@@ -75,22 +79,22 @@ __attribute__((target("avx2"))) inline __m256i previous(__m256i now, __m256i bef
 __attribute__((target("avx2"))) inline __m256i special_cases(__m256i input, __m256i prev1) noexcept {
   const __m256i nibble = _mm256_set1_epi8(0x0F);
   const __m256i byte_1_high_table = ETTIN_TABLE(
-      too_long, too_long, too_long, too_long, too_long, too_long, too_long, too_long,
-      static_cast<char>(two_continuations), static_cast<char>(two_continuations),
-      static_cast<char>(two_continuations), static_cast<char>(two_continuations), too_short | overlong_2, too_short,
-      too_short | overlong_3 | surrogate, too_short | too_large | too_large_1000 | overlong_4);
-  constexpr char c = static_cast<char>(carry);
+      kTooLong, kTooLong, kTooLong, kTooLong, kTooLong, kTooLong, kTooLong, kTooLong,
+      static_cast<char>(kTwoContinuations), static_cast<char>(kTwoContinuations),
+      static_cast<char>(kTwoContinuations), static_cast<char>(kTwoContinuations), kTooShort | kOverlong2, kTooShort,
+      kTooShort | kOverlong3 | kSurrogate, kTooShort | kTooLarge | kTooLarge1000 | kOverlong4);
+  constexpr char c = static_cast<char>(kCarry);
   const __m256i byte_1_low_table = ETTIN_TABLE(
-      c | overlong_3 | overlong_2 | overlong_4, c | overlong_2, c, c, c | too_large, c | too_large | too_large_1000,
-      c | too_large | too_large_1000, c | too_large | too_large_1000, c | too_large | too_large_1000,
-      c | too_large | too_large_1000, c | too_large | too_large_1000, c | too_large | too_large_1000,
-      c | too_large | too_large_1000, c | too_large | too_large_1000 | surrogate, c | too_large | too_large_1000,
-      c | too_large | too_large_1000);
-  constexpr char t = static_cast<char>(too_long | overlong_2 | two_continuations);
+      c | kOverlong3 | kOverlong2 | kOverlong4, c | kOverlong2, c, c, c | kTooLarge, c | kTooLarge | kTooLarge1000,
+      c | kTooLarge | kTooLarge1000, c | kTooLarge | kTooLarge1000, c | kTooLarge | kTooLarge1000,
+      c | kTooLarge | kTooLarge1000, c | kTooLarge | kTooLarge1000, c | kTooLarge | kTooLarge1000,
+      c | kTooLarge | kTooLarge1000, c | kTooLarge | kTooLarge1000 | kSurrogate, c | kTooLarge | kTooLarge1000,
+      c | kTooLarge | kTooLarge1000);
+  constexpr char t = static_cast<char>(kTooLong | kOverlong2 | kTwoContinuations);
   const __m256i byte_2_high_table = ETTIN_TABLE(
-      too_short, too_short, too_short, too_short, too_short, too_short, too_short, too_short,
-      t | overlong_3 | too_large_1000 | overlong_4, t | overlong_3 | too_large, t | surrogate | too_large,
-      t | surrogate | too_large, too_short, too_short, too_short, too_short);
+      kTooShort, kTooShort, kTooShort, kTooShort, kTooShort, kTooShort, kTooShort, kTooShort,
+      t | kOverlong3 | kTooLarge1000 | kOverlong4, t | kOverlong3 | kTooLarge, t | kSurrogate | kTooLarge,
+      t | kSurrogate | kTooLarge, kTooShort, kTooShort, kTooShort, kTooShort);
   const __m256i high_1 = _mm256_and_si256(_mm256_srli_epi16(prev1, 4), nibble);
   const __m256i low_1 = _mm256_and_si256(prev1, nibble);
   const __m256i high_2 = _mm256_and_si256(_mm256_srli_epi16(input, 4), nibble);
@@ -133,9 +137,8 @@ __attribute__((target("avx2"))) size_t avx2_prefix(const uint8_t* data, size_t s
 size_t utf8_valid_prefix(const char* data, size_t size) noexcept {
   const auto* bytes = reinterpret_cast<const uint8_t*>(data);
   size_t begin = 0;
-#if defined(__x86_64__)
-  static const bool available = __builtin_cpu_supports("avx2");
-  if (available) begin = avx2_prefix(bytes, size);
+#if defined(ETTIN_X86)
+  if (kUtf8 == InstructionSet::kAvx2) begin = avx2_prefix(bytes, size);
 #endif
   return scalar(bytes, begin, size);
 }

@@ -1,4 +1,4 @@
-// The word encoder and text scanning for machines with AVX2; only the code between the pragmas may use it.
+// The word encoder and text scanning for machines with AVX2; only the code of that target may use it.
 #include "tokenizer/versions.h"
 
 #if defined(ETTIN_X86)
@@ -13,12 +13,7 @@
 #include "text/unicode.h"
 #include "tokenizer/word_cache.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,popcnt,sse4.2,lzcnt"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,popcnt,sse4.2,lzcnt")
-#endif
+ETTIN_BEGIN_TARGET("avx2,bmi,bmi2,popcnt,sse4.2,lzcnt")
 
 #define ETTIN_AVX2 1
 namespace ettin {
@@ -35,16 +30,12 @@ namespace avx2 {
 }
 }  // namespace ettin
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+ETTIN_END_TARGET
 
 namespace ettin {
 
 const TextScan avx2_scan = {avx2::find_prefix, avx2::find_normalizing};
-const WordPath avx2_words = {avx2::make, avx2::single_tokens};
+const WordVersion avx2_words = {avx2::make, avx2::single_tokens};
 
 }  // namespace ettin
 

@@ -1,4 +1,4 @@
-// The word encoder and text scanning for machines with AVX512; only the code between the pragmas may use it.
+// The word encoder and text scanning for machines with AVX512; only the code of that target may use it.
 #include "tokenizer/versions.h"
 
 #if defined(ETTIN_X86)
@@ -13,14 +13,11 @@
 #include "text/unicode.h"
 #include "tokenizer/word_cache.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt"))), apply_to = function)
-#else
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // inside of GCC's own intrinsics
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt")
 #endif
+ETTIN_BEGIN_TARGET("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx2,bmi,bmi2,popcnt,sse4.2,lzcnt")
 
 #define ETTIN_AVX512 1
 namespace ettin {
@@ -38,16 +35,12 @@ namespace avx512 {
 }
 }  // namespace ettin
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+ETTIN_END_TARGET
 
 namespace ettin {
 
 const TextScan avx512_scan = {avx512::find_prefix, avx512::find_normalizing};
-const WordPath avx512_words = {avx512::make, avx512::single_tokens};
+const WordVersion avx512_words = {avx512::make, avx512::single_tokens};
 
 }  // namespace ettin
 

@@ -95,25 +95,25 @@ void BytePairModel::number_tokens(const TokenizerFile& file) {
   merges_.build(merges);
   std::vector<uint64_t> pairs;
   for (const Merge& merge : merges) pairs.push_back(pair_key(merge.left, merge.right));
-  narrow_ = NarrowMerges::make(pairs, merged_);
-  if (narrow_) {
-    narrow_ids_.assign(ids_.begin(), ids_.end());
-    narrow_ids_.resize(65536);
+  merges16_ = Merges16::make(pairs, merged_);
+  if (merges16_) {
+    ids16_.assign(ids_.begin(), ids_.end());
+    ids16_.resize(65536);
   }
   byte_pair_ranks_.resize(65536);
   for (uint32_t pair = 0; pair < 65536; ++pair) byte_pair_ranks_[pair] = merges_.rank(pair >> 8, pair & 255);
 }
 
 void BytePairModel::note_joints(const TokenizerFile& file, const std::vector<Merge>& merges) {
-  narrow_joints_.assign(65536 / 64, 0);
-  wide_joints_.assign((size_t{1} << kJointBits) / 64, 0);
+  pair_joints_.assign(65536 / 64, 0);
+  quad_joints_.assign((size_t{1} << kJointBits) / 64, 0);
   for (const Merge& merge : merges) {
     const std::string &left = file.token_bytes[merge.left], &right = file.token_bytes[merge.right];
     const auto a = static_cast<uint8_t>(left.back()), b = static_cast<uint8_t>(right[0]);
-    const bool narrow = left.size() == 1 || right.size() == 1;
-    const uint32_t slot = narrow ? a << 8 | b
+    const bool pair = left.size() == 1 || right.size() == 1;
+    const uint32_t slot = pair ? a << 8 | b
                                  : joint_slot(static_cast<uint8_t>(left[left.size() - 2]), a, b, static_cast<uint8_t>(right[1]));
-    (narrow ? narrow_joints_ : wide_joints_)[slot >> 6] |= uint64_t{1} << (slot & 63);
+    (pair ? pair_joints_ : quad_joints_)[slot >> 6] |= uint64_t{1} << (slot & 63);
   }
 }
 

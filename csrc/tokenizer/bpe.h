@@ -70,9 +70,9 @@ class BytePairModel {
   uint32_t rank(uint32_t left, uint32_t right) const { return merges_.rank(left, right); }
   const MergeTable& table() const { return merges_; }
   // The merges in 16-bit numbers, or null when there are too many.
-  const NarrowMerges* narrow() const { return narrow_.get(); }
-  // Ids by tokens, where narrow() is not null and ids have 16 bits: for every number of 16 bits.
-  const uint16_t* narrow_ids() const { return narrow_ids_.data(); }
+  const Merges16* merges16() const { return merges16_.get(); }
+  // Ids by tokens, where merges16() is not null and ids have 16 bits: for every number of 16 bits.
+  const uint16_t* ids16() const { return ids16_.data(); }
   uint32_t merged(uint32_t rank) const { return one_merge_each_ ? rank + 256 : merged_[rank]; }
   uint32_t id(uint32_t token) const { return ids_[token]; }
 
@@ -87,10 +87,10 @@ class BytePairModel {
   // Whether some token can span the place between text[-1] and text[0]; two bytes on either side are read.
   bool may_join(const char* text) const {
     const auto* bytes = reinterpret_cast<const uint8_t*>(text);
-    const uint32_t narrow = bytes[-1] << 8 | bytes[0];
-    if (narrow_joints_[narrow >> 6] >> (narrow & 63) & 1) return true;
-    const uint32_t wide = joint_slot(bytes[-2], bytes[-1], bytes[0], bytes[1]);
-    return wide_joints_[wide >> 6] >> (wide & 63) & 1;
+    const uint32_t pair = bytes[-1] << 8 | bytes[0];
+    if (pair_joints_[pair >> 6] >> (pair & 63) & 1) return true;
+    const uint32_t quad = joint_slot(bytes[-2], bytes[-1], bytes[0], bytes[1]);
+    return quad_joints_[quad >> 6] >> (quad & 63) & 1;
   }
 
  private:
@@ -105,12 +105,12 @@ class BytePairModel {
   void merge_long(IdVector& ids, Scratch& scratch) const;
 
   MergeTable merges_;
-  std::unique_ptr<const NarrowMerges> narrow_;
+  std::unique_ptr<const Merges16> merges16_;
   std::vector<uint32_t> byte_pair_ranks_;
   std::vector<uint32_t> merged_;  // token made by each rank
   std::vector<uint32_t> ids_;     // id in the file of each token
-  std::vector<uint16_t> narrow_ids_;
-  std::vector<uint64_t> narrow_joints_, wide_joints_;
+  std::vector<uint16_t> ids16_;
+  std::vector<uint64_t> pair_joints_, quad_joints_;
   bool one_merge_each_ = true, ignore_merges_;
   size_t longest_whole_word_ = 0;
   std::unordered_map<std::string, uint32_t> whole_words_;  // for ignore_merges

@@ -68,7 +68,7 @@ class LongWordCache {
   // The ids of a word; returns their place.
   uint32_t finish(Slot& slot, uint64_t hash, uint32_t number, const uint32_t* ids, size_t count) {
     const auto place = static_cast<uint32_t>(ids_.size());
-    append_narrowed(ids_, ids, count);
+    append_ids(ids_, ids, count);
     const bool own = slot.hash == hash && slot.count == kPending && slot.ids == number;  // else another word took it
     if (own) slot.ids = place, slot.count = static_cast<uint16_t>(count);
     return place;

@@ -4,11 +4,11 @@
 
 namespace ettin {
 
-std::unique_ptr<const NarrowMerges> NarrowMerges::make(const std::vector<uint64_t>& pairs,
+std::unique_ptr<const Merges16> Merges16::make(const std::vector<uint64_t>& pairs,
                                                        const std::vector<uint32_t>& merged) {
   constexpr size_t kMost = 0xFFFF - 256;
   if (pairs.size() > kMost) return nullptr;
-  std::unique_ptr<NarrowMerges> made(new NarrowMerges());
+  std::unique_ptr<Merges16> made(new Merges16());
   made->byte_pair_ranks_.assign(65537, kNoRank);
   for (size_t rank = 0; rank < pairs.size(); ++rank) {
     const auto left = static_cast<uint32_t>(pairs[rank] >> 32), right = static_cast<uint32_t>(pairs[rank]);
@@ -29,7 +29,7 @@ std::unique_ptr<const NarrowMerges> NarrowMerges::make(const std::vector<uint64_
 }
 
 // False when a line overflows or two of its pairs have the same mark.
-bool NarrowMerges::fill() {
+bool Merges16::fill() {
   lines_ = std::make_unique<HugeArray<Line>>(size_t{1} << (64 - shift_));
   lines_->fill_bytes(0xFF);
   for (size_t rank = 0; rank < parts_.size(); ++rank) {

@@ -11,7 +11,7 @@ namespace ettin {
 
 // Ranks by pairs of tokens. A line holds 16 bits of each pair's hash, so that a rank found is one to be checked: it is
 // the pair's own when `parts` of the rank is the pair. Immutable after construction.
-class NarrowMerges {
+class Merges16 {
  public:
   static constexpr uint16_t kNoRank = 0xFFFF;
   static constexpr size_t kLineSize = 16;
@@ -22,7 +22,7 @@ class NarrowMerges {
 
   // Pairs are left << 16 | right, in the order of their ranks; `merged` are the tokens they make. Null when the numbers
   // do not fit.
-  static std::unique_ptr<const NarrowMerges> make(const std::vector<uint64_t>& pairs, const std::vector<uint32_t>& merged);
+  static std::unique_ptr<const Merges16> make(const std::vector<uint64_t>& pairs, const std::vector<uint32_t>& merged);
 
   static uint32_t pair(uint32_t left, uint32_t right) { return left << 16 | right; }
   uint64_t hash(uint32_t pair) const { return pair * multiplier_; }
@@ -35,7 +35,7 @@ class NarrowMerges {
   const uint16_t* byte_pair_ranks() const { return byte_pair_ranks_.data(); }
 
  private:
-  NarrowMerges() = default;
+  Merges16() = default;
   static constexpr uint32_t kNoPair = ~0u;
   bool fill();
 

@@ -139,7 +139,7 @@ class Normalizer {
 
 }  // namespace
 
-const NormalizingStarts normalizing_starts = [] {
+const NormalizingStarts kNormalizingStarts = [] {
   NormalizingStarts starts{};
   for (uint32_t code = 0x80; code < 0x110000; ++code) {
     if (!(property(code) & kNormalizesFlag)) continue;

@@ -19,6 +19,6 @@ namespace portable {
 }
 
 const TextScan portable_scan = {portable::find_prefix, portable::find_normalizing};
-const WordPath portable_words = {portable::make, portable::single_tokens};
+const WordVersion portable_words = {portable::make, portable::single_tokens};
 
 }  // namespace ettin

@@ -48,7 +48,7 @@ extern const TextScan portable_scan;
 extern const TextScan avx2_scan, avx512_scan;
 #endif
 
-// The scan for best_cpu_path().
+// The scan for this machine.
 const TextScan& text_scan();
 
 }  // namespace ettin

@@ -44,8 +44,8 @@ Tokenizer::Tokenizer(TokenizerFile file)
       normalized_added_(file_, true, !runs_.ids.empty()),
       words_(file_, runs_) {}
 
-Encoder::Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, CpuPath path)
-    : tokenizer_(std::move(tokenizer)), policy_(policy), words_(make_word_encoder(tokenizer_->words_, path)) {}
+Encoder::Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, InstructionSet set)
+    : tokenizer_(std::move(tokenizer)), policy_(policy), words_(make_word_encoder(tokenizer_->words_, set)) {}
 
 template <class Ids>
 bool Encoder::encode(std::string_view text, Ids& ids, uint64_t& specials) {

@@ -43,7 +43,7 @@ class Tokenizer {
 // Encodes texts, one after another, in one thread: holds caches and scratch.
 class Encoder {
  public:
-  Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, CpuPath path = best_cpu_path());
+  Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, InstructionSet set = best_instruction_set());
 
   static constexpr size_t kLongestText = size_t{1} << 30;  // normalization may make it three times as long
 

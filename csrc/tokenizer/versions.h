@@ -4,11 +4,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/cpu.h"
 #include "tokenizer/word_encoder.h"
-
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define ETTIN_X86 1
-#endif
 
 namespace ettin {
 
@@ -48,15 +45,15 @@ constexpr ByteNumbers make_byte_numbers() {
 constexpr ByteNumbers kByteNumbers = make_byte_numbers();
 
 // What there is of each version.
-struct WordPath {
+struct WordVersion {
   std::unique_ptr<WordEncoder> (*make)(const WordModel& model);
   // For each word of up to 15 bytes the id of the token that it becomes as a whole, or kNoRank.
   std::vector<uint32_t> (*single_tokens)(const BytePairModel& pairs, const std::vector<WordKey>& words);
 };
 
-extern const WordPath portable_words;
+extern const WordVersion portable_words;
 #if defined(ETTIN_X86)
-extern const WordPath avx2_words, avx512_words;
+extern const WordVersion avx2_words, avx512_words;
 #endif
 
 }  // namespace ettin

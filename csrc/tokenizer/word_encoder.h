@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/cpu.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/file.h"
 #include "tokenizer/word_cache.h"
@@ -44,11 +45,7 @@ class WordEncoder {
   virtual void encode(std::string_view piece, NarrowIdVector& ids) = 0;
 };
 
-// Instruction sets with a version of their own; all versions give the same ids.
-enum class CpuPath : uint8_t { kPortable, kAvx2, kAvx512 };
-
-// The fastest path of this machine. ETTIN_CPU_PATH=portable|avx2|avx512 in the environment lowers it.
-CpuPath best_cpu_path();
-std::unique_ptr<WordEncoder> make_word_encoder(const WordModel& model, CpuPath path);
+// By the version for an instruction set, lowered to what this machine may use; all versions give the same ids.
+std::unique_ptr<WordEncoder> make_word_encoder(const WordModel& model, InstructionSet set);
 
 }  // namespace ettin

@@ -153,7 +153,7 @@ class StageData:
             mask=mask_rule(self.config.data, self.vocabulary.size, specials, self.corpora[0].eod),
         )
         sources = [self._native_source(index, pack, side) for index, pack in enumerate(packs)]
-        return _native.Assembler(sources=sources, format=row_format, level=_native.simd_level())
+        return _native.Assembler(sources=sources, format=row_format)
 
     def _native_source(self, index: int, pack: PackIndex, side: Side) -> _native.SourceRows:
         seed, stage = self.config.data.seed, STAGE_NUMBERS[self.config.stage]

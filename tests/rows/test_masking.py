@@ -11,7 +11,7 @@ from tests.twins.randomness import philox, row_draw
 
 DEVIATIONS = 5.0
 """Standard deviations of a count that are still chance."""
-LEVELS = range(_native.simd_level() + 1)
+SETS = _native.instruction_sets()
 FULL = 0xFFFFFFFF
 KNOWN_ANSWERS = [  # kat_vectors of Random123, philox4x32 10
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -28,9 +28,8 @@ def rule(vocabulary=50_368, specials=None, **shares):
     return mask_rule(DataConfig(**shares), vocabulary, specials or SPECIAL_IDS, None)
 
 
-def masked(rows, level=None, first_row=0, pass_number=0, key=(1, 2), **shares):
-    level = _native.simd_level() if level is None else level
-    ids, positions, labels = _native.mask_rows(rows, rule(**shares), key, (3, 4), first_row, pass_number, level)
+def masked(rows, instructions=SETS[-1], first_row=0, pass_number=0, key=(1, 2), **shares):
+    ids, positions, labels = _native.mask_rows(rows, rule(**shares), key, (3, 4), first_row, pass_number, instructions)
     return ids.reshape(rows.shape), positions, labels
 
 
@@ -39,11 +38,11 @@ def test_philox_gives_the_published_values(counter, key, expected):
     assert tuple(_native.philox(counter, key)) == philox(counter, key) == expected
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_draws_are_philox_words_on_every_instruction_set(level):
+@pytest.mark.parametrize("instructions", SETS)
+def test_draws_are_philox_words_on_every_instruction_set(instructions):
     cases = (1, 0, 0), (17, 5, 1), (64, 2**31 + 3, 7), (33, 2**32 + 9, 0), (500, 2**40, 2**32 - 1)
     for count, row, pass_number in cases:
-        draws = _native.row_draws((7, 8), row, pass_number, count, level)
+        draws = _native.row_draws((7, 8), row, pass_number, count, instructions)
         assert draws.tolist() == [row_draw((7, 8), row, pass_number, token) for token in range(count)]
 
 
@@ -51,7 +50,7 @@ def test_masks_are_equal_on_every_instruction_set():
     rng = np.random.default_rng(0)
     for length in (1, 15, 16, 17, 64, 1000):
         rows = rng.integers(240, 262, (9, length)).astype(np.int32)
-        results = [masked(rows, level, first_row=2**33, pass_number=3, mask_share=0.5) for level in LEVELS]
+        results = [masked(rows, instructions, first_row=2**33, pass_number=3, mask_share=0.5) for instructions in SETS]
         for other in results[1:]:
             assert all((a == b).all() for a, b in zip(results[0], other, strict=True))
 
@@ -87,7 +86,7 @@ def test_random_ids_are_uniform_over_the_vocabulary():
     ids, positions, _ = _native.mask_rows(
         rows,
         rule(vocabulary=200, specials=specials, mask_share=0.5, mask_token_share=0.0, random_token_share=1.0),
-        (1, 2), (3, 4), 0, 0, _native.simd_level(),
+        (1, 2), (3, 4), 0, 0,
     )  # fmt: skip
     counts = np.bincount(ids[positions], minlength=200)
     expected = len(positions) / 200
@@ -99,8 +98,8 @@ def test_special_tokens_are_never_chosen():
     rng = np.random.default_rng(2)
     rows = rng.integers(245, 260, (500, 200)).astype(np.int32)
     protected = np.isin(rows, list(SPECIAL_IDS.values()))
-    for level in LEVELS:
-        ids, positions, _ = masked(rows, level, mask_share=0.9)
+    for instructions in SETS:
+        ids, positions, _ = masked(rows, instructions, mask_share=0.9)
         assert (ids[protected] == rows[protected]).all()
         assert not protected.reshape(-1)[positions].any()
         assert len(positions) / (~protected).sum() > 0.89

@@ -38,9 +38,9 @@ def test_the_plain_twin_agrees_and_positions_invert_at_any_size(size):
     values = keyed(size).at(positions)
     assert values.tolist() == [twin.at(int(position)) for position in positions]
     native = _native.Permutation(size, permutation_keys(21, Stream.ORDER, 0, 0))
-    for level in range(_native.simd_level() + 1):
-        assert (native.at(positions, level) == values).all()
-        assert (native.position_of(values, level) == positions).all()
+    for instructions in _native.instruction_sets():
+        assert (native.at(positions, instructions) == values).all()
+        assert (native.position_of(values, instructions) == positions).all()
     assert (keyed(size).position_of(values) == positions).all()
     assert (values < size).all() and (size < 1000 or values.max() > size // 2)
 

@@ -1,5 +1,5 @@
-// Attention of one head of one segment: blocks of queries against blocks of keys, with the softmax carried along.
-// Only tiles within reach are computed. Included inside a namespace, behind vectors_path.h.
+// Attention of one head of one segment: tiles of queries and keys, with the softmax carried along.
+// Only tiles within reach are computed. Included inside a namespace, behind vectors.h.
 
 constexpr float kMasked = -1e30f;
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.69314718f;
@@ -21,19 +21,19 @@ struct Sight {
   int64_t last(int64_t query) const { return most(0, least(keys, query + diagonal + right + 1)); }
 };
 
-// A block of queries against a block of keys.
+// Some queries against some keys.
 struct Tile {
   Sight sight;
   int64_t query, rows;  // first query in the segment
   int64_t key;          // first key in the segment
 
-  int64_t first(int64_t row) const { return least(kKeyBlock, most(0, sight.first(query + row) - key)); }
-  int64_t last(int64_t row) const { return most(0, least(kKeyBlock, sight.last(query + row) - key)); }
+  int64_t first(int64_t row) const { return least(kTileKeys, most(0, sight.first(query + row) - key)); }
+  int64_t last(int64_t row) const { return most(0, least(kTileKeys, sight.last(query + row) - key)); }
   // Whole vectors that hold the keys of the rows [row, row + count).
   int64_t first_column(int64_t row) const { return first(row) / kLanes * kLanes; }
   int64_t last_column(int64_t row, int64_t count) const { return round_up(last(row + count - 1), kLanes); }
   // Every row sees all keys.
-  bool whole() const { return first(rows - 1) == 0 && last(0) == kKeyBlock; }
+  bool whole() const { return first(rows - 1) == 0 && last(0) == kTileKeys; }
   // Rows that see a key of [low, high): [first_row, last_row).
   int64_t first_row(int64_t low) const { return most(0, key + low - sight.diagonal - sight.right - query); }
   int64_t last_row(int64_t high) const { return least(rows, key + high - sight.diagonal + sight.left - query); }
@@ -49,7 +49,7 @@ static void pack(const Number* from, int64_t token, int64_t tokens, int64_t used
   const int64_t even = used / kLanes * kLanes;
   for (int64_t t = 0; t < tokens; ++t, from += token, to += size) {
     for (int64_t i = 0; i < even; i += kLanes) store(to + i, load(from + i) * scale);
-    for (int64_t i = even; i < used; ++i) to[i] = widened(from[i]) * scale;
+    for (int64_t i = even; i < used; ++i) to[i] = as_float(from[i]) * scale;
     for (int64_t i = used; i < size; ++i) to[i] = 0.0f;
   }
 }
@@ -68,21 +68,21 @@ static void zero(float* from, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) store(from + i, Vector{});
 }
 
-// Rows [tokens][size] to blocks [size][kKeyBlock], in squares that fit the first-level cache's lines.
+// Rows [tokens][size] to tiles [size][kTileKeys], in squares that fit the first-level cache's lines.
 static void transpose(const float* rows, int64_t tokens, int64_t size, float* columns) {
   constexpr int64_t kSquare = 16;
-  for (int64_t block = 0; block < tokens; block += kKeyBlock, rows += kKeyBlock * size, columns += kKeyBlock * size)
-    for (int64_t key = 0; key < kKeyBlock; key += kSquare)
+  for (int64_t tile = 0; tile < tokens; tile += kTileKeys, rows += kTileKeys * size, columns += kTileKeys * size)
+    for (int64_t key = 0; key < kTileKeys; key += kSquare)
       for (int64_t i = 0; i < size; i += kSquare)
         for (int64_t column = i; column < i + kSquare; ++column)
           for (int64_t row = key; row < key + kSquare; ++row)
-            columns[column * kKeyBlock + row] = rows[row * size + column];
+            columns[column * kTileKeys + row] = rows[row * size + column];
 }
 
 template <typename Number>
 static void pack_keys(const AttentionPart& part, const void* tensor, float* rows, float* columns) {
   const AttentionTensors& in = part.problem.inputs;
-  const int64_t size = padded(part), keys = part.segment.keys, filled = round_up(keys, kKeyBlock);
+  const int64_t size = padded(part), keys = part.segment.keys, filled = round_up(keys, kTileKeys);
   const Number* from = static_cast<const Number*>(tensor) + part.segment.first_key * in.key_token +
                        static_cast<int64_t>(part.head) * in.key_head;
   pack(from, in.key_token, keys, static_cast<int64_t>(part.problem.head_size), size, 1.0f, rows);
@@ -116,7 +116,7 @@ static inline float score_scale(const AttentionPart& part) {
 
 // target[row][key] = left[row] . key for the keys that any row of a group of rows sees.
 static void score_rows(const Tile& tile, const float* left, const float* columns, int64_t size, float* target) {
-  const Product p{left, size, 1, columns, kKeyBlock, target, kKeyBlock, size};
+  const Product p{left, size, 1, columns, kTileKeys, target, kTileKeys, size};
   for (int64_t row = 0; row < tile.rows; row += kTileRows) {
     const int64_t rows = least(kTileRows, tile.rows - row);
     multiply<false>(p, row, rows, tile.first_column(row), tile.last_column(row, rows));
@@ -129,24 +129,24 @@ static void add_rows(const Tile& tile, const float* weights, const float* by_key
     const int64_t rows = least(kTileRows, tile.rows - row);
     const int64_t first = tile.first(row), last = tile.last(row + rows - 1);
     if (first >= last) continue;
-    const Product p{weights + first, kKeyBlock, 1, by_key + first * size, size, target, size, last - first};
+    const Product p{weights + first, kTileKeys, 1, by_key + first * size, size, target, size, last - first};
     multiply<true>(p, row, rows, 0, size);
   }
 }
 
 // target[key] += sum over rows of weights[row][key] * by_row[row].
 static void add_columns(const Tile& tile, const float* weights, const float* by_row, int64_t size, float* target) {
-  const int64_t keys = least(kKeyBlock, tile.sight.keys - tile.key);
+  const int64_t keys = least(kTileKeys, tile.sight.keys - tile.key);
   for (int64_t key = 0; key < keys; key += kTileRows) {
     const int64_t count = least(kTileRows, keys - key);
     const int64_t first = tile.first_row(key), last = tile.last_row(key + count);
     if (first >= last) continue;
-    const Product p{weights + first * kKeyBlock, 1, kKeyBlock, by_row + first * size, size, target, size, last - first};
+    const Product p{weights + first * kTileKeys, 1, kTileKeys, by_row + first * size, size, target, size, last - first};
     multiply<true>(p, key, count, 0, size);
   }
 }
 
-ETTIN_INLINE Vector masked(Vector x, int64_t column, int64_t first, int64_t last, float otherwise) {
+static ETTIN_INLINE Vector masked(Vector x, int64_t column, int64_t first, int64_t last, float otherwise) {
   Bits index;
   for (int lane = 0; lane < kLanes; ++lane) index[lane] = lane;
   const Bits low = Bits{} + static_cast<int32_t>(first - column), high = Bits{} + static_cast<int32_t>(last - column);
@@ -157,7 +157,7 @@ ETTIN_INLINE Vector masked(Vector x, int64_t column, int64_t first, int64_t last
 template <bool Whole>
 static void soften(const Tile& tile, int64_t row, int64_t low, int64_t high, const AttentionScratch& scratch,
                    int64_t size) {
-  float* scores = scratch.scores + row * kKeyBlock;
+  float* scores = scratch.scores + row * kTileKeys;
   const int64_t first = tile.first(row), last = tile.last(row);
   Vector top = all(kMasked);
   for (int64_t column = low; column < high; column += kLanes) {
@@ -187,7 +187,7 @@ static void soften(const Tile& tile, int64_t row, int64_t low, int64_t high, con
 
 static void soften_tile(const Tile& tile, const AttentionScratch& scratch, int64_t size) {
   if (tile.whole()) {
-    for (int64_t row = 0; row < tile.rows; ++row) soften<true>(tile, row, 0, kKeyBlock, scratch, size);
+    for (int64_t row = 0; row < tile.rows; ++row) soften<true>(tile, row, 0, kTileKeys, scratch, size);
     return;
   }
   for (int64_t row = 0; row < tile.rows; ++row) {
@@ -196,11 +196,11 @@ static void soften_tile(const Tile& tile, const AttentionScratch& scratch, int64
   }
 }
 
-// Calls work(tile) for every block of keys that a block of queries sees something of.
+// Calls work(tile) for every tile of some queries that they see something of.
 template <typename Work>
-ETTIN_INLINE void each_tile(const Sight& sight, int64_t query, int64_t rows, const Work& work) {
+static ETTIN_INLINE void each_tile(const Sight& sight, int64_t query, int64_t rows, const Work& work) {
   const int64_t stop = sight.last(query + rows - 1);
-  for (int64_t key = sight.first(query) / kKeyBlock * kKeyBlock; key < stop; key += kKeyBlock)
+  for (int64_t key = sight.first(query) / kTileKeys * kTileKeys; key < stop; key += kTileKeys)
     work(Tile{sight, query, rows, key});
 }
 
@@ -210,8 +210,8 @@ static void forward_as(const AttentionPart& part, const AttentionScratch& scratc
   const int64_t size = padded(part), used = static_cast<int64_t>(part.problem.head_size);
   pack_keys<Number>(part, part.problem.inputs.key, scratch.keys, scratch.key_columns);
   pack_keys<Number>(part, part.problem.inputs.value, scratch.values, nullptr);
-  for (int64_t query = 0; query < part.segment.queries; query += kQueryBlock) {
-    const int64_t rows = least(kQueryBlock, part.segment.queries - query);
+  for (int64_t query = 0; query < part.segment.queries; query += kTileQueries) {
+    const int64_t rows = least(kTileQueries, part.segment.queries - query);
     pack(query_row<Number>(part, query), part.problem.inputs.query_token, rows, used, size, score_scale(part),
          scratch.query);
     zero(scratch.output, rows * size);
@@ -232,13 +232,13 @@ static void forward_as(const AttentionPart& part, const AttentionScratch& scratc
 // Scores to weights, and the weights' gradients to those of the scores; both are zero where nothing is seen.
 template <bool Whole>
 static void harden(const Tile& tile, int64_t row, int64_t low, int64_t high, const AttentionScratch& scratch) {
-  float* scores = scratch.scores + row * kKeyBlock;
-  float* others = scratch.others + row * kKeyBlock;
+  float* scores = scratch.scores + row * kTileKeys;
+  float* others = scratch.others + row * kTileKeys;
   const float sum = scratch.largest[row], shared = scratch.total[row];
   const int64_t first = tile.first(row), last = tile.last(row);
   if (!Whole) {
     for (int64_t column = 0; column < low; column += kLanes) store(scores + column, Vector{}), store(others + column, Vector{});
-    for (int64_t column = high; column < kKeyBlock; column += kLanes)
+    for (int64_t column = high; column < kTileKeys; column += kLanes)
       store(scores + column, Vector{}), store(others + column, Vector{});
   }
   for (int64_t column = low; column < high; column += kLanes) {
@@ -251,7 +251,7 @@ static void harden(const Tile& tile, int64_t row, int64_t low, int64_t high, con
 
 static void harden_tile(const Tile& tile, const AttentionScratch& scratch) {
   if (tile.whole()) {
-    for (int64_t row = 0; row < tile.rows; ++row) harden<true>(tile, row, 0, kKeyBlock, scratch);
+    for (int64_t row = 0; row < tile.rows; ++row) harden<true>(tile, row, 0, kTileKeys, scratch);
     return;
   }
   for (int64_t row = 0; row < tile.rows; ++row) {
@@ -261,7 +261,7 @@ static void harden_tile(const Tile& tile, const AttentionScratch& scratch) {
   }
 }
 
-// Queries, gradients and softmax sums of a block; `total` becomes output . gradient of each query.
+// Queries, gradients and softmax sums of a tile; `total` becomes output . gradient of each query.
 template <typename Number>
 static void begin_backward(const AttentionPart& part, const AttentionScratch& scratch,
                            const AttentionGradients& gradients, int64_t query, int64_t rows) {
@@ -299,13 +299,13 @@ static void backward_as(const AttentionPart& part, const AttentionScratch& scrat
   const Sight sight(part);
   const AttentionTensors& in = part.problem.inputs;
   const int64_t size = padded(part), used = static_cast<int64_t>(part.problem.head_size);
-  const int64_t filled = round_up(part.segment.keys, kKeyBlock);
+  const int64_t filled = round_up(part.segment.keys, kTileKeys);
   pack_keys<Number>(part, in.key, scratch.keys, scratch.key_columns);
   pack_keys<Number>(part, in.value, scratch.values, scratch.value_columns);
   zero(scratch.key_gradients, filled * size);
   zero(scratch.value_gradients, filled * size);
-  for (int64_t query = 0; query < part.segment.queries; query += kQueryBlock) {
-    const int64_t rows = least(kQueryBlock, part.segment.queries - query);
+  for (int64_t query = 0; query < part.segment.queries; query += kTileQueries) {
+    const int64_t rows = least(kTileQueries, part.segment.queries - query);
     begin_backward<Number>(part, scratch, gradients, query, rows);
     each_tile(sight, query, rows, [&](const Tile& tile) {
       const int64_t at = tile.key * size;

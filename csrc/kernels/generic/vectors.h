@@ -1,11 +1,10 @@
 // Vectors of kLanes floats and small matrix products on them. Included inside a namespace that defines kLanes (floats
-// of a vector) and kWide (vectors of a row of a product that stay in registers), where the compiler may use them.
+// of a vector) and kTileVectors (vectors of a row of a product that stay in registers), where the compiler may use them.
 
 using Vector = float __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 using Bits = int32_t __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 using HalfBits = uint16_t __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
-#define ETTIN_INLINE static inline __attribute__((always_inline))
 // Unrolled early, so that arrays of sums become registers.
 #if defined(__clang__)
 #define ETTIN_UNROLL _Pragma("clang loop unroll(full)")
@@ -13,40 +12,31 @@ using HalfBits = uint16_t __attribute__((vector_size(2 * kLanes), aligned(2), ma
 #define ETTIN_UNROLL _Pragma("GCC unroll 8")
 #endif
 
-ETTIN_INLINE Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-ETTIN_INLINE void store(float* to, Vector x) { *reinterpret_cast<Vector*>(to) = x; }
-ETTIN_INLINE Vector all(float x) { return x - Vector{}; }
-ETTIN_INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+static ETTIN_INLINE Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+static ETTIN_INLINE void store(float* to, Vector x) { *reinterpret_cast<Vector*>(to) = x; }
+static ETTIN_INLINE Vector all(float x) { return x - Vector{}; }
+static ETTIN_INLINE Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
-ETTIN_INLINE Vector load(const uint16_t* from) {
+static ETTIN_INLINE Vector load(const uint16_t* from) {
   const HalfBits half = *reinterpret_cast<const HalfBits*>(from);
   return reinterpret_cast<Vector>(__builtin_convertvector(half, Bits) << 16);
 }
 
-// To the nearest bfloat16, ties to even. Values are finite or the step is dropped, so NaN needs no care.
-ETTIN_INLINE void store(uint16_t* to, Vector x) {
+// As to_bfloat16.
+static ETTIN_INLINE void store(uint16_t* to, Vector x) {
   const Bits bits = reinterpret_cast<Bits>(x);
   const Bits rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
   *reinterpret_cast<HalfBits*>(to) = __builtin_convertvector(rounded, HalfBits);
 }
 
-static inline float widened(float x) { return x; }
-static inline float widened(uint16_t half) {
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float full;
-  __builtin_memcpy(&full, &bits, sizeof full);
-  return full;
-}
+static ETTIN_INLINE float as_float(float x) { return x; }
+static ETTIN_INLINE float as_float(uint16_t half) { return from_bfloat16(half); }
 
-static inline void put(float* to, float x) { *to = x; }
-static inline void put(uint16_t* to, float x) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &x, sizeof bits);
-  *to = static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-}
+static ETTIN_INLINE void put(float* to, float x) { *to = x; }
+static ETTIN_INLINE void put(uint16_t* to, float x) { *to = to_bfloat16(x); }
 
 // 2^x within 2e-7 of its value for x <= 0; 2^-126 below.
-ETTIN_INLINE Vector power_of_two(Vector x) {
+static ETTIN_INLINE Vector power_of_two(Vector x) {
   x = larger(x, all(-126.0f));
   const Vector shifted = x + 12582912.0f;  // 1.5 * 2^23: rounds to the nearest integer
   const Vector rest = x - (shifted - 12582912.0f);
@@ -62,7 +52,7 @@ ETTIN_INLINE Vector power_of_two(Vector x) {
 
 // The vector with lanes i and i ^ distance exchanged.
 template <int Distance>
-ETTIN_INLINE Vector exchanged(Vector x) {
+static ETTIN_INLINE Vector exchanged(Vector x) {
   Bits lanes;
   for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane ^ Distance;
 #if defined(__clang__)
@@ -74,14 +64,14 @@ ETTIN_INLINE Vector exchanged(Vector x) {
 #endif
 }
 
-ETTIN_INLINE float sum_of(Vector x) {
+static ETTIN_INLINE float sum_of(Vector x) {
   if constexpr (kLanes > 8) x += exchanged<8>(x);
   if constexpr (kLanes > 4) x += exchanged<4>(x);
   x += exchanged<2>(x);
   return (x + exchanged<1>(x))[0];
 }
 
-ETTIN_INLINE float largest_of(Vector x) {
+static ETTIN_INLINE float largest_of(Vector x) {
   if constexpr (kLanes > 8) x = larger(x, exchanged<8>(x));
   if constexpr (kLanes > 4) x = larger(x, exchanged<4>(x));
   x = larger(x, exchanged<2>(x));
@@ -128,7 +118,7 @@ static void product_tile(const Product& p, int64_t row, int64_t column) {
     for (int c = 0; c < Columns; ++c) store(target + r * p.target_row + c * kLanes, sums[r][c]);
 }
 
-// Rows of a tile of a product: 6 x kWide sums and kWide + 1 operands fill the registers.
+// Rows of a tile of a product: 6 x kTileVectors sums and kTileVectors + 1 operands fill the registers.
 constexpr int kTileRows = 6;
 
 template <int Columns, bool Add>
@@ -146,13 +136,13 @@ static void product_rows(const Product& p, int64_t row, int64_t rows, int64_t co
 // Some rows, at most kTileRows, and columns [first, last), multiples of kLanes.
 template <bool Add>
 static void multiply(const Product& p, int64_t row, int64_t rows, int64_t first, int64_t last) {
-  for (; first < last; first += kWide * kLanes) {
-    const int64_t wide = (last - first) / kLanes;
-    if (wide >= kWide)
-      product_rows<kWide, Add>(p, row, rows, first);
-    else if (wide == 1)
+  for (; first < last; first += kTileVectors * kLanes) {
+    const int64_t left = (last - first) / kLanes;
+    if (left >= kTileVectors)
+      product_rows<kTileVectors, Add>(p, row, rows, first);
+    else if (left == 1)
       product_rows<1, Add>(p, row, rows, first);
-    else if (wide == 2)
+    else if (left == 2)
       product_rows<2, Add>(p, row, rows, first);
     else
       product_rows<3, Add>(p, row, rows, first);

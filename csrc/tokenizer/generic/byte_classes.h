@@ -1,4 +1,4 @@
-// Classes of bytes as masks, keys of words and their hashes, for one instruction set. Included like word_encoder_path.h.
+// Classes of bytes as masks, keys of words and their hashes, for one instruction set. Included like word_encoder.h.
 
 // Classes of 64 bytes, one bit a byte. Bytes of characters beyond ASCII are in `high` alone, their first ones in `lead`.
 struct ByteMasks {
@@ -101,13 +101,13 @@ constexpr KeyPadding make_key_padding() {
   }
   return padding;
 }
-constexpr KeyPadding key_padding = make_key_padding();
+constexpr KeyPadding kKeyPadding = make_key_padding();
 
 // `left`: bytes that may be read.
 inline WordKey load_key(const char* text, size_t size, size_t left) {
   if (__builtin_expect(left < 16, 0)) return make_key(text, size);
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(text));
-  const __m128i padding = _mm_load_si128(reinterpret_cast<const __m128i*>(key_padding.behind[size]));
+  const __m128i padding = _mm_load_si128(reinterpret_cast<const __m128i*>(kKeyPadding.behind[size]));
   WordKey key;
   _mm_store_si128(reinterpret_cast<__m128i*>(&key), _mm_or_si128(bytes, padding));
   return key;

@@ -1,4 +1,4 @@
-// Word starts of the GPT-2 pattern for one instruction set. Included like word_encoder_path.h.
+// Word starts of the GPT-2 pattern for one instruction set. Included like word_encoder.h.
 
 // Finds where words start, 64 bytes at a time, by arithmetic on masks of classes: the pattern of GPT-2.
 // Runs of two and more spaces are words of their own, and end the text before them, when they are added tokens.
@@ -7,7 +7,7 @@ class Gpt2Splitter {
   Gpt2Splitter(std::string_view text, bool runs) : text_(text.data()), size_(text.size()), runs_(runs) {}
 
   bool done() const { return base_ >= size_; }
-  // Where the last block ends that has a byte beyond ASCII; 0 when none had.
+  // Where the last window ends that has a byte beyond ASCII; 0 when none had.
   size_t high_end() const { return high_end_; }
 
   // Appends the places where words start to the `words` in `starts`, until there are more than `most` or the text is at
@@ -24,23 +24,23 @@ class Gpt2Splitter {
   // Bit i: a word starts at base_ + i.
   uint64_t next() {
     char tail[64];
-    const char* block = text_ + base_;
+    const char* window = text_ + base_;
     uint64_t valid = ~0ull;
     if (__builtin_expect(size_ - base_ < 64, 0)) {
       std::memset(tail, 0, sizeof(tail));
-      std::memcpy(tail, block, size_ - base_);
-      block = tail;
+      std::memcpy(tail, window, size_ - base_);
+      window = tail;
       valid = (1ull << (size_ - base_)) - 1;
     }
 #if defined(ETTIN_AVX512)
-    const __m512i bytes = _mm512_loadu_si512(block);
+    const __m512i bytes = _mm512_loadu_si512(window);
     if (!(_mm512_movepi8_mask(bytes) | spill_)) return plain_starts(bytes, valid) & valid;
 #endif
-    return mixed_starts(classify(block), valid) & valid;
+    return mixed_starts(classify(window), valid) & valid;
   }
 
 #if defined(ETTIN_AVX512)
-  // Of a block in ASCII: a class ends where a byte's differs from that of the byte before.
+  // Of a window in ASCII: a class ends where a byte's differs from that of the byte before.
   uint64_t plain_starts(__m512i bytes, uint64_t valid) {
     const __m512i classes = ascii_classes(bytes);
     const __m512i before = _mm512_alignr_epi8(classes, _mm512_alignr_epi64(classes, last_classes_, 6), 15);
@@ -101,30 +101,30 @@ class Gpt2Splitter {
     return (property(utf8_decode(text_ + at, length)) & kClassMask) != kSpace;
   }
 
-  struct Classes {  // of a block
+  struct Classes {  // of a window
     uint64_t real;    // letters, numbers and others
     uint64_t firsts;  // of those, the bytes whose class is not that of the byte before
     uint64_t space, white, apostrophe, high, lone_starts;
   };
 
-  uint64_t starts_of(const Classes& block) {
+  uint64_t starts_of(const Classes& window) {
     uint64_t run = 0;
     if (runs_) {
       const uint64_t next_space = base_ + 64 < size_ && text_[base_ + 64] == ' ';
-      run = block.space & ((block.space << 1 | carry_.space) | (block.space >> 1 | next_space << 63));
+      run = window.space & ((window.space << 1 | carry_.space) | (window.space >> 1 | next_space << 63));
     }
-    const uint64_t glue = block.space & ~run, white = glue | block.white;
+    const uint64_t glue = window.space & ~run, white = glue | window.white;
     const uint64_t after_white = white << 1 | carry_.white;
-    uint64_t starts = block.firsts & ~(glue << 1 | carry_.glue);
-    starts |= (white & ~after_white) | (run & ~(run << 1 | carry_.run)) | block.lone_starts;
+    uint64_t starts = window.firsts & ~(glue << 1 | carry_.glue);
+    starts |= (white & ~after_white) | (run & ~(run << 1 | carry_.run)) | window.lone_starts;
     // The last character of two and more of white space, when something follows.
-    const uint64_t trailing = white & after_white & ~block.high;
-    uint64_t followed = block.real >> 1;
+    const uint64_t trailing = white & after_white & ~window.high;
+    uint64_t followed = window.real >> 1;
     if (trailing >> 63) followed |= static_cast<uint64_t>(is_real(base_ + 64)) << 63;
     starts |= trailing & followed;
     starts = (starts & ~carry_.clear) | carry_.set;
-    carry_ = {block.space >> 63, glue >> 63, white >> 63, run >> 63, 0, 0};
-    for (uint64_t marks = block.apostrophe & starts; marks; marks &= marks - 1) {
+    carry_ = {window.space >> 63, glue >> 63, white >> 63, run >> 63, 0, 0};
+    for (uint64_t marks = window.apostrophe & starts; marks; marks &= marks - 1) {
       contraction(__builtin_ctzll(marks), starts);
     }
     return starts;
@@ -143,7 +143,7 @@ class Gpt2Splitter {
     else if (mark + length < size_) carry_.set |= 1ull << (behind - 64);
   }
 
-  struct Carry {  // of the last byte of the block before; the last two change starts of the next block
+  struct Carry {  // of the last byte of the window before; the last two change starts of the next window
     uint64_t space, glue, white, run, clear, set;
   };
 
@@ -151,14 +151,14 @@ class Gpt2Splitter {
   size_t size_, base_ = 0, high_end_ = 0;
   bool runs_;
   Carry carry_{};
-  uint64_t spill_ = 0;  // bytes of a character that reach into the next block
+  uint64_t spill_ = 0;  // bytes of a character that reach into the next window
   CharacterClass spill_class_ = kOther;
 #if defined(ETTIN_AVX512)
-  __m512i last_classes_ = _mm512_setzero_si512();  // of the block before; its last byte counts
+  __m512i last_classes_ = _mm512_setzero_si512();  // of the window before; its last byte counts
   uint8_t last_class() const { return static_cast<uint8_t>(_mm_extract_epi8(_mm512_extracti32x4_epi32(last_classes_, 3), 15)); }
   void set_last_class(int bit) { last_classes_ = _mm512_set1_epi8(static_cast<char>(bit)); }
 #else
-  uint8_t last_class_ = 0;  // of the last byte of the block before
+  uint8_t last_class_ = 0;  // of the last byte of the window before
   uint8_t last_class() const { return last_class_; }
   void set_last_class(int bit) { last_class_ = static_cast<uint8_t>(bit); }
 #endif

@@ -1,5 +1,5 @@
 // Merging of several short words at once with AVX-512, so that the table look-ups of one word overlap with the others'.
-// Included like word_encoder_path.h.
+// Included like word_encoder.h.
 
 // MergeTable::rank without branches.
 inline uint32_t rank_in_line(const MergeTable::Bucket& bucket, uint64_t key) {

@@ -1,11 +1,11 @@
 // Merging of one longer word by scanning all ranks for the lowest, with AVX-512 or AVX2: up to some hundred bytes that is
-// faster than a queue. Included like word_encoder_path.h, behind narrow_numbers_path.h.
+// faster than a queue. Included like word_encoder.h, behind numbers_16bit.h.
 
-constexpr size_t kWideWord = 512;
+constexpr size_t kScannedWord = 512;
 
 #if defined(ETTIN_AVX512)
 
-constexpr size_t kWideStep = 16;
+constexpr size_t kScanStep = 16;
 inline uint32_t lowest_rank(const uint32_t* ranks, size_t size) {
   __m512i lowest = _mm512_load_si512(ranks);
   for (size_t at = 16; at < size; at += 16) lowest = _mm512_min_epu32(lowest, _mm512_load_si512(ranks + at));
@@ -24,7 +24,7 @@ inline void move_left(uint32_t* numbers, size_t at, size_t size) {
 
 #else
 
-constexpr size_t kWideStep = 8;
+constexpr size_t kScanStep = 8;
 inline __m256i load_ranks(const uint32_t* from) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(from)); }
 inline uint32_t lowest_rank(const uint32_t* ranks, size_t size) {
   __m256i lowest = load_ranks(ranks);
@@ -51,23 +51,23 @@ inline void move_left(uint32_t* numbers, size_t at, size_t size) {
 
 // The rank of a pair, from the smaller table where there is one.
 inline uint32_t rank_of_pair(const BytePairModel& model, uint32_t left, uint32_t right) {
-  const NarrowMerges* narrow = model.narrow();
-  if (!narrow) return model.rank(left, right);
-  const uint32_t pair = NarrowMerges::pair(left, right);
-  const uint64_t hash = narrow->hash(pair);
-  const NarrowMerges::Line& line = narrow->line(hash);
-  const uint16_t rank = rank_of_mark(line.marks, NarrowMerges::mark(hash), line.ranks);
-  return rank != NarrowMerges::kNoRank && narrow->parts(rank) == pair ? rank : kNoRank;
+  const Merges16* merges = model.merges16();
+  if (!merges) return model.rank(left, right);
+  const uint32_t pair = Merges16::pair(left, right);
+  const uint64_t hash = merges->hash(pair);
+  const Merges16::Line& line = merges->line(hash);
+  const uint16_t rank = rank_of_mark(line.marks, Merges16::mark(hash), line.ranks);
+  return rank != Merges16::kNoRank && merges->parts(rank) == pair ? rank : kNoRank;
 }
 
-// Merging for one word of up to kWideWord bytes; appends its ids.
-inline void merge_wide(const BytePairModel& model, std::string_view word, IdVector& ids) {
-  alignas(64) uint32_t ranks[kWideWord + 2 * kWideStep], tokens[kWideWord + 2 * kWideStep];
+// Merging for one word of up to kScannedWord bytes; appends its ids.
+inline void merge_by_scanning(const BytePairModel& model, std::string_view word, IdVector& ids) {
+  alignas(64) uint32_t ranks[kScannedWord + 2 * kScanStep], tokens[kScannedWord + 2 * kScanStep];
   size_t size = word.size();
   for (size_t at = 0; at < size; ++at) tokens[at] = static_cast<uint8_t>(word[at]);
   for (size_t at = 0; at + 1 < size; ++at) ranks[at] = model.byte_pair_ranks()[tokens[at] << 8 | tokens[at + 1]];
-  for (size_t at = size; at < size + 2 * kWideStep; ++at) tokens[at] = 0;
-  for (size_t at = size - 1; at < size + 2 * kWideStep; ++at) ranks[at] = kNoRank;
+  for (size_t at = size; at < size + 2 * kScanStep; ++at) tokens[at] = 0;
+  for (size_t at = size - 1; at < size + 2 * kScanStep; ++at) ranks[at] = kNoRank;
   for (uint32_t rank; (rank = lowest_rank(ranks, size)) != kNoRank;) {
     const size_t best = place_of_rank(ranks, rank);
     tokens[best] = model.merged(rank);

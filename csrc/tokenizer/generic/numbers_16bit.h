@@ -1,4 +1,4 @@
-// 16 and 32 numbers of 16 bits in registers, for one instruction set. Included like word_encoder_path.h, for AVX-512 and
+// 16 and 32 numbers of 16 bits in registers, for one instruction set. Included like word_encoder.h, for AVX-512 and
 // AVX2 only.
 //
 // `lowest`: the least number. `first`: where a number stands first. `without`: drops the number behind place `at` and
@@ -99,7 +99,7 @@ constexpr PlaceMasks make_place_masks() {
   for (size_t at = 32; at < 96; ++at) masks.from[at] = 0xFFFF;
   return masks;
 }
-constexpr PlaceMasks place_masks = make_place_masks();
+constexpr PlaceMasks kPlaceMasks = make_place_masks();
 inline __m256i mask_at(const uint16_t* table, uint32_t place) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table + 32 - place));
 }
@@ -126,14 +126,14 @@ struct Numbers16 {
     return _mm256_alignr_epi8(_mm256_permute2x128_si256(numbers, behind, 0x21), numbers, 2);
   }
   static Vector without(Vector numbers, uint32_t at) {
-    return _mm256_blendv_epi8(numbers, moved(numbers, all_ones()), mask_at(place_masks.from, at + 1));
+    return _mm256_blendv_epi8(numbers, moved(numbers, all_ones()), mask_at(kPlaceMasks.from, at + 1));
   }
   static Vector put(Vector numbers, uint32_t at, uint16_t number) {
-    return _mm256_blendv_epi8(numbers, _mm256_set1_epi16(static_cast<short>(number)), mask_at(place_masks.one, at));
+    return _mm256_blendv_epi8(numbers, _mm256_set1_epi16(static_cast<short>(number)), mask_at(kPlaceMasks.one, at));
   }
   static Vector put_before(Vector numbers, uint32_t at, uint16_t number) {
     const __m256i wanted = _mm256_set1_epi16(static_cast<short>(number));
-    return _mm256_blendv_epi8(numbers, wanted, mask_at(place_masks.one + 1, at));
+    return _mm256_blendv_epi8(numbers, wanted, mask_at(kPlaceMasks.one + 1, at));
   }
 };
 
@@ -154,18 +154,18 @@ struct Numbers32 {
   }
   static Vector without(const Vector& numbers, uint32_t at) {
     const __m256i low = Numbers16::moved(numbers.low, numbers.high), high = Numbers16::moved(numbers.high, all_ones());
-    return {_mm256_blendv_epi8(numbers.low, low, mask_at(place_masks.from, at + 1)),
-            _mm256_blendv_epi8(numbers.high, high, mask_at(place_masks.from + 16, at + 1))};
+    return {_mm256_blendv_epi8(numbers.low, low, mask_at(kPlaceMasks.from, at + 1)),
+            _mm256_blendv_epi8(numbers.high, high, mask_at(kPlaceMasks.from + 16, at + 1))};
   }
   static Vector put(const Vector& numbers, uint32_t at, uint16_t number) {
     const __m256i wanted = _mm256_set1_epi16(static_cast<short>(number));
-    return {_mm256_blendv_epi8(numbers.low, wanted, mask_at(place_masks.one, at)),
-            _mm256_blendv_epi8(numbers.high, wanted, mask_at(place_masks.one + 16, at))};
+    return {_mm256_blendv_epi8(numbers.low, wanted, mask_at(kPlaceMasks.one, at)),
+            _mm256_blendv_epi8(numbers.high, wanted, mask_at(kPlaceMasks.one + 16, at))};
   }
   static Vector put_before(const Vector& numbers, uint32_t at, uint16_t number) {
     const __m256i wanted = _mm256_set1_epi16(static_cast<short>(number));
-    return {_mm256_blendv_epi8(numbers.low, wanted, mask_at(place_masks.one + 1, at)),
-            _mm256_blendv_epi8(numbers.high, wanted, mask_at(place_masks.one + 17, at))};
+    return {_mm256_blendv_epi8(numbers.low, wanted, mask_at(kPlaceMasks.one + 1, at)),
+            _mm256_blendv_epi8(numbers.high, wanted, mask_at(kPlaceMasks.one + 17, at))};
   }
 };
 
@@ -189,7 +189,7 @@ inline void start_word(Numbers16, const uint16_t* by_pair, std::string_view word
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(word.data()));
   const __m256i found = byte_pair_ranks(by_pair, bytes, _mm_srli_si128(bytes, 1));
   Numbers16::store(tokens, _mm256_cvtepu8_epi16(bytes));
-  Numbers16::store(ranks, _mm256_or_si256(found, mask_at(place_masks.from, static_cast<uint32_t>(word.size()) - 1)));
+  Numbers16::store(ranks, _mm256_or_si256(found, mask_at(kPlaceMasks.from, static_cast<uint32_t>(word.size()) - 1)));
 }
 inline void start_word(Numbers32, const uint16_t* by_pair, std::string_view word, uint16_t* tokens, uint16_t* ranks) {
   alignas(16) char padded[48] = {};
@@ -200,7 +200,7 @@ inline void start_word(Numbers32, const uint16_t* by_pair, std::string_view word
     const __m128i right = _mm_loadu_si128(reinterpret_cast<const __m128i*>(padded + at + 1));
     const __m256i found = byte_pair_ranks(by_pair, left, right);
     Numbers16::store(tokens + at, _mm256_cvtepu8_epi16(left));
-    Numbers16::store(ranks + at, _mm256_or_si256(found, mask_at(place_masks.from + at, pairs)));
+    Numbers16::store(ranks + at, _mm256_or_si256(found, mask_at(kPlaceMasks.from + at, pairs)));
   }
 }
 

@@ -1,4 +1,4 @@
-// Text scanning for one instruction set; included like word_encoder_path.h.
+// Text scanning for one instruction set; included like word_encoder.h.
 
 inline size_t find_prefix_simply(std::string_view text, size_t at, const PrefixFilter& filter) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(text.data());
@@ -12,7 +12,7 @@ inline size_t find_prefix_simply(std::string_view text, size_t at, const PrefixF
 inline size_t find_normalizing_simply(std::string_view text, size_t at) {
   while (at < text.size()) {
     const auto lead = static_cast<uint8_t>(text[at]);
-    if (lead >= 0xC0 && normalizing_starts.has(text[at], text[at + 1])) {
+    if (lead >= 0xC0 && kNormalizingStarts.has(text[at], text[at + 1])) {
       size_t length;
       if (property(utf8_decode(text.data() + at, length)) & kNormalizesFlag) return at;
     }
@@ -40,7 +40,7 @@ inline uint64_t common(Bytes a, Bytes b) { return _mm512_test_epi8_mask(a, b); }
 inline uint64_t may_normalize(Bytes bytes) {
   const uint64_t leads = _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8(static_cast<char>(0xC0)));
   if (!leads) return 0;
-  return leads & _mm512_movepi8_mask(_mm512_permutexvar_epi8(bytes, _mm512_load_si512(normalizing_starts.leads)));
+  return leads & _mm512_movepi8_mask(_mm512_permutexvar_epi8(bytes, _mm512_load_si512(kNormalizingStarts.leads)));
 }
 
 #elif defined(ETTIN_AVX2)
@@ -87,7 +87,7 @@ inline size_t find_normalizing(std::string_view text, size_t at) {
     for (uint64_t leads = may_normalize(load(text.data() + at)); leads; leads &= leads - 1) {
       const char* place = text.data() + at + __builtin_ctzll(leads);
       size_t length;
-      if (!normalizing_starts.has(place[0], place[1])) continue;
+      if (!kNormalizingStarts.has(place[0], place[1])) continue;
       if (property(utf8_decode(place, length)) & kNormalizesFlag) return place - text.data();
     }
   }

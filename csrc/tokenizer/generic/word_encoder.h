@@ -374,7 +374,7 @@ class PathEncoder final : public WordEncoder {
     const uint32_t begin = begins_[word], size = begins_[word + 1] - begin;
     if (is_run(text_ + begin, size)) return encode_run(begin, size);
     const IdVector& ids = merger_.merge(std::string_view(text_ + begin, size));
-    append_narrowed(*ids_, ids.data(), ids.size());
+    append_ids(*ids_, ids.data(), ids.size());
     return 0;
   }
 

@@ -1,8 +1,8 @@
-// Merging of words that no cache holds, for one instruction set. Included like word_encoder_path.h, before it.
+// Merging of words that no cache holds, for one instruction set. Included like word_encoder.h, before it.
 
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
 // Whether words that are not too long are merged in lanes.
-inline bool merges_in_lanes(const BytePairModel& pairs) { return pairs.narrow() && !pairs.has_whole_words(); }
+inline bool merges_in_lanes(const BytePairModel& pairs) { return pairs.merges16() && !pairs.has_whole_words(); }
 #endif
 
 // Merges words and packs their ids for the caches. One a thread.
@@ -22,7 +22,7 @@ class WordMerger {
     const size_t place = longer_.size();
     result.ids[0] = static_cast<Id>(sizeof(Id) == 2 ? place >> 16 : place);
     result.ids[1] = static_cast<Id>(place);
-    append_narrowed(longer_, ids, count);
+    append_ids(longer_, ids, count);
     return result;
   }
   // Where the ids of an entry with more than it holds are.
@@ -36,8 +36,8 @@ class WordMerger {
   const IdVector& merge(std::string_view word) {
     own_.clear();
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
-    if (word.size() <= kWideWord && !pairs_.has_whole_words()) {
-      merge_wide(pairs_, word, own_);
+    if (word.size() <= kScannedWord && !pairs_.has_whole_words()) {
+      merge_by_scanning(pairs_, word, own_);
       return own_;
     }
 #endif
@@ -53,7 +53,7 @@ class WordMerger {
     const auto packed = [&](uint32_t at, const auto* tokens, size_t size) { done(at, pack_tokens(tokens, size)); };
     if (merges_in_lanes(pairs_)) {
       const auto text = [&](uint32_t at) { return key(at).text(); };
-      return merge_in_narrow_lanes<Numbers16>(*pairs_.narrow(), count, text, packed);
+      return merge_in_lanes16<Numbers16>(*pairs_.merges16(), count, text, packed);
     }
 #if defined(ETTIN_AVX512)
     if (!pairs_.has_whole_words()) return merge_in_lanes(pairs_, count, key, packed);
@@ -83,7 +83,7 @@ class WordMerger {
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
     if (in_lanes_.empty()) return;
     const auto lane_text = [&](uint32_t lane) { return text(in_lanes_[lane]); };
-    merge_in_narrow_lanes<Numbers32>(*pairs_.narrow(), in_lanes_.size(), lane_text,
+    merge_in_lanes16<Numbers32>(*pairs_.merges16(), in_lanes_.size(), lane_text,
                                      [&](uint32_t lane, const uint16_t* tokens, size_t size) {
                                        uint32_t ids[Numbers32::kCount];
                                        for (size_t at = 0; at < size; ++at) ids[at] = pairs_.id(tokens[at]);
@@ -96,7 +96,7 @@ class WordMerger {
   template <class Token>
   WordIds<Id> pack_tokens(const Token* tokens, size_t count) {
     if constexpr (sizeof(Token) == 2 && sizeof(Id) == 2) {
-      if (count <= WordIds<Id>::kCapacity) return ids_of_tokens(pairs_.narrow_ids(), tokens, count);
+      if (count <= WordIds<Id>::kCapacity) return ids_of_tokens(pairs_.ids16(), tokens, count);
     }
     uint32_t ids[16];
     for (size_t at = 0; at < count; ++at) ids[at] = pairs_.id(tokens[at]);
@@ -116,7 +116,7 @@ inline std::vector<uint32_t> single_tokens(const BytePairModel& pairs, const std
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
   if (merges_in_lanes(pairs)) {
     const auto text = [&](uint32_t at) { return words[at].text(); };
-    merge_in_narrow_lanes<Numbers16>(*pairs.narrow(), words.size(), text, [&](uint32_t at, const uint16_t* tokens, size_t size) {
+    merge_in_lanes16<Numbers16>(*pairs.merges16(), words.size(), text, [&](uint32_t at, const uint16_t* tokens, size_t size) {
       if (size == 1) ids[at] = pairs.id(tokens[0]);
     });
     return ids;

@@ -1,4 +1,4 @@
-// Small steps of the word encoder for one instruction set. Included like word_encoder_path.h.
+// Small steps of the word encoder for one instruction set. Included like word_encoder.h.
 
 // Writes all places of an entry, used or not, and its count behind them.
 template <class Id>
@@ -68,7 +68,7 @@ constexpr IdPlaces make_id_places() {
   }
   return places;
 }
-constexpr IdPlaces id_places = make_id_places();
+constexpr IdPlaces kIdPlaces = make_id_places();
 
 template <class Bucket>
 inline const void* ids_of_key(const WordKey& key, const Bucket& bucket) {
@@ -79,7 +79,7 @@ inline const void* ids_of_key(const WordKey& key, const Bucket& bucket) {
 #else
   const auto equal = static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(twice, keys))));
 #endif
-  return reinterpret_cast<const char*>(&bucket) + id_places.of[equal];
+  return reinterpret_cast<const char*>(&bucket) + kIdPlaces.of[equal];
 }
 
 #else
