@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from megatron_ettin.batch import Batch
@@ -37,7 +36,7 @@ TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit of the case. Rounding in float32 stays about a tenth
 of it over 28 layers; one key more or less in a window, or another rotary base, is far above."""
 
-POSITIONS = 32
+POSITIONS = 8
 """Compared at a time: logits of this many positions stay small beside a model."""
 
 LogitsOfPieces = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -107,22 +106,29 @@ def compare(folder: Path, ours: LogitsOfPieces) -> Parity:
     config = read_folder_config(folder)
     pieces = probe_pieces(config.model)
     with tempfile.TemporaryDirectory(prefix="ettin-parity-") as temporary:
-        packed = [_put_away(Path(temporary, str(i)), logits_TV) for i, logits_TV in enumerate(ours(pieces))]
+        packed = [PutAway(Path(temporary, str(i)), logits_TV) for i, logits_TV in enumerate(ours(pieces))]
         give_back_memory()
         model = load_transformers(folder, config)
-        cases = (
-            _case("packed row / each piece alone", packed, _batches(model, pieces, 1)),
-            _case("packed row / padded batch", packed, _batches(model, pieces, 2)),
-        )
+        alone = _case("packed row / each piece alone", packed, _batches(model, pieces, 1))
+        give_back_memory()
+        padded = _case("packed row / padded batch", packed, _batches(model, pieces, 2))
         del model
         give_back_memory()
-    return Parity(cases=cases, transformers=transformers.__version__, torch=torch.__version__)
+    return Parity(cases=(alone, padded), transformers=transformers.__version__, torch=torch.__version__)
 
 
-def _put_away(path: Path, logits_TV: Tensor) -> NDArray[np.float32]:
-    np.save(path, logits_TV.float().numpy())
-    stored: NDArray[np.float32] = np.load(path.with_suffix(".npy"), mmap_mode="r")
-    return stored
+class PutAway:
+    """Logits of one piece in a file, read a few positions at a time."""
+
+    def __init__(self, path: Path, logits_TV: Tensor) -> None:
+        self._path, self.shape = path, tuple(logits_TV.shape)
+        logits_TV.float().numpy().tofile(path)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Logits of the positions from ``start`` to ``stop``."""
+        width = self.shape[1]
+        found = np.fromfile(self._path, np.float32, count=(stop - start) * width, offset=4 * start * width)
+        return torch.from_numpy(found).view(-1, width)
 
 
 def give_back_memory() -> None:
@@ -174,21 +180,22 @@ def _batches(model: Any, pieces: Sequence[Tensor], size: int) -> Iterator[Tensor
             yield logits[i, : len(piece)]
 
 
-def _case(name: str, ours: Sequence[NDArray[np.float32]], theirs: Iterator[Tensor]) -> Case:
+def _case(name: str, ours: Sequence[PutAway], theirs: Iterator[Tensor]) -> Case:
     """The figures over all pieces, a few positions at a time."""
     difference, largest, equal, places = 0.0, 0.0, 0, 0
-    for ours_TV, theirs_TV in zip(ours, theirs, strict=True):
-        if ours_TV.shape != theirs_TV.shape:
-            raise CheckpointError(f"logits have shape {ours_TV.shape}, transformers' {tuple(theirs_TV.shape)}")
-        for start in range(0, len(ours_TV), POSITIONS):
-            one, other = torch.tensor(ours_TV[start : start + POSITIONS]), theirs_TV[start : start + POSITIONS].float()
+    for stored, theirs_TV in zip(ours, theirs, strict=True):
+        if stored.shape != tuple(theirs_TV.shape):
+            raise CheckpointError(f"logits have shape {stored.shape}, transformers' {tuple(theirs_TV.shape)}")
+        for start in range(0, len(theirs_TV), POSITIONS):
+            other = theirs_TV[start : start + POSITIONS].float()
+            one = stored.rows(start, start + len(other))
             difference = max(difference, (one - other).abs().max().nan_to_num(float("inf")).item())
             largest = max(largest, other.abs().max().item())
             equal += int((one.argmax(-1) == other.argmax(-1)).sum())
             places += len(one)
     return Case(
         name=name,
-        lengths=tuple(len(ours_TV) for ours_TV in ours),
+        lengths=tuple(stored.shape[0] for stored in ours),
         largest_difference=difference,
         largest_logit=largest,
         equal_choices=equal / places,
