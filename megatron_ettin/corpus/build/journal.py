@@ -54,6 +54,16 @@ FIELDS = ("magic", *BuildState._fields[:-3], "reserved")
 """The words before the counts of rejected records."""
 FIRST_OUTPUT = len(FIELDS) + len(_native.REJECT_KINDS)
 OUTPUT_WORDS = len(OutputState._fields)
+for read, written in (
+    (FIELDS[1:-1], _native.JOURNAL_FIELDS),
+    (OutputState._fields, _native.JOURNAL_OUTPUT_FIELDS),
+    ((FIRST_OUTPUT + OUTPUT_WORDS + 1,), (_native.journal_words(1),)),
+):
+    if read != written:
+        raise ImportError(
+            f"the native extension writes journals of {written} where {__name__} reads {read}: the two are of "
+            "different versions; build the extension again with `pip install -e .`"
+        )
 BLOCKS, SOURCE, ENDS_SOURCE = (FIELDS.index(name) for name in ("blocks", "source", "ends_source"))
 
 
