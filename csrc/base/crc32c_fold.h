@@ -1,5 +1,5 @@
-// CRC-32C by carry-less multiplication, 256 bytes a step: several times as fast as the instruction for it. Only included
-// for x86, and to be called where the instruction set is kAvx512Vbmi.
+// CRC-32C by carry-less multiplication, 256 bytes a step: several times as fast as the instruction for it. Only
+// included for x86, and to be called where the instruction set is kAvx512Vbmi.
 #pragma once
 
 #include <immintrin.h>

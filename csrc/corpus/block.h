@@ -15,8 +15,8 @@ namespace ettin {
 
 enum class RecordKind : uint8_t {
   kJsonLines,  // bytes are lines, each a JSON object
-  kTexts,       // bytes are documents; `ends` says where each stops
-  kIds,         // bytes are uint32 ids of documents; `ends` counts ids
+  kTexts,      // bytes are documents; `ends` says where each stops
+  kIds,        // bytes are uint32 ids of documents; `ends` counts ids
 };
 
 struct RejectedRecord {
@@ -32,10 +32,10 @@ struct Block {
   uint32_t source = 0;
   RecordKind kind = RecordKind::kJsonLines;
   std::string bytes;
-  std::vector<uint64_t> ends;   // of texts: with several outputs, one for each of them in each row
-  std::vector<uint8_t> missing;  // rows without a value; empty when there are none
-  uint64_t separator = 0;       // texts: bytes between one document and the next
-  bool counts_rows = false;     // begin and end are row numbers, not byte offsets
+  std::vector<uint64_t> ends;             // of texts: with several outputs, one for each of them in each row
+  std::vector<uint8_t> missing;           // rows without a value; empty when there are none
+  uint64_t separator = 0;                 // texts: bytes between one document and the next
+  bool counts_rows = false;               // begin and end are row numbers, not byte offsets
   std::shared_ptr<const InputFile> file;  // json_lines only: the lines that start in [begin, end) of this file
   uint64_t begin = 0;                     // offset of the first byte in the source, or number of its first row
   uint64_t end = 0;                       // where the next block of the source starts

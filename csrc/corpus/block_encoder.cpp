@@ -75,7 +75,8 @@ void BlockEncoder::file_block(Block& block, BlockResult& result) {
   const size_t lead = block.begin > 0 ? 1 : 0;
   result.bytes_read = lines.in_range;
   result.bytes_checksum = crc32c(0, lines.bytes.data() + lead, lines.in_range);
-  json_block(std::string_view(lines.bytes.data(), lines.bytes.size()).substr(lines.first), block.begin - lead + lines.first, result);
+  json_block(std::string_view(lines.bytes.data(), lines.bytes.size()).substr(lines.first),
+             block.begin - lead + lines.first, result);
   if (lines.too_long && !stopped(result)) {
     ++result.lines;
     reject(result, Reject::kTooLong, lines.too_long_offset,
@@ -286,7 +287,8 @@ void BlockEncoder::add_sequence(OutputPart& part, const uint32_t* ids, size_t co
 void BlockEncoder::finish_document(OutputPart& part, size_t begin) {
   const size_t count = part.tokens.size() - begin;
   TextHash hash;
-  part.tokens.with([&](const auto& ids) { hash.add_ids(count, [from = ids.data() + begin](size_t at) { return from[at]; }); });
+  part.tokens.with(
+      [&](const auto& ids) { hash.add_ids(count, [from = ids.data() + begin](size_t at) { return from[at]; }); });
   part.hashes.push_back(hash.finish());
   if (count == 0) {
     ++part.counts.empty_documents;

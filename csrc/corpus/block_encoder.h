@@ -32,7 +32,8 @@ struct IdBatch {
   std::vector<uint64_t> specials;  // of each text
 };
 
-// Cuts documents into sentences: `sentences` and the number of them in each document. False, with the reason, on failure.
+// Cuts documents into sentences: `sentences` and the number of them in each document. False, with the reason, on
+// failure.
 using Splitter = std::function<bool(const TextBatch& documents, TextBatch& sentences, std::vector<uint32_t>& counts,
                                     std::string& error)>;
 // Encodes a batch outside of C++. False, with the reason, on failure.
@@ -41,13 +42,13 @@ using BatchEncoder = std::function<bool(const TextBatch& texts, IdBatch& ids, st
 struct EncodeSettings {
   std::vector<std::string> keys;
   uint32_t vocabulary = 0;
-  bool wide = false;               // ids as int32 instead of uint16
-  int64_t append_eod = -1;         // id, or -1
-  int64_t template_first = -1;     // id that starts documents with template specials, or -1; for records of ids
+  bool wide = false;            // ids as int32 instead of uint16
+  int64_t append_eod = -1;      // id, or -1
+  int64_t template_first = -1;  // id that starts documents with template specials, or -1; for records of ids
   int64_t template_last = -1;
   bool strip_template = false;
-  bool reject_specials = false;    // for the batch encoder; a TextEncoder refuses by itself
-  uint64_t maximum_record = 0;     // bytes
+  bool reject_specials = false;  // for the batch encoder; a TextEncoder refuses by itself
+  uint64_t maximum_record = 0;   // bytes
   bool on_error_skip = false;
   std::function<std::unique_ptr<TextEncoder>()> text_encoder;
   BatchEncoder batch_encoder;  // used instead of text_encoder when set

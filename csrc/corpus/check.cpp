@@ -12,7 +12,7 @@ namespace ettin {
 namespace {
 
 constexpr uint64_t kHeaderBytes = 34;
-constexpr uint64_t kBatch = 1 << 16;        // sequences or documents read at once
+constexpr uint64_t kBatch = 1 << 16;      // sequences or documents read at once
 constexpr uint64_t kScanBytes = 1 << 18;  // of the .bin read at once: few calls, and still near the processor
 
 template <typename T>
@@ -136,7 +136,8 @@ class RangeCheck {
     if (!ids_) ids_.reset(new uint32_t[kScanBytes / sizeof(uint32_t)]);
     std::string error;
     size_t read = 0;
-    if (tokens_.read_into(reinterpret_cast<char*>(ids_.get()), begin, end - begin, read, error) && read == end - begin) {
+    if (tokens_.read_into(reinterpret_cast<char*>(ids_.get()), begin, end - begin, read, error) &&
+        read == end - begin) {
       return true;
     }
     result_.failed = true;

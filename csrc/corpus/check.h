@@ -29,10 +29,10 @@ struct CheckedRange {
   PieceChecksum lengths, pointers, documents, tokens;
   uint64_t token_count = 0;
   uint64_t empty_documents = 0;
-  uint64_t without_eod = 0;    // documents that are not empty and do not end with `eod`
+  uint64_t without_eod = 0;     // documents that are not empty and do not end with `eod`
   uint64_t starts_special = 0;  // documents whose first id is `first_special`
-  uint32_t largest_id = 0;     // negative ids come out above 2^31
-  bool failed = false;         // a read failed; the reason is in `problem`
+  uint32_t largest_id = 0;      // negative ids come out above 2^31
+  bool failed = false;          // a read failed; the reason is in `problem`
 };
 
 // Checks the documents [first, last). Never reads outside the files, whatever they hold; memory is bounded.

@@ -49,7 +49,8 @@ void scan_ids_portable(const void* ids, size_t size, uint32_t itemsize, uint32_t
   for (size_t at = 0; at < size; at += kNearBytes) {
     const size_t count = std::min(kNearBytes, size - at);
     crc = crc32c(crc, from + at, count);
-    const uint32_t top = itemsize == 2 ? largest_of<uint16_t>(from + at, count) : largest_of<uint32_t>(from + at, count);
+    const uint32_t top =
+        itemsize == 2 ? largest_of<uint16_t>(from + at, count) : largest_of<uint32_t>(from + at, count);
     largest = std::max(largest, top);
   }
 }

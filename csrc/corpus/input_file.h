@@ -33,11 +33,11 @@ class InputFile {
 
 // The lines whose first byte lies in [begin, end) of a file.
 struct LineRange {
-  FreshVector<char> bytes;         // the bytes [begin, end), and then up to the end of the last line
-  size_t first = 0;                // where the first line of the range starts in `bytes`
-  uint64_t in_range = 0;           // bytes of [begin, end) that the file has
-  bool too_long = false;           // the last line is above the limit: it stops early in `bytes`
-  uint64_t too_long_offset = 0;    // where that line starts in the file
+  FreshVector<char> bytes;       // the bytes [begin, end), and then up to the end of the last line
+  size_t first = 0;              // where the first line of the range starts in `bytes`
+  uint64_t in_range = 0;         // bytes of [begin, end) that the file has
+  bool too_long = false;         // the last line is above the limit: it stops early in `bytes`
+  uint64_t too_long_offset = 0;  // where that line starts in the file
 };
 
 // Reads the lines of a range. A line above `maximum_line` bytes is not held in memory.

@@ -75,17 +75,17 @@ class Pipeline {
 
   mutable std::mutex mutex_;
   std::condition_variable work_ready_, space_ready_, done_;
-  std::deque<Block> blocks_;                                 // to encode
+  std::deque<Block> blocks_;                                  // to encode
   std::map<uint64_t, std::unique_ptr<BlockResult>> results_;  // encoded, without a place yet
-  std::deque<Written*> writes_;                              // placed, to be written
-  std::map<uint64_t, Written> placed_;                       // placed, not committed
-  BuildState state_;                                         // committed
+  std::deque<Written*> writes_;                               // placed, to be written
+  std::map<uint64_t, Written> placed_;                        // placed, not committed
+  BuildState state_;                                          // committed
   Place next_place_;
-  uint64_t next_order_ = 0;    // of the next block submitted
-  uint64_t next_placed_ = 0;   // order of the next block to be placed
+  uint64_t next_order_ = 0;   // of the next block submitted
+  uint64_t next_placed_ = 0;  // order of the next block to be placed
   uint32_t place_source_ = 0;
-  uint64_t place_lines_ = 0;   // lines of that source before the next block
-  size_t busy_ = 0;            // threads at work
+  uint64_t place_lines_ = 0;  // lines of that source before the next block
+  size_t busy_ = 0;           // threads at work
   Failure failure_;
   Totals totals_;
   bool stopping_ = false;

@@ -23,9 +23,9 @@ enum class Reject : uint8_t {
 constexpr size_t kRejectKinds = 10;
 
 inline const char* reject_name(Reject kind) noexcept {
-  constexpr const char* names[kRejectKinds] = {
-      "invalid_utf8", "byte_order_mark", "invalid_json", "missing_key",       "not_a_string",
-      "too_long",     "special_token",   "truncated",    "template_specials", "invalid_ids"};
+  constexpr const char* names[kRejectKinds] = {"invalid_utf8",      "byte_order_mark", "invalid_json",  "missing_key",
+                                               "not_a_string",      "too_long",        "special_token", "truncated",
+                                               "template_specials", "invalid_ids"};
   const auto number = static_cast<size_t>(kind);
   return number < kRejectKinds ? names[number] : "none";
 }

@@ -59,7 +59,8 @@ void StreamCutter::cut(const std::function<void(Block)>& emit) {
       if (at != std::string::npos) records_ = from + at + 1;
       scanned_ = buffer_.size();
     } else {
-      for (size_t at = buffer_.find(separator_, from); at != std::string::npos; at = buffer_.find(separator_, records_)) {
+      for (size_t at = buffer_.find(separator_, from); at != std::string::npos;
+           at = buffer_.find(separator_, records_)) {
         records_ = at + separator_.size();
       }
       const size_t keep = separator_.size() - 1;

@@ -30,9 +30,9 @@ class StreamCutter {
   uint64_t offset_;  // of buffer_[0] in the stream
   uint64_t block_bytes_, maximum_record_;
   std::string buffer_;
-  size_t scanned_ = 0;      // no separator starts in [records_, scanned_)
-  size_t records_ = 0;      // end of the last whole record in buffer_, separator included
-  bool skipping_ = false;   // inside a record that is too long
+  size_t scanned_ = 0;     // no separator starts in [records_, scanned_)
+  size_t records_ = 0;     // end of the last whole record in buffer_, separator included
+  bool skipping_ = false;  // inside a record that is too long
   uint64_t skip_start_ = 0;
 };
 

@@ -25,13 +25,12 @@ struct Field {
 
 template <auto kMember, typename Owner>
 constexpr Field<Owner> field(const char* name) {
-  return {name, [](const Owner& owner) { return static_cast<uint64_t>(owner.*kMember); },
-          [](Owner& owner, uint64_t word) {
-            owner.*kMember = static_cast<std::decay_t<decltype(owner.*kMember)>>(word);
-          }};
+  return {
+      name, [](const Owner& owner) { return static_cast<uint64_t>(owner.*kMember); },
+      [](Owner& owner, uint64_t word) { owner.*kMember = static_cast<std::decay_t<decltype(owner.*kMember)>>(word); }};
 }
 
-template <uint64_t OutputCounts::*kMember>
+template <uint64_t OutputCounts::* kMember>
 constexpr Field<BuildState::Output> count(const char* name) {
   return {name, [](const BuildState::Output& output) { return output.source.*kMember; },
           [](BuildState::Output& output, uint64_t word) { output.source.*kMember = word; }};
@@ -144,8 +143,8 @@ void BuildState::add(const BlockResult& result) {
   documents += result.documents;
   source_documents += result.documents;
   source_bytes += result.bytes_read;
-  source_checksum = result.has_checksum ? result.checksum
-                                        : crc32c_combine(source_checksum, result.bytes_checksum, result.bytes_read);
+  source_checksum =
+      result.has_checksum ? result.checksum : crc32c_combine(source_checksum, result.bytes_checksum, result.bytes_read);
   ends_source = result.ends_source;
   for (const RejectedRecord& record : result.rejected) ++rejected[static_cast<size_t>(record.kind)];
   for (size_t i = 0; i < outputs.size(); ++i) {

@@ -54,7 +54,8 @@ ettin::EncodeSettings settings(bool skip, bool two_keys) {
 }
 
 struct Encoders {
-  const ettin::EncodeSettings stops = settings(false, false), skips = settings(true, false), pairs = settings(true, true);
+  const ettin::EncodeSettings stops = settings(false, false), skips = settings(true, false),
+                              pairs = settings(true, true);
   ettin::BlockEncoder stop{stops}, skip{skips}, pair{pairs};
 };
 
@@ -93,7 +94,8 @@ ettin::Block make_block(const uint8_t* data, size_t size, ettin::RecordKind kind
 void check_result(const ettin::BlockResult& result) {
   check(result.failure.empty());
   check(result.lines == result.documents + result.blank_lines + result.rejected.size());
-  for (const auto& record : result.rejected) check(record.line >= 1 && record.line <= result.lines && !record.reason.empty());
+  for (const auto& record : result.rejected)
+    check(record.line >= 1 && record.line <= result.lines && !record.reason.empty());
   for (const auto& part : result.outputs) {
     check(part.sequences.size() == result.documents && part.hashes.size() == result.documents);
     uint64_t sequences = 0, tokens = 0;
@@ -129,7 +131,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     check(stopped->outputs[0].hashes == skipped->outputs[0].hashes);
   } else {
     const auto& first = skipped->rejected[0];
-    check(stopped->rejected.size() == 1 && stopped->rejected[0].kind == first.kind && stopped->rejected[0].line == first.line);
+    check(stopped->rejected.size() == 1 && stopped->rejected[0].kind == first.kind &&
+          stopped->rejected[0].line == first.line);
     check(stopped->outputs[0].tokens.size() <= skipped->outputs[0].tokens.size());
   }
   return 0;

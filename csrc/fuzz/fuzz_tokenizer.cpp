@@ -34,15 +34,23 @@ std::string skeleton(const std::string& added, const std::string& merges, bool r
   std::string tokens = added;
   for (int size = 2; runs && size <= 24; ++size) {
     tokens += (tokens.empty() ? "" : ",") + std::string("{\"id\":") + std::to_string(264 + size) + ",\"content\":\"" +
-              std::string(size, ' ') + "\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":true,\"special\":false}";
+              std::string(size, ' ') +
+              "\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":true,\"special\":false}";
   }
-  return "{\"added_tokens\":[" + tokens + "],\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
-         "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":\"BPE\",\"vocab\":{" + bytes +
-         "\"ab\":256,\"abc\":257,\"bc\":258,\"aa\":259,\"aaa\":260,\"\xC3\x83\xC2\xA9\":261,\"\xC4\xA0" "a\":262,\"aaaa\":263,\"th\":264,\"the\":265},"
-         "\"merges\":[" + merges + "]}}";
+  return "{\"added_tokens\":[" + tokens +
+         "],\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
+         "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":\"BPE\",\"vocab\":"
+         "{" +
+         bytes +
+         "\"ab\":256,\"abc\":257,\"bc\":258,\"aa\":259,\"aaa\":260,\"\xC3\x83\xC2\xA9\":261,\"\xC4\xA0"
+         "a\":262,\"aaaa\":263,\"th\":264,\"the\":265},"
+         "\"merges\":[" +
+         merges + "]}}";
 }
 
-const char kMerges[] = "[\"b\",\"c\"],[\"a\",\"b\"],[\"a\",\"bc\"],[\"aa\",\"a\"],[\"a\",\"a\"],[\"aa\",\"aa\"],[\"t\",\"h\"],[\"th\",\"e\"]";
+const char kMerges[] =
+    "[\"b\",\"c\"],[\"a\",\"b\"],[\"a\",\"bc\"],[\"aa\",\"a\"],[\"a\",\"a\"],[\"aa\",\"aa\"],[\"t\",\"h\"],[\"th\","
+    "\"e\"]";
 
 void check_file(const std::string& json) {
   std::string error;

@@ -19,12 +19,12 @@ constexpr int64_t round_up(int64_t value, int64_t step) { return (value + step -
 
 // Memory of one thread, in floats.
 struct AttentionScratch {
-  float *key_columns, *value_columns;    // transposed, kTileKeys keys at a time
-  float *keys, *values;                  // by token
+  float *key_columns, *value_columns;  // transposed, kTileKeys keys at a time
+  float *keys, *values;                // by token
   float *key_gradients, *value_gradients;
   float *query, *output, *output_gradient, *query_gradient;  // of a tile
-  float *scores, *others;                // kTileQueries x kTileKeys
-  float *largest, *total;                // a number for each query of the tile
+  float *scores, *others;                                    // kTileQueries x kTileKeys
+  float *largest, *total;                                    // a number for each query of the tile
 };
 
 // One head of one segment.

@@ -20,19 +20,19 @@ constexpr size_t kTile = 2048;
 namespace portable {
 #include "kernels/generic/bfloat16.h"
 #include "kernels/generic/cross_entropy.h"
-}
+}  // namespace portable
 #if defined(ETTIN_X86)
 ETTIN_BEGIN_TARGET(ETTIN_V3)
 namespace avx2 {
 #include "kernels/generic/bfloat16.h"
 #include "kernels/generic/cross_entropy.h"
-}
+}  // namespace avx2
 ETTIN_END_TARGET
 ETTIN_BEGIN_TARGET(ETTIN_V4)
 namespace avx512 {
 #include "kernels/generic/bfloat16.h"
 #include "kernels/generic/cross_entropy.h"
-}
+}  // namespace avx512
 ETTIN_END_TARGET
 #else
 namespace avx2 = portable;
@@ -51,9 +51,14 @@ struct CrossEntropy {
 
 const CrossEntropy kernel = [] {
   const InstructionSet chosen = choose("cross_entropy", {InstructionSet::kAvx2, InstructionSet::kAvx512});
-  if (chosen == InstructionSet::kAvx512) return CrossEntropy{avx512::read_bfloat16, avx512::write_bfloat16, avx512::largest_of, avx512::exponential_sum, avx512::probabilities, avx512::add};
-  if (chosen == InstructionSet::kAvx2) return CrossEntropy{avx2::read_bfloat16, avx2::write_bfloat16, avx2::largest_of, avx2::exponential_sum, avx2::probabilities, avx2::add};
-  return CrossEntropy{portable::read_bfloat16, portable::write_bfloat16, portable::largest_of, portable::exponential_sum, portable::probabilities, portable::add};
+  if (chosen == InstructionSet::kAvx512)
+    return CrossEntropy{avx512::read_bfloat16,   avx512::write_bfloat16, avx512::largest_of,
+                        avx512::exponential_sum, avx512::probabilities,  avx512::add};
+  if (chosen == InstructionSet::kAvx2)
+    return CrossEntropy{avx2::read_bfloat16,   avx2::write_bfloat16, avx2::largest_of,
+                        avx2::exponential_sum, avx2::probabilities,  avx2::add};
+  return CrossEntropy{portable::read_bfloat16,   portable::write_bfloat16, portable::largest_of,
+                      portable::exponential_sum, portable::probabilities,  portable::add};
 }();
 
 const float* tile_of(const LogitRows& rows, size_t row, size_t column, size_t size, float* buffer) {
@@ -96,7 +101,8 @@ void gradients_of(const LogitRows& rows, size_t row, float log_sum, float* bias_
     kernel.probabilities(tile, rows.bias + column, size, log_sum);
     if (mine >= column && mine < column + size) tile[mine - column] -= 1.0f;
     kernel.add(tile, bias_gradient + column, size);
-    if (rows.bfloat16) kernel.write_bfloat16(tile, static_cast<uint16_t*>(rows.logits) + row * rows.columns + column, size);
+    if (rows.bfloat16)
+      kernel.write_bfloat16(tile, static_cast<uint16_t*>(rows.logits) + row * rows.columns + column, size);
   });
 }
 
@@ -109,7 +115,7 @@ void row_statistics(const LogitRows& rows, float* largest, float* sum, float* la
 }
 
 void row_gradients(const LogitRows& rows, const float* log_sum, float* bias_gradient) {
-    std::vector<std::vector<float>> sums(threads_for(rows.rows, rows.threads), std::vector<float>(rows.columns, 0.0f));
+  std::vector<std::vector<float>> sums(threads_for(rows.rows, rows.threads), std::vector<float>(rows.columns, 0.0f));
   in_parts(rows.rows, rows.threads, [&](size_t part, size_t first, size_t last) {
     for (size_t row = first; row < last; ++row) gradients_of(rows, row, log_sum[row], sums[part].data());
   });

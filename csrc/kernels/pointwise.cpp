@@ -20,19 +20,19 @@ constexpr size_t kTile = 512;
 namespace portable {
 #include "kernels/generic/bfloat16.h"
 #include "kernels/generic/pointwise.h"
-}
+}  // namespace portable
 #if defined(ETTIN_X86)
 ETTIN_BEGIN_TARGET(ETTIN_V3)
 namespace avx2 {
 #include "kernels/generic/bfloat16.h"
 #include "kernels/generic/pointwise.h"
-}
+}  // namespace avx2
 ETTIN_END_TARGET
 ETTIN_BEGIN_TARGET(ETTIN_V4)
 namespace avx512 {
 #include "kernels/generic/bfloat16.h"
 #include "kernels/generic/pointwise.h"
-}
+}  // namespace avx512
 ETTIN_END_TARGET
 #else
 namespace avx2 = portable;
@@ -50,8 +50,10 @@ struct Pointwise {
 
 const Pointwise kernel = [] {
   const InstructionSet chosen = choose("pointwise", {InstructionSet::kAvx2, InstructionSet::kAvx512});
-  if (chosen == InstructionSet::kAvx512) return Pointwise{avx512::read_bfloat16, avx512::write_bfloat16, avx512::gate, avx512::ungate, avx512::turn};
-  if (chosen == InstructionSet::kAvx2) return Pointwise{avx2::read_bfloat16, avx2::write_bfloat16, avx2::gate, avx2::ungate, avx2::turn};
+  if (chosen == InstructionSet::kAvx512)
+    return Pointwise{avx512::read_bfloat16, avx512::write_bfloat16, avx512::gate, avx512::ungate, avx512::turn};
+  if (chosen == InstructionSet::kAvx2)
+    return Pointwise{avx2::read_bfloat16, avx2::write_bfloat16, avx2::gate, avx2::ungate, avx2::turn};
   return Pointwise{portable::read_bfloat16, portable::write_bfloat16, portable::gate, portable::ungate, portable::turn};
 }();
 
@@ -129,7 +131,7 @@ void gated_gelu_backward(const GatedRows& rows, const void* gradient, void* gate
     const float* second = numbers.read(rows.gated, beside, size, other);
     const float* from = numbers.read(gradient, row * rows.width + column, size, upstream);
     kernel.ungate(first, second, from, numbers.target(gated_gradient, at, first_result),
-           numbers.target(gated_gradient, beside, second_result), size);
+                  numbers.target(gated_gradient, beside, second_result), size);
     numbers.write(first_result, gated_gradient, at, size);
     numbers.write(second_result, gated_gradient, beside, size);
   });

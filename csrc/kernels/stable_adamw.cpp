@@ -71,7 +71,7 @@ std::vector<double> second_moments(const std::vector<AdamTensor>& tensors, const
     const Piece& piece = pieces[index];
     const AdamTensor& tensor = tensors[piece.tensor];
     partial[index] = kernel.second_run(tensor.gradient + piece.start, tensor.second + piece.start, piece.size,
-                                  factors.beta2, factors.epsilon * factors.epsilon);
+                                       factors.beta2, factors.epsilon * factors.epsilon);
   });
   return add_pieces(pieces, partial, tensors.size());
 }
@@ -83,8 +83,8 @@ void apply_moments(const std::vector<AdamTensor>& tensors, const AdamFactors& fa
     const Piece& piece = pieces[index];
     const AdamTensor& tensor = tensors[piece.tensor];
     kernel.apply_run(tensor.parameter + piece.start, tensor.gradient + piece.start, tensor.first + piece.start,
-                tensor.second + piece.start, piece.size, factors.beta1, factors.epsilon, rates[piece.tensor],
-                keeps[piece.tensor]);
+                     tensor.second + piece.start, piece.size, factors.beta1, factors.epsilon, rates[piece.tensor],
+                     keeps[piece.tensor]);
   });
 }
 

@@ -20,8 +20,8 @@ class Attention {
   Attention(std::array<uintptr_t, 3> inputs, std::array<int64_t, 4> strides, bool bfloat16,
             const std::vector<Numbers>& segments, size_t tokens, size_t heads, size_t head_size, int64_t left,
             int64_t right, int threads) {
-    problem_.inputs = {at(inputs[0]), at(inputs[1]), at(inputs[2]), strides[0], strides[1], strides[2], strides[3],
-                       bfloat16};
+    problem_.inputs = {at(inputs[0]), at(inputs[1]), at(inputs[2]), strides[0],
+                       strides[1],    strides[2],    strides[3],    bfloat16};
     for (const Numbers& s : segments) problem_.segments.push_back({s[0], s[1], s[2], s[3], s[4]});
     problem_.tokens = tokens;
     problem_.heads = heads;

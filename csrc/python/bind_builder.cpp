@@ -127,8 +127,8 @@ EncodeSettings settings_of(const py::dict& options) {
   return settings;
 }
 
-// The byte offsets of sequences, from the int32 lengths of some of them and where the first one starts; and where the last
-// one ends.
+// The byte offsets of sequences, from the int32 lengths of some of them and where the first one starts; and where the
+// last one ends.
 py::tuple sequence_pointers(const py::buffer& lengths, uint64_t itemsize, uint64_t start) {
   const py::buffer_info info = lengths.request();
   const std::string_view bytes = buffer_view(info);
@@ -302,7 +302,8 @@ class Builder {
     block.missing = copy_vector<uint8_t>(missing);
     check_ends(block.ends, bytes.size() / unit);
     const size_t width = kind == RecordKind::kTexts ? keys_ : 1;
-    if (block.ends.size() % width != 0 || (!block.missing.empty() && block.missing.size() != block.ends.size() / width)) {
+    if (block.ends.size() % width != 0 ||
+        (!block.missing.empty() && block.missing.size() != block.ends.size() / width)) {
       throw std::invalid_argument("the number of texts does not fit the number of rows");
     }
     block.bytes.assign(bytes);
@@ -350,8 +351,7 @@ void bind_builder(py::module_& module) {
            py::arg("missing"))
       .def("feed_rejected", &Builder::feed_rejected, py::arg("source"), py::arg("kind"), py::arg("offset"),
            py::arg("end"), py::arg("reason"))
-      .def("end_source", &Builder::end_source, py::arg("source"), py::arg("end"), py::arg("bytes"),
-           py::arg("checksum"))
+      .def("end_source", &Builder::end_source, py::arg("source"), py::arg("end"), py::arg("bytes"), py::arg("checksum"))
       .def("failure", &Builder::failure)
       .def("totals", &Builder::totals);
 }

@@ -52,8 +52,8 @@ py::dict check_documents(const std::string& index_path, const std::string& token
     const auto index = InputFile::open(index_path, error);
     const auto tokens = InputFile::open(tokens_path, error);
     if (!index || !tokens) throw std::runtime_error(error);
-    range = check_range(*index, *tokens, {sequences, documents, token_bytes, itemsize}, first, last, eod,
-                        first_special);
+    range =
+        check_range(*index, *tokens, {sequences, documents, token_bytes, itemsize}, first, last, eod, first_special);
   }
   py::dict result;
   result["problem"] = range.problem;

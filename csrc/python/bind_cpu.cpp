@@ -11,7 +11,8 @@ namespace ettin {
 void bind_cpu(py::module_& module) {
   const std::string unknown = unknown_override();
   if (!unknown.empty()) {
-    throw py::import_error("ETTIN_CPU_PATH=" + unknown + " is no instruction set; use portable, avx2 or avx512, or unset it");
+    throw py::import_error("ETTIN_CPU_PATH=" + unknown +
+                           " is no instruction set; use portable, avx2 or avx512, or unset it");
   }
   py::enum_<InstructionSet> sets(module, "InstructionSet", py::arithmetic());
   sets.value("portable", InstructionSet::kPortable)

@@ -14,8 +14,9 @@ class Rows {
  public:
   Rows(uintptr_t logits, bool bfloat16, size_t rows, size_t columns, uintptr_t bias, uintptr_t labels,
        int64_t first_row, int threads)
-      : rows_{reinterpret_cast<void*>(logits),      bfloat16, rows, columns, reinterpret_cast<const float*>(bias),
-              reinterpret_cast<const int64_t*>(labels), first_row, threads} {}
+      : rows_{
+            reinterpret_cast<void*>(logits),          bfloat16,  rows,   columns, reinterpret_cast<const float*>(bias),
+            reinterpret_cast<const int64_t*>(labels), first_row, threads} {}
 
   void statistics(uintptr_t largest, uintptr_t sum, uintptr_t label) {
     py::gil_scoped_release release;

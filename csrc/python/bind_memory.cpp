@@ -8,8 +8,8 @@
 namespace ettin {
 
 void bind_memory(pybind11::module_& module) {
-  // Blocks up to the limit come from memory that is kept when they are freed; larger ones go back to the system as ever.
-  // False where the allocator has no such setting.
+  // Blocks up to the limit come from memory that is kept when they are freed; larger ones go back to the system as
+  // ever. False where the allocator has no such setting.
   module.def(
       "keep_freed_memory",
       [](int largest_block) {

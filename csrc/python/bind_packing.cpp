@@ -86,7 +86,8 @@ bool pack_one(const IndexedCorpus& corpus, uint64_t block, uint32_t row_length, 
 py::list pack_blocks(const Corpus& corpus, uint64_t first, uint64_t count, uint32_t row_length, uint32_t piece_length,
                      bool concatenated, const py::object& hashes, uint64_t key, uint64_t below, bool held_out,
                      int threads) {
-  if (piece_length <= kPieceSpecials || piece_length > row_length || piece_length - kPieceSpecials > Entry::kLongestText)
+  if (piece_length <= kPieceSpecials || piece_length > row_length ||
+      piece_length - kPieceSpecials > Entry::kLongestText)
     throw py::value_error("piece_length does not fit");
   if ((first + count - 1) * kBlockDocuments >= corpus->documents()) throw py::index_error("no such block");
   Array<uint32_t> held;
@@ -179,8 +180,8 @@ void bind_packing(py::module_& module) {
       .def("document", &pieces_of_document)
       .def("row_tokens", &tokens_of_rows);
   module.def("pack_blocks", &pack_blocks, py::arg("corpus"), py::arg("first"), py::arg("count"), py::kw_only(),
-             py::arg("row_length"), py::arg("piece_length"), py::arg("concatenated"), py::arg("hashes"),
-             py::arg("key"), py::arg("below"), py::arg("held_out"), py::arg("threads"));
+             py::arg("row_length"), py::arg("piece_length"), py::arg("concatenated"), py::arg("hashes"), py::arg("key"),
+             py::arg("below"), py::arg("held_out"), py::arg("threads"));
   module.def("text_hashes", &text_hashes, py::arg("corpus"), py::arg("first"), py::arg("count"), py::arg("threads"));
   module.attr("BLOCK_DOCUMENTS") = kBlockDocuments;
   module.attr("LONGEST_TEXT") = Entry::kLongestText;

@@ -161,7 +161,7 @@ py::tuple mask_rows(Array<int32_t> rows, const MaskRule& rule, PhiloxKey choice_
   {
     py::gil_scoped_release release;
     MaskScratch scratch;
-      for (uint64_t r = 0; r < count; ++r) {
+    for (uint64_t r = 0; r < count; ++r) {
       start_row_masks({choice_key, first_row + r, pass}, length, scratch, set);
       mask_span(ids.data() + r * length, 0, length, rule, {replacement_key, first_row + r, pass},
                 static_cast<int32_t>(r * length), labels, scratch, set);
@@ -193,7 +193,8 @@ void bind_masking(py::module_& module) {
   module.def("row_draws", &draws_of_row, py::arg("key"), py::arg("row"), py::arg("pass_number"), py::arg("count"),
              py::arg("instructions") = best_instruction_set());
   module.def("mask_rows", &mask_rows, py::arg("rows"), py::arg("rule"), py::arg("choice_key"),
-             py::arg("replacement_key"), py::arg("first_row"), py::arg("pass_number"), py::arg("instructions") = best_instruction_set());
+             py::arg("replacement_key"), py::arg("first_row"), py::arg("pass_number"),
+             py::arg("instructions") = best_instruction_set());
 }
 
 void bind_assembly(py::module_& module) {
@@ -212,8 +213,8 @@ void bind_assembly(py::module_& module) {
            py::kw_only(), py::arg("row_length"), py::arg("cls_id"), py::arg("sep_id"), py::arg("pad_id"),
            py::arg("always_ends"), py::arg("masked"), py::arg("label_offset"), py::arg("mask"));
   py::class_<Assembler>(module, "Assembler")
-      .def(py::init<std::vector<SourceRows>, RowFormat, InstructionSet>(), py::kw_only(), py::arg("sources"), py::arg("format"),
-           py::arg("instructions") = best_instruction_set())
+      .def(py::init<std::vector<SourceRows>, RowFormat, InstructionSet>(), py::kw_only(), py::arg("sources"),
+           py::arg("format"), py::arg("instructions") = best_instruction_set())
       .def("assemble", &Assembler::assemble, py::arg("rows"), py::arg("sources"), py::arg("passes"));
 }
 

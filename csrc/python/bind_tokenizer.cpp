@@ -116,7 +116,8 @@ py::tuple encode_batch(Encoder& encoder, const py::list& texts) {
 
 void bind_tokenizer(py::module_& module) {
   py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(module, "Tokenizer")
-      .def(py::init([](std::string_view json) { return std::const_pointer_cast<Tokenizer>(load(json)); }), py::arg("json"))
+      .def(py::init([](std::string_view json) { return std::const_pointer_cast<Tokenizer>(load(json)); }),
+           py::arg("json"))
       .def_property_readonly("vocabulary_size", &Tokenizer::vocabulary_size)
       .def("find_token", &find_token, py::arg("content"));
   module.def("compact_json", [](std::string_view json) { return py::bytes(compact_json(json)); }, py::arg("json"));
@@ -130,7 +131,8 @@ void bind_tokenizer(py::module_& module) {
       .def(py::init([](std::shared_ptr<Tokenizer> tokenizer, SpecialPolicy policy, InstructionSet set) {
              return std::make_unique<Encoder>(std::move(tokenizer), policy, set);
            }),
-           py::arg("tokenizer"), py::arg("policy") = SpecialPolicy::kSpecial, py::arg("instructions") = best_instruction_set())
+           py::arg("tokenizer"), py::arg("policy") = SpecialPolicy::kSpecial,
+           py::arg("instructions") = best_instruction_set())
       .def("encode_batch", &encode_batch, py::arg("texts"));
 }
 

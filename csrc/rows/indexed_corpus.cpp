@@ -19,7 +19,7 @@ File::~File() { ::close(descriptor_); }
 
 std::shared_ptr<const File> File::open(const std::string& path, std::string& error) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  struct stat status {};
+  struct stat status{};
   if (descriptor < 0 || ::fstat(descriptor, &status) != 0) {
     error = path + ": cannot be opened: " + std::strerror(errno);
     if (descriptor >= 0) ::close(descriptor);
@@ -147,8 +147,10 @@ bool IndexedCorpus::follows(int64_t first, int64_t last, int64_t pointer, int64_
   if (!index_->read(lengths_at_ + 4 * static_cast<uint64_t>(last), &last_length, 4, error)) return false;
   const uint64_t distance = static_cast<uint64_t>(last_pointer) - static_cast<uint64_t>(pointer);  // any pointers
   if (distance == static_cast<uint64_t>(total - last_length) * token_bytes_) return true;
-  return fail("the sequences " + std::to_string(first) + " to " + std::to_string(last) + " of one document are not "
-              "neighbours in the .bin file", error);
+  return fail("the sequences " + std::to_string(first) + " to " + std::to_string(last) +
+                  " of one document are not "
+                  "neighbours in the .bin file",
+              error);
 }
 
 bool IndexedCorpus::span(uint64_t document, DocumentSpan& span, std::string& error) const {
@@ -167,7 +169,8 @@ bool IndexedCorpus::span(uint64_t document, DocumentSpan& span, std::string& err
     const uint64_t n = static_cast<uint64_t>(std::min<int64_t>(256, bounds[1] - s));
     if (!index_->read(lengths_at_ + 4 * static_cast<uint64_t>(s), buffer, 4 * n, error)) return false;
     for (uint64_t i = 0; i < n; ++i) {
-      if (buffer[i] < 0) return fail("sequence " + std::to_string(s + static_cast<int64_t>(i)) + " has a negative length", error);
+      if (buffer[i] < 0)
+        return fail("sequence " + std::to_string(s + static_cast<int64_t>(i)) + " has a negative length", error);
       total += buffer[i];
     }
   }
@@ -198,7 +201,8 @@ bool IndexedCorpus::hash_document(const DocumentSpan& where, uint32_t& hash, Has
   scratch.ids.resize(kChunk);
   for (uint32_t start = 0; start < where.length; start += std::min(kChunk, where.length - start)) {
     const uint32_t n = std::min(kChunk, where.length - start);
-    if (!tokens(where.offset + uint64_t{start} * token_bytes_, n, scratch.ids.data(), scratch.bytes, error)) return false;
+    if (!tokens(where.offset + uint64_t{start} * token_bytes_, n, scratch.ids.data(), scratch.bytes, error))
+      return false;
     sum.add_ids(n, [&scratch](size_t i) { return static_cast<uint32_t>(scratch.ids[i]); });
   }
   hash = sum.finish();
@@ -226,7 +230,8 @@ bool IndexedCorpus::text_hashes(uint64_t first, uint64_t count, uint32_t* hashes
 }
 
 // Whether the sequences of some documents lie end to end in the .bin file, from `offset` on.
-bool IndexedCorpus::end_to_end(uint64_t first, uint64_t count, uint64_t offset, bool& together, std::string& error) const {
+bool IndexedCorpus::end_to_end(uint64_t first, uint64_t count, uint64_t offset, bool& together,
+                               std::string& error) const {
   IndexRange range;
   if (!read_range(first, count, range, error)) return false;
   std::vector<uint64_t> pointers(range.lengths.size());

@@ -23,7 +23,7 @@ bool is_protected(const MaskRule& rule, int32_t id) noexcept {
 
 // Handles the tokens [begin, end); returns how many random replacements it noted.
 size_t choose_portable(int32_t* row, uint32_t begin, uint32_t end, const MaskRule& rule, int32_t label_base,
-                     Labels& labels, const uint32_t* draws, uint32_t* random_tokens, size_t random_count) noexcept {
+                       Labels& labels, const uint32_t* draws, uint32_t* random_tokens, size_t random_count) noexcept {
   for (uint32_t i = begin; i < end; ++i) {
     const uint32_t draw = draws[i];
     if (draw >= rule.chosen_below || is_protected(rule, row[i])) continue;
@@ -52,7 +52,8 @@ __attribute__((target("avx2"))) size_t choose_avx2(int32_t* row, uint32_t begin,
     auto bits = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(chosen)));
     for (; bits != 0; bits &= bits - 1) {
       const uint32_t token = i + static_cast<uint32_t>(__builtin_ctz(bits));
-      random_count = choose_portable(row, token, token + 1, rule, label_base, labels, draws, random_tokens, random_count);
+      random_count =
+          choose_portable(row, token, token + 1, rule, label_base, labels, draws, random_tokens, random_count);
     }
   }
   return choose_portable(row, i, end, rule, label_base, labels, draws, random_tokens, random_count);
@@ -129,7 +130,7 @@ void mask_span(int32_t* row, uint32_t begin, uint32_t end, const MaskRule& rule,
   } else
 #endif
   {
-      random_count = choose_portable(row, begin, end, rule, label_base, labels, draws, random_tokens, 0);
+    random_count = choose_portable(row, begin, end, rule, label_base, labels, draws, random_tokens, 0);
   }
   for (size_t i = 0; i < random_count; ++i) {
     const uint32_t token = random_tokens[i];

@@ -14,7 +14,7 @@ namespace ettin {
 struct MaskRule {
   uint32_t mask_below, random_below, chosen_below;
   int32_t mask_id;
-  uint32_t vocabulary;               // random ids are uniform over [0, vocabulary)
+  uint32_t vocabulary;                 // random ids are uniform over [0, vocabulary)
   std::vector<int32_t> protected_ids;  // ascending; never chosen
 };
 

@@ -43,7 +43,8 @@ std::shared_ptr<const PackFile> PackFile::open(const std::string& path, uint64_t
             table[b + 1].entry - table[b].entry <= table_offset / 8 &&
             table[b + 1].row - table[b].row <= table[b + 1].entry - table[b].entry &&
             table[b + 1].offset == table[b].offset + block_bytes(table[b], table[b + 1]);
-  if (!sound || table.back().offset != table_offset) return pack->fail("its block table is inconsistent", error), nullptr;
+  if (!sound || table.back().offset != table_offset)
+    return pack->fail("its block table is inconsistent", error), nullptr;
   return pack;
 }
 
@@ -63,8 +64,7 @@ bool PackFile::row(uint64_t row, std::vector<Piece>& pieces, std::vector<uint64_
   if (!file_->read(line.offset + uint64_t{8} * bounds[0], scratch.data(), 8 * scratch.size(), error)) return false;
   uint64_t wanted = (row - line.row) % kDirectoryRows, at = 0;
   if ((scratch[0] & Entry::kFirstOfRow) == 0) return fail("row " + std::to_string(row) + " has no start", error);
-  for (; wanted > 0; --wanted)
-    do
+  for (; wanted > 0; --wanted) do
       if (++at >= scratch.size()) return fail("row " + std::to_string(row) + " has no start", error);
     while ((scratch[at] & Entry::kFirstOfRow) == 0);
   pieces.clear();

@@ -34,8 +34,8 @@ struct Entry {
 static_assert((1u << Entry::kDocumentBits) == kBlockDocuments, "a block's documents are what an entry can name");
 
 struct PackedBlock {
-  std::vector<uint64_t> entries;     // pieces in row order
-  std::vector<uint32_t> directory;   // first entry of every kDirectoryRows-th row
+  std::vector<uint64_t> entries;    // pieces in row order
+  std::vector<uint32_t> directory;  // first entry of every kDirectoryRows-th row
   uint64_t rows = 0;
   uint64_t text_tokens = 0;
 };
@@ -60,12 +60,12 @@ class BestFitPacker {
   void emit(PackedBlock& block) const;
 
   uint32_t row_length_, text_length_;
-  std::vector<uint64_t> pieces_;        // entries, by falling length
-  std::vector<uint32_t> counts_;        // pieces of each text length, then their first place in pieces_
-  std::vector<uint32_t> rows_with_;     // by room: the row that reached it last, or kNone
-  std::vector<uint32_t> next_row_;      // by row: the row below it in the same stack
+  std::vector<uint64_t> pieces_;             // entries, by falling length
+  std::vector<uint32_t> counts_;             // pieces of each text length, then their first place in pieces_
+  std::vector<uint32_t> rows_with_;          // by room: the row that reached it last, or kNone
+  std::vector<uint32_t> next_row_;           // by row: the row below it in the same stack
   std::vector<uint64_t> open_, open_words_;  // bitmap over rooms, and over its words
-  std::vector<uint32_t> row_runs_;      // by row: its last run
+  std::vector<uint32_t> row_runs_;           // by row: its last run
   std::vector<Run> runs_;
 };
 

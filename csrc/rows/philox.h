@@ -32,9 +32,9 @@ inline PhiloxCounter philox(PhiloxCounter c, PhiloxKey k) noexcept {
 
 // Which generator and which row the draws of a row belong to.
 struct RowStream {
-  PhiloxKey key;    // from (seed, stage, source), see rows/streams.py
-  uint64_t row;     // row in its source
-  uint32_t pass;    // how often the source has been read before
+  PhiloxKey key;  // from (seed, stage, source), see rows/streams.py
+  uint64_t row;   // row in its source
+  uint32_t pass;  // how often the source has been read before
 };
 
 // 64 consecutive tokens of a row share 16 counters: token i uses word (i % 64) / 16 of counter (i / 64) * 16 + i % 16,

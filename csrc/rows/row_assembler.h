@@ -21,7 +21,7 @@ struct SourceRows {
 };
 
 struct RowRequest {
-  int64_t row;       // in its source; negative: a row of padding alone
+  int64_t row;  // in its source; negative: a row of padding alone
   int32_t source;
   uint32_t pass;
 };
@@ -30,8 +30,8 @@ struct RowRequest {
 struct RowFormat {
   uint32_t row_length;
   int32_t cls_id, sep_id, pad_id;
-  bool always_ends;     // [SEP] also where the piece was cut
-  bool masked;          // else every next token is predicted
+  bool always_ends;      // [SEP] also where the piece was cut
+  bool masked;           // else every next token is predicted
   int32_t label_offset;  // where the label of token i stands: i + label_offset
   MaskRule mask;
 };

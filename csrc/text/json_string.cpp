@@ -11,9 +11,7 @@
 namespace ettin {
 namespace {
 
-bool ends_run(char byte) noexcept {
-  return byte == '"' || byte == '\\' || static_cast<uint8_t>(byte) < 0x20;
-}
+bool ends_run(char byte) noexcept { return byte == '"' || byte == '\\' || static_cast<uint8_t>(byte) < 0x20; }
 
 const char* scalar_run_end(const char* at, const char* end) noexcept {
   while (at != end && !ends_run(*at)) ++at;
@@ -61,7 +59,8 @@ struct alignas(64) SimpleEscapes {
 constexpr SimpleEscapes make_kSimpleEscapes() {
   SimpleEscapes escapes{};
   escapes.of['"'] = '"', escapes.of['\\'] = '\\', escapes.of['/'] = '/';
-  escapes.of['b'] = '\b', escapes.of['f'] = '\f', escapes.of['n'] = '\n', escapes.of['r'] = '\r', escapes.of['t'] = '\t';
+  escapes.of['b'] = '\b', escapes.of['f'] = '\f', escapes.of['n'] = '\n', escapes.of['r'] = '\r',
+  escapes.of['t'] = '\t';
   return escapes;
 }
 constexpr SimpleEscapes kSimpleEscapes = make_kSimpleEscapes();
@@ -80,12 +79,13 @@ uint64_t escape_starts(uint64_t backslashes) noexcept {
 // Decodes whole blocks of 64 bytes, simple escapes included; stops at a quote, at anything else, or near the end.
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,bmi,bmi2"))) void avx512_unescape(
     const char*& at, const char* end, char*& to) noexcept {
-  const __m512i low_table = _mm512_load_si512(kSimpleEscapes.of), high_table = _mm512_load_si512(kSimpleEscapes.of + 64);
+  const __m512i low_table = _mm512_load_si512(kSimpleEscapes.of),
+                high_table = _mm512_load_si512(kSimpleEscapes.of + 64);
   while (end - at >= 64) {
     const __m512i bytes = _mm512_loadu_si512(at);
     const uint64_t backslashes = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\\'));
-    uint64_t stops = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('"')) |
-                     _mm512_cmplt_epu8_mask(bytes, _mm512_set1_epi8(0x20));
+    uint64_t stops =
+        _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('"')) | _mm512_cmplt_epu8_mask(bytes, _mm512_set1_epi8(0x20));
     if ((backslashes | stops) == 0) {
       _mm512_storeu_si512(to, bytes);
       at += 64;
@@ -97,7 +97,7 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,popcnt,b
     const uint64_t letters = starts << 1;
     const __m512i plain = _mm512_permutex2var_epi8(low_table, bytes, high_table);
     const uint64_t simple = _mm512_mask_test_epi8_mask(~_mm512_movepi8_mask(bytes), plain, plain);
-    const uint64_t other = letters & ~simple;                   // escapes that are not simple
+    const uint64_t other = letters & ~simple;                         // escapes that are not simple
     stops = (stops & ~letters) | other >> 1 | (starts & 1ull << 63);  // the last one's letter is in the next block
     const uint64_t inside = stops != 0 ? (stops & (~stops + 1)) - 1 : ~0ull;
     const uint64_t kept = inside & ~starts;

@@ -13,10 +13,10 @@ const char* json_run_end(const char* at, const char* end) noexcept;
 const char* json_copy_run(const char* at, const char* end, char* to) noexcept;
 
 struct Unescaped {
-  const char* end = nullptr;      // at the closing quote, or at the offending byte
-  size_t size = 0;                // bytes written
-  uint64_t lone_surrogates = 0;   // each written as U+FFFD
-  const char* error = nullptr;    // null when the string is well formed
+  const char* end = nullptr;     // at the closing quote, or at the offending byte
+  size_t size = 0;               // bytes written
+  uint64_t lone_surrogates = 0;  // each written as U+FFFD
+  const char* error = nullptr;   // null when the string is well formed
 };
 
 // Decodes the string whose first byte (after the quote) is `at` into `to`, which has room for the string and 64 bytes.

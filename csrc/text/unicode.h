@@ -77,8 +77,8 @@ struct alignas(64) NormalizingStarts {
 };
 extern const NormalizingStarts kNormalizingStarts;
 
-// Normalizes valid UTF-8 to NFC. False when `text` is NFC already (then `out` is untouched), else `out` holds the result.
-// Costs about one read of the text where nothing changes; only the changed stretches are rebuilt.
+// Normalizes valid UTF-8 to NFC. False when `text` is NFC already (then `out` is untouched), else `out` holds the
+// result. Costs about one read of the text where nothing changes; only the changed stretches are rebuilt.
 bool normalize_nfc(std::string_view text, std::string& out);
 
 }  // namespace ettin

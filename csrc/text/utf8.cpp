@@ -78,11 +78,11 @@ __attribute__((target("avx2"))) inline __m256i previous(__m256i now, __m256i bef
 
 __attribute__((target("avx2"))) inline __m256i special_cases(__m256i input, __m256i prev1) noexcept {
   const __m256i nibble = _mm256_set1_epi8(0x0F);
-  const __m256i byte_1_high_table = ETTIN_TABLE(
-      kTooLong, kTooLong, kTooLong, kTooLong, kTooLong, kTooLong, kTooLong, kTooLong,
-      static_cast<char>(kTwoContinuations), static_cast<char>(kTwoContinuations),
-      static_cast<char>(kTwoContinuations), static_cast<char>(kTwoContinuations), kTooShort | kOverlong2, kTooShort,
-      kTooShort | kOverlong3 | kSurrogate, kTooShort | kTooLarge | kTooLarge1000 | kOverlong4);
+  const __m256i byte_1_high_table =
+      ETTIN_TABLE(kTooLong, kTooLong, kTooLong, kTooLong, kTooLong, kTooLong, kTooLong, kTooLong,
+                  static_cast<char>(kTwoContinuations), static_cast<char>(kTwoContinuations),
+                  static_cast<char>(kTwoContinuations), static_cast<char>(kTwoContinuations), kTooShort | kOverlong2,
+                  kTooShort, kTooShort | kOverlong3 | kSurrogate, kTooShort | kTooLarge | kTooLarge1000 | kOverlong4);
   constexpr char c = static_cast<char>(kCarry);
   const __m256i byte_1_low_table = ETTIN_TABLE(
       c | kOverlong3 | kOverlong2 | kOverlong4, c | kOverlong2, c, c, c | kTooLarge, c | kTooLarge | kTooLarge1000,
@@ -91,10 +91,10 @@ __attribute__((target("avx2"))) inline __m256i special_cases(__m256i input, __m2
       c | kTooLarge | kTooLarge1000, c | kTooLarge | kTooLarge1000 | kSurrogate, c | kTooLarge | kTooLarge1000,
       c | kTooLarge | kTooLarge1000);
   constexpr char t = static_cast<char>(kTooLong | kOverlong2 | kTwoContinuations);
-  const __m256i byte_2_high_table = ETTIN_TABLE(
-      kTooShort, kTooShort, kTooShort, kTooShort, kTooShort, kTooShort, kTooShort, kTooShort,
-      t | kOverlong3 | kTooLarge1000 | kOverlong4, t | kOverlong3 | kTooLarge, t | kSurrogate | kTooLarge,
-      t | kSurrogate | kTooLarge, kTooShort, kTooShort, kTooShort, kTooShort);
+  const __m256i byte_2_high_table =
+      ETTIN_TABLE(kTooShort, kTooShort, kTooShort, kTooShort, kTooShort, kTooShort, kTooShort, kTooShort,
+                  t | kOverlong3 | kTooLarge1000 | kOverlong4, t | kOverlong3 | kTooLarge, t | kSurrogate | kTooLarge,
+                  t | kSurrogate | kTooLarge, kTooShort, kTooShort, kTooShort, kTooShort);
   const __m256i high_1 = _mm256_and_si256(_mm256_srli_epi16(prev1, 4), nibble);
   const __m256i low_1 = _mm256_and_si256(prev1, nibble);
   const __m256i high_2 = _mm256_and_si256(_mm256_srli_epi16(input, 4), nibble);

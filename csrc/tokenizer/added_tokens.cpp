@@ -60,7 +60,8 @@ AddedTokenSplitter::AddedTokenSplitter(const TokenizerFile& file, bool normalize
 
 bool AddedTokenSplitter::is_single_word(std::string_view text, size_t begin, size_t end) {
   size_t length;
-  const bool before = begin > 0 && property(utf8_decode(text.data() + utf8_previous(text.data(), begin), length)) & kWordFlag;
+  const bool before =
+      begin > 0 && property(utf8_decode(text.data() + utf8_previous(text.data(), begin), length)) & kWordFlag;
   const bool after = end < text.size() && property(utf8_decode(text.data() + end, length)) & kWordFlag;
   return !before && !after;
 }

@@ -60,7 +60,8 @@ class AddedTokenSplitter {
 
   bool empty() const { return trie_.empty(); }
 
-  // Calls `sink(Part)` for every part in order. Parts can overlap after a token with rstrip, as they do in `tokenizers`.
+  // Calls `sink(Part)` for every part in order. Parts can overlap after a token with rstrip, as they do in
+  // `tokenizers`.
   template <class Sink>
   void split(std::string_view text, bool split_special, Sink&& sink) const {
     size_t done = 0;

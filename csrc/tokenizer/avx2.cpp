@@ -27,7 +27,7 @@ namespace avx2 {
 #include "tokenizer/generic/gpt2_splitter.h"
 #include "tokenizer/generic/word_merger.h"
 #include "tokenizer/generic/word_encoder.h"
-}
+}  // namespace avx2
 }  // namespace ettin
 
 ETTIN_END_TARGET

@@ -32,7 +32,7 @@ namespace avx512 {
 #include "tokenizer/generic/gpt2_splitter.h"
 #include "tokenizer/generic/word_merger.h"
 #include "tokenizer/generic/word_encoder.h"
-}
+}  // namespace avx512
 }  // namespace ettin
 
 ETTIN_END_TARGET

@@ -111,8 +111,9 @@ void BytePairModel::note_joints(const TokenizerFile& file, const std::vector<Mer
     const std::string &left = file.token_bytes[merge.left], &right = file.token_bytes[merge.right];
     const auto a = static_cast<uint8_t>(left.back()), b = static_cast<uint8_t>(right[0]);
     const bool pair = left.size() == 1 || right.size() == 1;
-    const uint32_t slot = pair ? a << 8 | b
-                                 : joint_slot(static_cast<uint8_t>(left[left.size() - 2]), a, b, static_cast<uint8_t>(right[1]));
+    const uint32_t slot =
+        pair ? a << 8 | b
+             : joint_slot(static_cast<uint8_t>(left[left.size() - 2]), a, b, static_cast<uint8_t>(right[1]));
     (pair ? pair_joints_ : quad_joints_)[slot >> 6] |= uint64_t{1} << (slot & 63);
   }
 }
@@ -147,7 +148,8 @@ void BytePairModel::merge_short(IdVector& ids, Scratch& scratch) const {
 // A linked list of symbols and a queue of (rank, position); entries that no longer hold are skipped when they come up.
 void BytePairModel::merge_long(IdVector& ids, Scratch& scratch) const {
   constexpr uint32_t kEnd = ~0u;
-  std::vector<uint32_t>&tokens = scratch.tokens, &ranks = scratch.ranks, &previous = scratch.previous, &next = scratch.next;
+  std::vector<uint32_t>&tokens = scratch.tokens, &ranks = scratch.ranks, &previous = scratch.previous,
+  &next = scratch.next;
   auto& queue = scratch.queue;
   const auto size = static_cast<uint32_t>(tokens.size());
   const auto later = std::greater<std::pair<uint32_t, uint32_t>>();

@@ -1,7 +1,7 @@
 // Byte-pair encoding of one word: repeatedly merges the pair of lowest rank, leftmost first.
 //
-// Inside, tokens have numbers of their own: 0 to 255 are the bytes, 256 + r is what the merge of rank r makes (the lowest
-// such rank where several merges make the same token). Ranks count only merges that some text can reach.
+// Inside, tokens have numbers of their own: 0 to 255 are the bytes, 256 + r is what the merge of rank r makes (the
+// lowest such rank where several merges make the same token). Ranks count only merges that some text can reach.
 #pragma once
 
 #include <cstdint>

@@ -62,8 +62,9 @@ class Reader {
 
   bool read(JsonValue root) {
     if (!root.is_object()) return fail("it is not a JSON object");
-    if (!only(root, "", {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
-                         "post_processor", "decoder", "model"})) {
+    if (!only(root, "",
+              {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
+               "decoder", "model"})) {
       return false;
     }
     return normalizer(root.find("normalizer")) && pre_tokenizer(root.find("pre_tokenizer")) &&
@@ -163,9 +164,11 @@ class Reader {
   bool model(JsonValue value) {
     if (!value || !value.is_object()) return fail("it has no model");
     const JsonValue type = value.find("type");
-    if (type && type_of(value) != "BPE") return fail("model \"" + type_of(value) + "\" is not reproduced (only BPE is)");
-    if (!only(value, "model.", {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
-                                 "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"})) {
+    if (type && type_of(value) != "BPE")
+      return fail("model \"" + type_of(value) + "\" is not reproduced (only BPE is)");
+    if (!only(value, "model.",
+              {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+               "byte_fallback", "ignore_merges", "vocab", "merges"})) {
       return false;
     }
     const JsonValue dropout = value.find("dropout");
@@ -185,8 +188,10 @@ class Reader {
     std::array<bool, 256> covered{};
     ids_.reserve(value.size());
     for (const auto& [token, id] : value.members()) {
-      if (!id.is_integer() || id.integer() > kLargestId) return fail("the id of \"" + std::string(token) + "\" is not below 2^20");
-      if (!claim(static_cast<uint32_t>(id.integer()))) return fail("id " + std::to_string(id.integer()) + " occurs twice");
+      if (!id.is_integer() || id.integer() > kLargestId)
+        return fail("the id of \"" + std::string(token) + "\" is not below 2^20");
+      if (!claim(static_cast<uint32_t>(id.integer())))
+        return fail("id " + std::to_string(id.integer()) + " occurs twice");
       name(token, static_cast<uint32_t>(id.integer()));
       std::string bytes;
       if (!token_to_bytes(token, bytes)) continue;
@@ -289,8 +294,7 @@ class Reader {
   }
 
   bool added_token(JsonValue item, AddedToken& token) {
-    if (!only(item, "added_tokens[].",
-              {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"})) {
+    if (!only(item, "added_tokens[].", {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"})) {
       return false;
     }
     const JsonValue content = item.find("content");
@@ -343,7 +347,7 @@ class Reader {
 
   TokenizerFile& file_;
   std::string& error_;
-  HashIndex ids_;  // of the model's tokens
+  HashIndex ids_;                        // of the model's tokens
   std::vector<std::string_view> names_;  // by id; strings in the parsed file, empty for ids without token
   std::unordered_set<std::string> seen_;
   std::string joined_;

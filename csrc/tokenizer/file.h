@@ -10,9 +10,9 @@ namespace ettin {
 
 // How text is cut into words before byte-pair encoding.
 enum class Split : uint8_t {
-  kGpt2,     // 's|'t|... | ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-  kCl100k,   // cl100k, Llama-3, OLMo-2: numbers in groups of up to three digits
-  kQwen,     // the same with single digits
+  kGpt2,    // 's|'t|... | ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+  kCl100k,  // cl100k, Llama-3, OLMo-2: numbers in groups of up to three digits
+  kQwen,    // the same with single digits
 };
 
 struct AddedToken {
@@ -30,9 +30,9 @@ struct TokenizerFile {
   Split split = Split::kGpt2;
   // Bytes that each id stands for; empty for ids that no text can reach through merges.
   std::vector<std::string> token_bytes;
-  std::vector<Merge> merges;       // in order of rank
-  std::vector<AddedToken> added;   // in the order of the file
-  uint32_t vocabulary_size = 0;    // one more than the largest id
+  std::vector<Merge> merges;      // in order of rank
+  std::vector<AddedToken> added;  // in the order of the file
+  uint32_t vocabulary_size = 0;   // one more than the largest id
 };
 
 // Reads a tokenizer.json. False, with the reason in `error`, when it is malformed or has a part that this engine

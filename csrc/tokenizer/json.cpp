@@ -18,7 +18,8 @@ constexpr size_t kBytesOfNode = 16;  // of text, at least, in files with a merge
 
 class Parser {
  public:
-  Parser(std::string_view text, JsonDocument& document) : text_(text), nodes_(document.nodes), unescaped_(document.unescaped) {}
+  Parser(std::string_view text, JsonDocument& document)
+      : text_(text), nodes_(document.nodes), unescaped_(document.unescaped) {}
 
   bool document(std::string& error) {
     const size_t valid = utf8_valid_prefix(text_.data(), text_.size());
@@ -35,7 +36,8 @@ class Parser {
   }
 
   void skip_space() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t')) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t'))
+      ++at_;
   }
 
   bool at_end() {
@@ -152,7 +154,8 @@ class Parser {
 
   bool unescape(std::string& out) {
     while (at_ < text_.size()) {
-      const size_t plain = static_cast<size_t>(json_run_end(text_.data() + at_, text_.data() + text_.size()) - text_.data());
+      const size_t plain =
+          static_cast<size_t>(json_run_end(text_.data() + at_, text_.data() + text_.size()) - text_.data());
       out.append(text_, at_, plain - at_);
       if ((at_ = plain) == text_.size()) break;
       const char byte = text_[at_++];

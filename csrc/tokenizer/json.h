@@ -13,8 +13,8 @@ namespace ettin {
 
 enum class JsonKind : uint8_t { kNull, kFalse, kTrue, kInteger, kReal, kString, kArray, kObject };
 
-// A value with all that is inside of it: the nodes from its own up to `next`, those of an object's members by turns a key
-// and a value.
+// A value with all that is inside of it: the nodes from its own up to `next`, those of an object's members by turns a
+// key and a value.
 struct JsonNode {
   JsonKind kind = JsonKind::kNull;
   uint32_t next = 0;
@@ -39,7 +39,9 @@ class JsonValue {
   bool boolean() const { return kind() == JsonKind::kTrue; }
   uint64_t integer() const { return node().number; }
   // Of a string; empty for other values.
-  std::string_view string() const { return is_string() ? std::string_view(node().text, node().number) : std::string_view(); }
+  std::string_view string() const {
+    return is_string() ? std::string_view(node().text, node().number) : std::string_view();
+  }
   // Number of values in an array or object; 0 for other values.
   size_t size() const { return is_array() || is_object() ? node().number : 0; }
 
@@ -53,8 +55,10 @@ class JsonValue {
       return *this;
     }
     auto operator*() const {
-      if constexpr (kMembers) return std::pair(JsonValue(nodes_, at_).string(), JsonValue(nodes_, at_ + 1));
-      else return JsonValue(nodes_, at_);
+      if constexpr (kMembers)
+        return std::pair(JsonValue(nodes_, at_).string(), JsonValue(nodes_, at_ + 1));
+      else
+        return JsonValue(nodes_, at_);
     }
 
    private:

@@ -1,5 +1,5 @@
-// Words of 16 to 96 bytes seen before and their ids, per thread: contents and ids lie in two lists that are emptied when
-// full.
+// Words of 16 to 96 bytes seen before and their ids, per thread: contents and ids lie in two lists that are emptied
+// when full.
 #pragma once
 
 #include <algorithm>

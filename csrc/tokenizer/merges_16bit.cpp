@@ -5,7 +5,7 @@
 namespace ettin {
 
 std::unique_ptr<const Merges16> Merges16::make(const std::vector<uint64_t>& pairs,
-                                                       const std::vector<uint32_t>& merged) {
+                                               const std::vector<uint32_t>& merged) {
   constexpr size_t kMost = 0xFFFF - 256;
   if (pairs.size() > kMost) return nullptr;
   std::unique_ptr<Merges16> made(new Merges16());

@@ -1,4 +1,5 @@
-// NFC, stretch by stretch: a stretch starts at a character that normalization cannot touch and ends before the next one.
+// NFC, stretch by stretch: a stretch starts at a character that normalization cannot touch and ends before the next
+// one.
 #include <algorithm>
 #include <array>
 #include <vector>

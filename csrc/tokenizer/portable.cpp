@@ -16,7 +16,7 @@ namespace portable {
 #include "tokenizer/generic/gpt2_splitter.h"
 #include "tokenizer/generic/word_merger.h"
 #include "tokenizer/generic/word_encoder.h"
-}
+}  // namespace portable
 
 const TextScan portable_scan = {portable::find_prefix, portable::find_normalizing};
 const WordVersion portable_words = {portable::make, portable::single_tokens};

@@ -1,4 +1,5 @@
-// Cuts text into words exactly as the split patterns of byte-level tokenizers do. Portable version, character by character.
+// Cuts text into words exactly as the split patterns of byte-level tokenizers do. Portable version, character by
+// character.
 #pragma once
 
 #include <cstddef>
@@ -40,10 +41,13 @@ class Cursor {
 
 // End of "'s", "'re" and the like at `at` ("'" itself), or `at` when there is none.
 inline size_t contraction_end(const Cursor& text, size_t at, bool any_case) {
-  auto lower = [any_case](char byte) { return any_case && byte >= 'A' && byte <= 'Z' ? static_cast<char>(byte | 32) : byte; };
+  auto lower = [any_case](char byte) {
+    return any_case && byte >= 'A' && byte <= 'Z' ? static_cast<char>(byte | 32) : byte;
+  };
   const char first = lower(text.byte(at + 1)), second = lower(text.byte(at + 2));
   if (first == 's' || first == 't' || first == 'm' || first == 'd') return at + 2;
-  if ((first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l')) return at + 3;
+  if ((first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l'))
+    return at + 3;
   const bool long_s = any_case && text.byte(at + 1) == '\xC5' && text.byte(at + 2) == '\xBF';  // U+017F folds to s
   return long_s ? at + 3 : at;
 }
@@ -107,7 +111,7 @@ template <class Sink>
 void split_words(std::string_view text, Split split, Sink&& sink) {
   const Cursor cursor(text);
   for (size_t at = 0; at < text.size();) {
-    const size_t end = split == Split::kGpt2      ? gpt2_word_end(cursor, at)
+    const size_t end = split == Split::kGpt2     ? gpt2_word_end(cursor, at)
                        : split == Split::kCl100k ? cl100k_word_end(cursor, at, 3)
                                                  : cl100k_word_end(cursor, at, 1);
     sink(at, end);

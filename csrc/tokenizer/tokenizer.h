@@ -43,13 +43,14 @@ class Tokenizer {
 // Encodes texts, one after another, in one thread: holds caches and scratch.
 class Encoder {
  public:
-  Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy, InstructionSet set = best_instruction_set());
+  Encoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialPolicy policy,
+          InstructionSet set = best_instruction_set());
 
   static constexpr size_t kLongestText = size_t{1} << 30;  // normalization may make it three times as long
 
   // Appends the ids of `text`, which must be valid UTF-8 of at most kLongestText bytes, and adds the number of special
-  // tokens met to `specials`. False, with `ids` and `specials` as before, when the policy is kReject and the text holds a
-  // special token. `Ids` is IdVector, or NarrowIdVector for a vocabulary up to 65,536.
+  // tokens met to `specials`. False, with `ids` and `specials` as before, when the policy is kReject and the text holds
+  // a special token. `Ids` is IdVector, or NarrowIdVector for a vocabulary up to 65,536.
   template <class Ids>
   bool encode(std::string_view text, Ids& ids, uint64_t& specials);
 

@@ -22,11 +22,11 @@ constexpr AsciiClasses make_ascii_classes() {
   for (int byte = 0; byte < 128; ++byte) {
     const bool letter = (byte | 32) >= 'a' && (byte | 32) <= 'z', number = byte >= '0' && byte <= '9';
     const bool white = byte >= '\t' && byte <= '\r';
-    classes.bits[byte] = letter         ? kLetterBit
-                         : number       ? kNumberBit
-                         : byte == ' '  ? kSpaceBit
-                         : white        ? kWhiteBit
-                                        : kOtherBit;
+    classes.bits[byte] = letter        ? kLetterBit
+                         : number      ? kNumberBit
+                         : byte == ' ' ? kSpaceBit
+                         : white       ? kWhiteBit
+                                       : kOtherBit;
   }
   return classes;
 }

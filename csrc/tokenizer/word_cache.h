@@ -56,7 +56,9 @@ class ShortWordCache {
   // Where the bucket of a hash lies, in bytes.
   static uint32_t place(uint32_t hash) { return hash & kMask; }
   static uint32_t neighbour(uint32_t place) { return place ^ sizeof(Bucket); }
-  Bucket& bucket(uint32_t place) const { return *reinterpret_cast<Bucket*>(reinterpret_cast<char*>(buckets_.data()) + place); }
+  Bucket& bucket(uint32_t place) const {
+    return *reinterpret_cast<Bucket*>(reinterpret_cast<char*>(buckets_.data()) + place);
+  }
 
   void clear() { buckets_.fill_bytes(0); }
 

@@ -45,7 +45,8 @@ static inline int64_t padded(const AttentionPart& part) {
 
 // Rows of a tensor as scaled floats, each filled up with zeros to `size`.
 template <typename Number>
-static void pack(const Number* from, int64_t token, int64_t tokens, int64_t used, int64_t size, float scale, float* to) {
+static void pack(const Number* from, int64_t token, int64_t tokens, int64_t used, int64_t size, float scale,
+                 float* to) {
   const int64_t even = used / kLanes * kLanes;
   for (int64_t t = 0; t < tokens; ++t, from += token, to += size) {
     for (int64_t i = 0; i < even; i += kLanes) store(to + i, load(from + i) * scale);
@@ -100,7 +101,8 @@ static const Number* query_row(const AttentionPart& part, int64_t query) {
 // Offset of a query in tensors [tokens][heads][head_size], and the stride of their tokens.
 static inline int64_t output_offset(const AttentionPart& part, int64_t query) {
   return ((part.segment.first_query + query) * static_cast<int64_t>(part.problem.heads) +
-          static_cast<int64_t>(part.head)) * static_cast<int64_t>(part.problem.head_size);
+          static_cast<int64_t>(part.head)) *
+         static_cast<int64_t>(part.problem.head_size);
 }
 static inline int64_t output_token(const AttentionPart& part) {
   return static_cast<int64_t>(part.problem.heads * part.problem.head_size);
@@ -237,7 +239,8 @@ static void harden(const Tile& tile, int64_t row, int64_t low, int64_t high, con
   const float sum = scratch.largest[row], shared = scratch.total[row];
   const int64_t first = tile.first(row), last = tile.last(row);
   if (!Whole) {
-    for (int64_t column = 0; column < low; column += kLanes) store(scores + column, Vector{}), store(others + column, Vector{});
+    for (int64_t column = 0; column < low; column += kLanes)
+      store(scores + column, Vector{}), store(others + column, Vector{});
     for (int64_t column = high; column < kTileKeys; column += kLanes)
       store(scores + column, Vector{}), store(others + column, Vector{});
   }
@@ -289,8 +292,7 @@ static void end_backward(const AttentionPart& part, const AttentionScratch& scra
   const int64_t size = padded(part), used = static_cast<int64_t>(part.problem.head_size), keys = part.segment.keys;
   const int64_t offset = part.segment.first_key * in.key_token + static_cast<int64_t>(part.head) * in.key_head;
   unpack(scratch.key_gradients, size, keys, used, kLn2, static_cast<Number*>(gradients.key) + offset, in.key_token);
-  unpack(scratch.value_gradients, size, keys, used, 1.0f, static_cast<Number*>(gradients.value) + offset,
-         in.key_token);
+  unpack(scratch.value_gradients, size, keys, used, 1.0f, static_cast<Number*>(gradients.value) + offset, in.key_token);
 }
 
 template <typename Number>
@@ -316,7 +318,8 @@ static void backward_as(const AttentionPart& part, const AttentionScratch& scrat
       add_columns(tile, scratch.scores, scratch.output_gradient, size, scratch.value_gradients + at);
       add_columns(tile, scratch.others, scratch.query, size, scratch.key_gradients + at);
     });
-    Number* to = static_cast<Number*>(gradients.query) + (query_row<Number>(part, query) - static_cast<const Number*>(in.query));
+    Number* to =
+        static_cast<Number*>(gradients.query) + (query_row<Number>(part, query) - static_cast<const Number*>(in.query));
     unpack(scratch.query_gradient, size, rows, used, score_scale(part) * kLn2, to, in.query_token);
   }
   end_backward<Number>(part, scratch, gradients);

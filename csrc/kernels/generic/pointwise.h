@@ -14,17 +14,15 @@ static ETTIN_INLINE float share_below(float x, float density) {
   return x > 0.0f ? 1.0f - tail : tail;
 }
 
-static void gate(const float* __restrict first, const float* __restrict second, float* __restrict output,
-                 size_t size) {
+static void gate(const float* __restrict first, const float* __restrict second, float* __restrict output, size_t size) {
   for (size_t i = 0; i < size; ++i) {
     const float x = first[i];
     output[i] = x * share_below(x, exponential(-0.5f * x * x)) * second[i];
   }
 }
 
-static void ungate(const float* __restrict first, const float* __restrict second,
-                   const float* __restrict gradient, float* __restrict first_gradient,
-                   float* __restrict second_gradient, size_t size) {
+static void ungate(const float* __restrict first, const float* __restrict second, const float* __restrict gradient,
+                   float* __restrict first_gradient, float* __restrict second_gradient, size_t size) {
   for (size_t i = 0; i < size; ++i) {
     const float x = first[i], density = exponential(-0.5f * x * x), below = share_below(x, density);
     first_gradient[i] = gradient[i] * second[i] * (below + x * density * 0.39894228f);

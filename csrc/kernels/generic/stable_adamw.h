@@ -5,7 +5,6 @@ constexpr size_t kLanes = 16;
 // Floats added in single precision before the partial sums move to double.
 constexpr size_t kRun = 1024;
 
-
 static ETTIN_INLINE double add_lanes(const float* lanes) {
   double sum = 0.0;
   for (size_t i = 0; i < kLanes; ++i) sum += lanes[i];
@@ -36,8 +35,7 @@ static double second_run(const float* __restrict gradient, float* __restrict sec
 }
 
 static void apply_run(float* __restrict parameter, const float* __restrict gradient, float* __restrict first,
-                      const float* __restrict second, size_t size, float beta, float epsilon, float rate,
-                      float keep) {
+                      const float* __restrict second, size_t size, float beta, float epsilon, float rate, float keep) {
   const float rest = 1.0f - beta;
   for (size_t i = 0; i < size; ++i) {
     const float moment = beta * first[i] + rest * gradient[i];

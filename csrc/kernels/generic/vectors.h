@@ -1,5 +1,6 @@
 // Vectors of kLanes floats and small matrix products on them. Included inside a namespace that defines kLanes (floats
-// of a vector) and kTileVectors (vectors of a row of a product that stay in registers), where the compiler may use them.
+// of a vector) and kTileVectors (vectors of a row of a product that stay in registers), where the compiler may use
+// them.
 
 using Vector = float __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 using Bits = int32_t __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
@@ -96,9 +97,8 @@ static void product_tile(const Product& p, int64_t row, int64_t column) {
   float* target = p.target + row * p.target_row + column;
   Vector sums[Rows][Columns];
   ETTIN_UNROLL
-  for (int r = 0; r < Rows; ++r)
-    ETTIN_UNROLL
-    for (int c = 0; c < Columns; ++c) sums[r][c] = Add ? load(target + r * p.target_row + c * kLanes) : Vector{};
+  for (int r = 0; r < Rows; ++r) ETTIN_UNROLL
+  for (int c = 0; c < Columns; ++c) sums[r][c] = Add ? load(target + r * p.target_row + c * kLanes) : Vector{};
   for (int64_t step = 0; step < p.steps; ++step) {
     Vector across[Columns];
     ETTIN_UNROLL
@@ -113,9 +113,8 @@ static void product_tile(const Product& p, int64_t row, int64_t column) {
     right += p.right_step;
   }
   ETTIN_UNROLL
-  for (int r = 0; r < Rows; ++r)
-    ETTIN_UNROLL
-    for (int c = 0; c < Columns; ++c) store(target + r * p.target_row + c * kLanes, sums[r][c]);
+  for (int r = 0; r < Rows; ++r) ETTIN_UNROLL
+  for (int c = 0; c < Columns; ++c) store(target + r * p.target_row + c * kLanes, sums[r][c]);
 }
 
 // Rows of a tile of a product: 6 x kTileVectors sums and kTileVectors + 1 operands fill the registers.

@@ -1,6 +1,7 @@
 // Classes of bytes as masks, keys of words and their hashes, for one instruction set. Included like word_encoder.h.
 
-// Classes of 64 bytes, one bit a byte. Bytes of characters beyond ASCII are in `high` alone, their first ones in `lead`.
+// Classes of 64 bytes, one bit a byte. Bytes of characters beyond ASCII are in `high` alone, their first ones in
+// `lead`.
 struct ByteMasks {
   uint64_t letter, number, other, space, white, apostrophe, high, lead;
 };
@@ -9,7 +10,8 @@ struct ByteMasks {
 
 // The classes of bytes in ASCII; anything for others.
 inline __m512i ascii_classes(__m512i bytes) {
-  return _mm512_permutex2var_epi8(_mm512_loadu_si512(kAsciiClasses.bits), bytes, _mm512_loadu_si512(kAsciiClasses.bits + 64));
+  return _mm512_permutex2var_epi8(_mm512_loadu_si512(kAsciiClasses.bits), bytes,
+                                  _mm512_loadu_si512(kAsciiClasses.bits + 64));
 }
 
 inline ByteMasks classify(const char* text) {
@@ -19,8 +21,13 @@ inline ByteMasks classify(const char* text) {
   const auto having = [&](uint8_t bit) {
     return _mm512_mask_test_epi8_mask(~high, classes, _mm512_set1_epi8(static_cast<char>(bit)));
   };
-  return {having(kLetterBit), having(kNumberBit),     having(kOtherBit), having(kSpaceBit),
-          having(kWhiteBit),  _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\'')), high,
+  return {having(kLetterBit),
+          having(kNumberBit),
+          having(kOtherBit),
+          having(kSpaceBit),
+          having(kWhiteBit),
+          _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\'')),
+          high,
           _mm512_cmpge_epu8_mask(bytes, _mm512_set1_epi8(static_cast<char>(0xC0)))};
 }
 
@@ -60,9 +67,9 @@ inline Classes32 classify_half(const char* text) {
 inline ByteMasks classify(const char* text) {
   const Classes32 low = classify_half(text), high = classify_half(text + 32);
   const auto join = [](uint32_t first, uint32_t second) { return static_cast<uint64_t>(second) << 32 | first; };
-  ByteMasks masks{join(low.letter, high.letter), join(low.number, high.number), 0, join(low.space, high.space),
-                  join(low.white, high.white), join(low.apostrophe, high.apostrophe), join(low.high, high.high),
-                  join(low.lead, high.lead)};
+  ByteMasks masks{join(low.letter, high.letter), join(low.number, high.number), 0,
+                  join(low.space, high.space),   join(low.white, high.white),   join(low.apostrophe, high.apostrophe),
+                  join(low.high, high.high),     join(low.lead, high.lead)};
   masks.other = ~(masks.letter | masks.number | masks.space | masks.white | masks.high);
   return masks;
 }
@@ -137,4 +144,3 @@ inline uint32_t hash_key(const WordKey& key) {
   return static_cast<uint32_t>(mixed >> 32);
 #endif
 }
-

@@ -44,7 +44,9 @@ class Gpt2Splitter {
   uint64_t plain_starts(__m512i bytes, uint64_t valid) {
     const __m512i classes = ascii_classes(bytes);
     const __m512i before = _mm512_alignr_epi8(classes, _mm512_alignr_epi64(classes, last_classes_, 6), 15);
-    const auto having = [&](int bits) { return _mm512_test_epi8_mask(classes, _mm512_set1_epi8(static_cast<char>(bits))); };
+    const auto having = [&](int bits) {
+      return _mm512_test_epi8_mask(classes, _mm512_set1_epi8(static_cast<char>(bits)));
+    };
     last_classes_ = classes;
     const uint64_t real = having(kRealBits) & valid;
     return starts_of({real, _mm512_cmpneq_epi8_mask(classes, before) & real, having(kSpaceBit), having(kWhiteBit),
@@ -101,7 +103,7 @@ class Gpt2Splitter {
     return (property(utf8_decode(text_ + at, length)) & kClassMask) != kSpace;
   }
 
-  struct Classes {  // of a window
+  struct Classes {    // of a window
     uint64_t real;    // letters, numbers and others
     uint64_t firsts;  // of those, the bytes whose class is not that of the byte before
     uint64_t space, white, apostrophe, high, lone_starts;
@@ -137,10 +139,14 @@ class Gpt2Splitter {
     const int length = static_cast<int>(contraction_end(cursor, mark, false) - mark);
     if (!length) return;
     const int inside = at + 1, behind = at + length;
-    if (inside < 64) starts &= ~(1ull << inside);
-    else carry_.clear |= 1ull << (inside - 64);
-    if (behind < 64) starts |= 1ull << behind;
-    else if (mark + length < size_) carry_.set |= 1ull << (behind - 64);
+    if (inside < 64)
+      starts &= ~(1ull << inside);
+    else
+      carry_.clear |= 1ull << (inside - 64);
+    if (behind < 64)
+      starts |= 1ull << behind;
+    else if (mark + length < size_)
+      carry_.set |= 1ull << (behind - 64);
   }
 
   struct Carry {  // of the last byte of the window before; the last two change starts of the next window
@@ -155,7 +161,9 @@ class Gpt2Splitter {
   CharacterClass spill_class_ = kOther;
 #if defined(ETTIN_AVX512)
   __m512i last_classes_ = _mm512_setzero_si512();  // of the window before; its last byte counts
-  uint8_t last_class() const { return static_cast<uint8_t>(_mm_extract_epi8(_mm512_extracti32x4_epi32(last_classes_, 3), 15)); }
+  uint8_t last_class() const {
+    return static_cast<uint8_t>(_mm_extract_epi8(_mm512_extracti32x4_epi32(last_classes_, 3), 15));
+  }
   void set_last_class(int bit) { last_classes_ = _mm512_set1_epi8(static_cast<char>(bit)); }
 #else
   uint8_t last_class_ = 0;  // of the last byte of the window before

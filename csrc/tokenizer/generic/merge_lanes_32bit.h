@@ -5,7 +5,8 @@
 inline uint32_t rank_in_line(const MergeTable::Bucket& bucket, uint64_t key) {
   const __m512i keys = _mm512_srli_epi64(_mm512_load_si512(bucket.entries), MergeTable::kRankBits);
   const __mmask8 found = _mm512_cmpeq_epi64_mask(keys, _mm512_set1_epi64(static_cast<long long>(key)));
-  const __m512i ranks = _mm512_and_si512(_mm512_load_si512(bucket.entries), _mm512_set1_epi64((1 << MergeTable::kRankBits) - 1));
+  const __m512i ranks =
+      _mm512_and_si512(_mm512_load_si512(bucket.entries), _mm512_set1_epi64((1 << MergeTable::kRankBits) - 1));
   const __m512i rank = _mm512_mask_compress_epi64(_mm512_set1_epi64(-1), found, ranks);
   return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm512_castsi512_si128(rank)));
 }
@@ -44,7 +45,8 @@ struct alignas(64) MergeLane {
     __builtin_prefetch(&model.table().bucket(left_key));
     __builtin_prefetch(&model.table().bucket(right_key));
     const __m512i new_tokens = _mm512_maskz_compress_epi32(kept, _mm512_load_si512(tokens));
-    _mm512_store_si512(tokens, _mm512_mask_set1_epi32(new_tokens, static_cast<__mmask16>(1u << at), static_cast<int>(token)));
+    _mm512_store_si512(tokens,
+                       _mm512_mask_set1_epi32(new_tokens, static_cast<__mmask16>(1u << at), static_cast<int>(token)));
     _mm512_store_si512(ranks, _mm512_mask_compress_epi32(_mm512_set1_epi32(-1), kept, old_ranks));
     return true;
   }

@@ -1,5 +1,5 @@
-// Merging of one longer word by scanning all ranks for the lowest, with AVX-512 or AVX2: up to some hundred bytes that is
-// faster than a queue. Included like word_encoder.h, behind numbers_16bit.h.
+// Merging of one longer word by scanning all ranks for the lowest, with AVX-512 or AVX2: up to some hundred bytes that
+// is faster than a queue. Included like word_encoder.h, behind numbers_16bit.h.
 
 constexpr size_t kScannedWord = 512;
 

@@ -61,8 +61,8 @@ inline uint16_t rank_of_mark(const uint16_t* marks, uint16_t mark, const uint16_
   return static_cast<uint16_t>(_mm256_cvtsi256_si32(kept));
 }
 
-// Ranks of 16 neighbouring pairs of bytes from `text` on, of which the first `pairs` (at most 16) exist; 0xFFFF follows.
-// `by_pair` has them by left << 8 | right.
+// Ranks of 16 neighbouring pairs of bytes from `text` on, of which the first `pairs` (at most 16) exist; 0xFFFF
+// follows. `by_pair` has them by left << 8 | right.
 inline __m256i byte_pair_ranks(const uint16_t* by_pair, const char* text, uint32_t pairs) {
   const auto inside = static_cast<__mmask16>((1u << pairs) - 1);
   const __m512i left = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(inside, text));
@@ -147,7 +147,9 @@ struct Numbers32 {
     Numbers16::store(to, numbers.low);
     Numbers16::store(to + 16, numbers.high);
   }
-  static uint16_t lowest(const Vector& numbers) { return Numbers16::lowest(_mm256_min_epu16(numbers.low, numbers.high)); }
+  static uint16_t lowest(const Vector& numbers) {
+    return Numbers16::lowest(_mm256_min_epu16(numbers.low, numbers.high));
+  }
   static uint32_t first(const Vector& numbers, uint16_t number) {
     const uint64_t high = Numbers16::equal_bytes(numbers.high, number);
     return static_cast<uint32_t>(__builtin_ctzll(high << 32 | Numbers16::equal_bytes(numbers.low, number))) / 2;

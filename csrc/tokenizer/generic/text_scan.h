@@ -31,9 +31,8 @@ inline Bytes table(const uint8_t* nibbles) {
 }
 inline Bytes look_up(Bytes bytes, Bytes low, Bytes high) {
   const Bytes nibble = _mm512_set1_epi8(15);
-  return _mm512_and_si512(
-      _mm512_shuffle_epi8(low, _mm512_and_si512(bytes, nibble)),
-      _mm512_shuffle_epi8(high, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble)));
+  return _mm512_and_si512(_mm512_shuffle_epi8(low, _mm512_and_si512(bytes, nibble)),
+                          _mm512_shuffle_epi8(high, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble)));
 }
 inline uint64_t common(Bytes a, Bytes b) { return _mm512_test_epi8_mask(a, b); }
 // First bytes of characters that NFC may touch, and of others.
@@ -53,9 +52,8 @@ inline Bytes table(const uint8_t* nibbles) {
 }
 inline Bytes look_up(Bytes bytes, Bytes low, Bytes high) {
   const Bytes nibble = _mm256_set1_epi8(15);
-  return _mm256_and_si256(
-      _mm256_shuffle_epi8(low, _mm256_and_si256(bytes, nibble)),
-      _mm256_shuffle_epi8(high, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble)));
+  return _mm256_and_si256(_mm256_shuffle_epi8(low, _mm256_and_si256(bytes, nibble)),
+                          _mm256_shuffle_epi8(high, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble)));
 }
 inline uint64_t common(Bytes a, Bytes b) {
   const Bytes none = _mm256_cmpeq_epi8(_mm256_and_si256(a, b), _mm256_setzero_si256());

@@ -30,11 +30,11 @@ class PathEncoder final : public WordEncoder {
   }
 
   static constexpr size_t kBatch = 1024, kGroup = 256;
-  static constexpr size_t kMost = kBatch + 80;  // a batch ends with the block of text that exceeds it
+  static constexpr size_t kMost = kBatch + 80;        // a batch ends with the block of text that exceeds it
   static constexpr size_t kWords = 3 * kBatch + 160;  // with parts of words
-  static constexpr size_t kPlaces = 16;         // of a word's ids on the way out; longer lists go there by themselves
-  static constexpr size_t kStep = 32;           // ids copied at once
-  static constexpr size_t kAhead = 16;          // known words whose places are asked for in advance
+  static constexpr size_t kPlaces = 16;  // of a word's ids on the way out; longer lists go there by themselves
+  static constexpr size_t kStep = 32;    // ids copied at once
+  static constexpr size_t kAhead = 16;   // known words whose places are asked for in advance
   static constexpr size_t kLongerLimit = 4 << 20;
   static constexpr Id kRare = static_cast<Id>(~Id{0}), kPending = kRare - 1;  // counts of words without ids yet
 
@@ -262,8 +262,10 @@ class PathEncoder final : public WordEncoder {
   void encode_misses() {
     size_t plain = 0;
     for (size_t at = 0; at < misses_; ++at) {
-      if (is_run(missed_[at])) finish_miss(at, ids_of_run(missed_[at]));
-      else plain_[plain++] = static_cast<uint32_t>(at);
+      if (is_run(missed_[at]))
+        finish_miss(at, ids_of_run(missed_[at]));
+      else
+        plain_[plain++] = static_cast<uint32_t>(at);
     }
     const auto key = [&](uint32_t at) -> const WordKey& { return missed_[plain_[at]]; };
     merger_.merge_short(plain, key, [&](uint32_t at, const WordIds<Id>& ids) { finish_miss(plain_[at], ids); });
@@ -296,13 +298,15 @@ class PathEncoder final : public WordEncoder {
       word.count = slot.count;
     }
     const auto text = [&](uint32_t miss) { return long_text(long_[long_missed_[miss]]); };
-    merger_.merge_long(misses, text, [&](uint32_t miss, const uint32_t* ids, size_t count) { finish_long(miss, ids, count); });
+    merger_.merge_long(misses, text,
+                       [&](uint32_t miss, const uint32_t* ids, size_t count) { finish_long(miss, ids, count); });
   }
 
   void finish_long(size_t miss, const uint32_t* ids, size_t count) {
     const uint64_t hash = long_[long_missed_[miss]].hash;
     auto& slot = long_cache_.slot(hash);
-    long_found_[miss] = {long_cache_.finish(slot, hash, static_cast<uint32_t>(miss), ids, count), static_cast<uint32_t>(count)};
+    long_found_[miss] = {long_cache_.finish(slot, hash, static_cast<uint32_t>(miss), ids, count),
+                         static_cast<uint32_t>(count)};
   }
 
   // Appends the ids of the batch: those written to out_, and between them those of the words that waited.

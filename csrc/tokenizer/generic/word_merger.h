@@ -84,11 +84,11 @@ class WordMerger {
     if (in_lanes_.empty()) return;
     const auto lane_text = [&](uint32_t lane) { return text(in_lanes_[lane]); };
     merge_in_lanes16<Numbers32>(*pairs_.merges16(), in_lanes_.size(), lane_text,
-                                     [&](uint32_t lane, const uint16_t* tokens, size_t size) {
-                                       uint32_t ids[Numbers32::kCount];
-                                       for (size_t at = 0; at < size; ++at) ids[at] = pairs_.id(tokens[at]);
-                                       done(in_lanes_[lane], ids, size);
-                                     });
+                                [&](uint32_t lane, const uint16_t* tokens, size_t size) {
+                                  uint32_t ids[Numbers32::kCount];
+                                  for (size_t at = 0; at < size; ++at) ids[at] = pairs_.id(tokens[at]);
+                                  done(in_lanes_[lane], ids, size);
+                                });
 #endif
   }
 
@@ -116,9 +116,10 @@ inline std::vector<uint32_t> single_tokens(const BytePairModel& pairs, const std
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
   if (merges_in_lanes(pairs)) {
     const auto text = [&](uint32_t at) { return words[at].text(); };
-    merge_in_lanes16<Numbers16>(*pairs.merges16(), words.size(), text, [&](uint32_t at, const uint16_t* tokens, size_t size) {
-      if (size == 1) ids[at] = pairs.id(tokens[0]);
-    });
+    merge_in_lanes16<Numbers16>(*pairs.merges16(), words.size(), text,
+                                [&](uint32_t at, const uint16_t* tokens, size_t size) {
+                                  if (size == 1) ids[at] = pairs.id(tokens[0]);
+                                });
     return ids;
   }
 #endif

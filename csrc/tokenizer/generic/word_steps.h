@@ -52,8 +52,8 @@ inline size_t append_bits(uint64_t mask, uint32_t base, uint32_t* out) {
 }
 #endif
 
-// Where the ids of a key lie in its bucket; where it is in neither entry, at bytes that as ids would have a count of 0 or
-// above their capacity.
+// Where the ids of a key lie in its bucket; where it is in neither entry, at bytes that as ids would have a count of 0
+// or above their capacity.
 #if defined(ETTIN_AVX512) || defined(ETTIN_AVX2)
 
 // By the halves of a bucket's two keys that are equal, as four bits. Where neither key is, the first one is taken for
@@ -64,7 +64,9 @@ struct IdPlaces {
 constexpr IdPlaces make_id_places() {
   IdPlaces places{};
   for (int equal = 0; equal < 16; ++equal) {
-    places.of[equal] = static_cast<uint8_t>((equal & 3) == 3 ? 2 * sizeof(WordKey) : equal >= 12 ? 3 * sizeof(WordKey) : 0);
+    places.of[equal] = static_cast<uint8_t>((equal & 3) == 3 ? 2 * sizeof(WordKey)
+                                            : equal >= 12    ? 3 * sizeof(WordKey)
+                                                             : 0);
   }
   return places;
 }
