@@ -20,7 +20,7 @@ from megatron_ettin.cost.placement import layer_placement, timeline
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.progress import format_count
 from megatron_ettin.run_folder import CONFIG, checkpoints_of, list_checkpoints, parse_source, read_config
-from megatron_ettin.schedule import batch_plan
+from megatron_ettin.schedule import batch_schedule
 
 SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "global_every")
 HUGGINGFACE_NAMES = {
@@ -82,7 +82,7 @@ def data_findings(config: RunConfig, deep: bool) -> tuple[int, list[Finding]]:
 def step_findings(config: RunConfig) -> Iterator[Finding]:
     """How many steps the stage takes, and how the batch grows."""
     length = config.data.row_length
-    plan = batch_plan(config.batch, length)
+    plan = batch_schedule(config.batch, length)
     rows = -(-config.schedule.tokens // length)
     text = f"about {plan.steps_of(rows):,} steps for {format_count(config.schedule.tokens)} tokens, "
     sizes = batch_sizes(config.batch)

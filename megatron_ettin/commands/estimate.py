@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
@@ -14,15 +14,12 @@ from megatron_ettin.commands.tables import aligned, pairs
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.recipes import recipe
-from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
-from megatron_ettin.cost.estimate import Estimate, Speed, estimate, notes
+from megatron_ettin.cost.estimate import Estimate, Speed, estimate, measured_flops, notes
 from megatron_ettin.cost.hardware import GIBI
-from megatron_ettin.errors import ConfigError, DataError
-from megatron_ettin.observe.records import read_records
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.progress import format_count
 from megatron_ettin.publish import write_atomically
-from megatron_ettin.run_folder import read_config, read_environment
 
 HOURS_PER_DAY = 24
 
@@ -70,50 +67,27 @@ def one_run(arguments: list[str]) -> int:
     """Print the estimate of one run."""
     config, flags = parse(arguments, EstimateFlags, "estimate")
     if not config.model.vocabulary and config.data.data:
-        config = with_vocabulary(config, vocabulary_of(config.data.data))
+        from megatron_ettin.corpus.reader import open_corpus  # only here: without data nothing of it is needed
+        from megatron_ettin.rows.mixture import read_mixture
+
+        first = read_mixture(config.data.data).sources[0]
+        config = with_vocabulary(config, open_corpus(first.prefix).manifest.tokenizer.vocabulary)
     if flags.world:
-        config = filled(config, flags.world)
+        rules.check(config, flags.world)
+        config = with_world_size(config, flags.world)
+        rules.check(config, flags.world)
     found = estimate(config, speed(flags))
     print(detail(found))
     finish([found], flags)
     return 0
 
 
-def vocabulary_of(data: str) -> int:
-    """Ids of the tokenizer that made the data. Raises DataError where the data cannot be opened."""
-    from megatron_ettin.corpus.reader import open_corpus  # only here: without data nothing of it is needed
-    from megatron_ettin.rows.mixture import read_mixture
-
-    return open_corpus(read_mixture(data).sources[0].prefix).manifest.tokenizer.vocabulary
-
-
-def filled(config: RunConfig, world: int) -> RunConfig:
-    """The run on a world of ranks."""
-    rules.check(config, world)
-    config = with_world_size(config, world)
-    rules.check(config, world)
-    return config
-
-
 def speed(flags: SpeedFlags) -> Speed:
     """How fast devices are taken to be."""
     if flags.mfu and flags.measured:
         raise ConfigError("--mfu and --measured are two sources of one figure; give one")
-    chosen = Speed(device=flags.device, mfu=flags.mfu, mean_piece=flags.mean_piece)
-    return replace(chosen, achieved=achieved(Path(flags.measured))) if flags.measured else chosen
-
-
-def achieved(run: Path) -> float:
-    """Training FLOP/s of one rank that a run has reached in its later half."""
-    try:
-        steps = read_records(run, "step")
-        config = read_config(run)
-        ranks = int(read_environment(run)["ranks"])
-        rates: list[float] = [record["tokens_per_second"] for record in steps[len(steps) // 2 :]]
-        work = estimate(config, Speed(device="H100")).flops.training
-        return sum(rates) / len(rates) * work / ranks
-    except (OSError, ValueError, KeyError, ZeroDivisionError, DataError) as error:
-        raise ConfigError(f"--measured {run}: not the folder of a run that has made a step ({error!r})") from error
+    achieved = measured_flops(Path(flags.measured)) if flags.measured else 0.0
+    return Speed(device=flags.device, mfu=flags.mfu, achieved=achieved, mean_piece=flags.mean_piece)
 
 
 def overview(found: Sequence[Estimate]) -> str:

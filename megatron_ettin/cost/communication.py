@@ -12,7 +12,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import is_global, vocabulary_rows
 from megatron_ettin.cost.count import label_share
 from megatron_ettin.cost.memory import GRADIENT_BYTES, WEIGHT_BYTES, rank_parameters
-from megatron_ettin.cost.placement import layer_placement, micro_batch_count
+from megatron_ettin.cost.placement import micro_batch_count, own_layers
 
 Kind = Literal["tensor", "pipeline", "context", "data", "tied"]
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "send"]
@@ -78,18 +78,7 @@ def messages(config: RunConfig, place: Place) -> list[Message]:
     return [*tensor(config, place), *pipeline(config, place), *context(config, place), *gradients(config, place)]
 
 
-def own_layers(config: RunConfig, device: int) -> list[int]:
-    """The layers on one pipeline rank."""
-    placement, first = layer_placement(config), 0
-    layers: list[int] = []
-    for stage, count in enumerate(placement):
-        if stage % config.layout.pipeline == device:
-            layers += range(first, first + count)
-        first += count
-    return layers
-
-
-def width(config: RunConfig) -> int:
+def number_bytes(config: RunConfig) -> int:
     """Bytes of one number in a message."""
     return WEIGHT_BYTES[config.compute.precision]
 
@@ -97,19 +86,14 @@ def width(config: RunConfig) -> int:
 def hidden_bytes(config: RunConfig) -> int:
     """Bytes of one layer output of a micro-batch on one context rank."""
     tokens = config.layout.micro_batch_rows * config.data.row_length // config.layout.context
-    return tokens * config.model.hidden * width(config)
-
-
-def labels(config: RunConfig, place: Place) -> float:
-    """Labels of a micro-batch on one context rank."""
-    if place.labels is not None:
-        return place.labels
-    share = label_share(OBJECTIVES[config.objective], config.data)
-    return config.layout.micro_batch_rows * config.data.row_length * share / config.layout.context
+    return tokens * config.model.hidden * number_bytes(config)
 
 
 def tensor(config: RunConfig, place: Place) -> Iterator[Message]:
-    """Reductions of layer outputs; with sequence parallelism gathers and scatters, and the norms' gradients."""
+    """Reductions of layer outputs; with sequence parallelism gathers and scatters, and the norms' gradients.
+
+    On the last stage the gradient of the labels' hidden states, and the three sums of a softmax, too.
+    """
     layout = config.layout
     if layout.tensor == 1:
         return
@@ -128,16 +112,15 @@ def tensor(config: RunConfig, place: Place) -> Iterator[Message]:
     else:
         count = micro * (layers * (6 if again else 4) + first)
         yield Message(kind="tensor", operation="all_reduce", count=count, bytes=whole)
-    if last:
-        yield from head(config, labels(config, place))
-
-
-def head(config: RunConfig, count: float) -> Iterator[Message]:
-    """The gradient of the labels' hidden states, and the three sums of a softmax that tensor ranks share."""
-    micro = micro_batch_count(config)
-    query = count * config.model.hidden * width(config)
+    if not last:
+        return
+    labels = place.labels
+    if labels is None:
+        share = label_share(OBJECTIVES[config.objective], config.data)
+        labels = layout.micro_batch_rows * config.data.row_length * share / layout.context
+    query = labels * config.model.hidden * number_bytes(config)
     yield Message(kind="tensor", operation="all_reduce", count=micro, bytes=query)
-    sums = count * REDUCTION_BYTES
+    sums = labels * REDUCTION_BYTES
     yield Message(kind="tensor", operation="all_reduce", count=micro * LABEL_REDUCTIONS, bytes=sums)
 
 
@@ -155,27 +138,22 @@ def pipeline(config: RunConfig, place: Place) -> Iterator[Message]:
 
 
 def context(config: RunConfig, place: Place) -> Iterator[Message]:
-    """Keys and values forward, and their gradients backward, in each layer."""
+    """Keys and values, and backward their gradients: whole rows in global layers, the window's edge in local ones."""
     model, layout = config.model, config.layout
     if layout.context == 1:
         return
     micro, again = micro_batch_count(config), layout.recompute == "full"
-    token = 2 * model.hidden // layout.tensor * width(config)
+    token = 2 * model.hidden // layout.tensor * number_bytes(config)
     layers = own_layers(config, place.pipeline)
     wide = sum(is_global(model, layer) for layer in layers)
     stream = layout.micro_batch_rows * config.data.row_length * token
     yield Message(kind="context", operation="all_gather", count=micro * wide * (2 if again else 1), bytes=stream)
     yield Message(kind="context", operation="reduce_scatter", count=micro * wide, bytes=stream)
-    yield from halo(config, place, len(layers) - wide, token)
-
-
-def halo(config: RunConfig, place: Place, layers: int, token: int) -> Iterator[Message]:
-    """The window's edge of local layers: forward to the neighbours that see it, backward to those it came from."""
-    model, layout = config.model, config.layout
+    # the window's edge of local layers: forward to the neighbours that see it, backward to those it came from
     causal = OBJECTIVES[config.objective].causal
     left, right = (model.causal_window, 0) if causal else (model.window, model.window)
-    backward = micro_batch_count(config) * layers
-    forward = backward * (2 if layout.recompute == "full" else 1)
+    backward = micro * (len(layers) - wide)
+    forward = backward * (2 if again else 1)
     before, after = place.context > 0, place.context < layout.context - 1
     for tokens, count in ((left, forward * after + backward * before), (right, forward * before + backward * after)):
         if tokens and count:
@@ -188,7 +166,7 @@ def gradients(config: RunConfig, place: Place) -> Iterator[Message]:
     count, _ = rank_parameters(config, place.pipeline)
     if max(1, layout.data) * layout.context > 1:
         yield Message(kind="data", operation="reduce_scatter", count=1, bytes=GRADIENT_BYTES * count)
-        yield Message(kind="data", operation="all_gather", count=1, bytes=width(config) * count)
+        yield Message(kind="data", operation="all_gather", count=1, bytes=number_bytes(config) * count)
     if layout.pipeline > 1 and place.pipeline in (0, layout.pipeline - 1):
         table = vocabulary_rows(config.model.vocabulary, layout.tensor) * config.model.hidden
         yield Message(kind="tied", operation="all_reduce", count=1, bytes=GRADIENT_BYTES * table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
@@ -11,7 +12,9 @@ from megatron_ettin.cost.count import Flops, Parameters, flops_per_token, label_
 from megatron_ettin.cost.hardware import ACCELERATORS, GIBI, accelerator, peak_flops
 from megatron_ettin.cost.memory import Memory, heaviest
 from megatron_ettin.cost.placement import layer_placement, micro_batch_count, timeline
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.observe.records import read_records
+from megatron_ettin.run_folder import read_config, read_environment
 
 SECONDS_PER_HOUR = 3600
 SMALLEST_PIPELINED = 100_000_000
@@ -75,7 +78,10 @@ def estimate(config: RunConfig, speed: Speed) -> Estimate:
     """Estimate a run whose vocabulary is known; raises ConfigError for an unknown device."""
     peak = peak_flops(speed.device, config.compute.precision)
     if peak is None:
-        raise ConfigError(f"no peak FLOP/s known for device {speed.device!r}; {known_devices(config)}")
+        names = [item.name for item in ACCELERATORS if peak_flops(item.name, config.compute.precision) is not None]
+        raise ConfigError(
+            f"no peak FLOP/s known for device {speed.device!r}; known for this precision: {', '.join(names)}"
+        )
     if not 0.0 <= speed.mfu <= 1.0:
         raise ConfigError(f"mfu={speed.mfu} must lie between 0 and 1, for example 0.4")
     if config.model.vocabulary == 0:
@@ -99,10 +105,17 @@ def estimate(config: RunConfig, speed: Speed) -> Estimate:
     )
 
 
-def known_devices(config: RunConfig) -> str:
-    """The devices that a precision can be estimated for, in words."""
-    names = [item.name for item in ACCELERATORS if peak_flops(item.name, config.compute.precision) is not None]
-    return "known for this precision: " + ", ".join(names)
+def measured_flops(run: Path) -> float:
+    """Training FLOP/s of one rank that a run has reached in its later half. Raises ConfigError without a step."""
+    try:
+        steps = read_records(run, "step")
+        config = read_config(run)
+        ranks = int(read_environment(run)["ranks"])
+        rates: list[float] = [record["tokens_per_second"] for record in steps[len(steps) // 2 :]]
+        work = estimate(config, Speed()).flops.training
+        return sum(rates) / len(rates) * work / ranks
+    except (OSError, ValueError, KeyError, ZeroDivisionError, DataError) as error:
+        raise ConfigError(f"--measured {run}: not the folder of a run that has made a step ({error!r})") from error
 
 
 def notes(found: Estimate) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from megatron_ettin.config.objective import OBJECTIVES
-from megatron_ettin.config.run import ModelConfig, RunConfig
+from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import vocabulary_rows
 from megatron_ettin.cost.count import label_share, layer_parameters
-from megatron_ettin.cost.placement import layer_placement, micro_batch_count
+from megatron_ettin.cost.placement import layer_placement, micro_batch_count, own_layers
 from megatron_ettin.cost.simulator import in_flight, schedule
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 2}
@@ -50,53 +50,35 @@ class Memory:
 def rank_parameters(config: RunConfig, device: int) -> tuple[int, int]:
     """Parameters on one pipeline rank after tensor sharding: (all, those in matrices of layers)."""
     model, layout = config.model, config.layout
-    placement = layer_placement(config)
-    first = 0
-    layers = matrices = 0
-    for stage, count in enumerate(placement):
-        if stage % layout.pipeline == device:
-            for layer in range(first, first + count):
-                whole = 4 * model.hidden**2 + 3 * model.hidden * model.intermediate
-                layers += layer_parameters(model, layer) - whole + whole // layout.tensor
-                matrices += whole // layout.tensor
-        first += count
-    ends = end_parameters(model, layout.tensor, device == 0, device == layout.pipeline - 1)
-    return layers + ends, matrices
-
-
-def end_parameters(model: ModelConfig, tensor: int, first: bool, last: bool) -> int:
-    """Parameters outside the layers: the table (again on the last rank, where the output is tied), norms, head."""
-    rows = vocabulary_rows(model.vocabulary, tensor)
-    table = rows * model.hidden
-    count = table + model.hidden if first else 0
-    if last:
-        count += model.hidden + model.hidden**2 + model.hidden + rows + (0 if first else table)
-    return count
-
-
-def activation_bytes_per_token(model: ModelConfig, tensor: int, sequence_parallel: bool, width: int) -> int:
-    """What one layer keeps per token of a forward pass; ``width`` bytes a number.
-
-    Whole on each tensor rank unless sequence parallel: both norms' inputs and outputs and the dropout mask.
-    Shared: Q, K, V, the attention output, both halves of the MLP, the activated half and the product.
-    """
-    common = 4 * model.hidden * width + model.hidden * DROPOUT_MASK_BYTES
-    shared = (4 * model.hidden + 4 * model.intermediate) * width
-    return (common // tensor if sequence_parallel else common) + shared // tensor
+    whole = 4 * model.hidden**2 + 3 * model.hidden * model.intermediate
+    own = own_layers(config, device)
+    matrices = len(own) * (whole // layout.tensor)
+    norms = sum(layer_parameters(model, layer) - whole for layer in own)
+    rows = vocabulary_rows(model.vocabulary, layout.tensor)
+    first, last = device == 0, device == layout.pipeline - 1
+    ends = rows * model.hidden + model.hidden if first else 0
+    if last:  # the last norm, the head, and the table again where the output is tied to another rank's
+        ends += model.hidden + model.hidden**2 + model.hidden + rows + (0 if first else rows * model.hidden)
+    return matrices + norms + ends, matrices
 
 
 def activations(config: RunConfig, device: int) -> int:
-    """Bytes kept by the passes in flight on one pipeline rank."""
+    """Bytes kept by the passes in flight on one pipeline rank.
+
+    A layer keeps per token, whole on each tensor rank unless sequence parallel, both norms' inputs and outputs and the
+    dropout mask; shared among the tensor ranks Q, K, V, the attention output, both halves of the MLP, the activated
+    half and the product.
+    """
     model, layout = config.model, config.layout
-    placement = layer_placement(config)
     tokens = layout.micro_batch_rows * config.data.row_length // layout.context
     width = WEIGHT_BYTES[config.compute.precision]
-    layer = activation_bytes_per_token(model, layout.tensor, layout.sequence_parallel, width)
-    boundary = model.hidden * width // (layout.tensor if layout.sequence_parallel else 1)
-    chunks = placement[device :: layout.pipeline]
-    if layout.pipeline == 1:
-        passes = 1
-    else:
+    norms_share = layout.tensor if layout.sequence_parallel else 1
+    norms = (4 * model.hidden * width + model.hidden * DROPOUT_MASK_BYTES) // norms_share
+    layer = norms + (4 * model.hidden + 4 * model.intermediate) * width // layout.tensor
+    boundary = model.hidden * width // norms_share
+    chunks = layer_placement(config)[device :: layout.pipeline]
+    passes = 1
+    if layout.pipeline > 1:
         passes = in_flight(schedule(device, layout.pipeline, layout.virtual_pipeline, micro_batch_count(config)))
     layers = passes * sum(chunks) / len(chunks)
     if layout.recompute == "full":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 from math import comb
 
 from megatron_ettin.config.derived import batch_sizes, last_layer_can_narrow
@@ -71,6 +71,17 @@ def micro_batch_count(config: RunConfig) -> int:
     return max(1, batch_sizes(config.batch)[-1] // (max(1, config.layout.data) * config.layout.micro_batch_rows))
 
 
+def own_layers(config: RunConfig, device: int) -> list[int]:
+    """The layers on one pipeline rank."""
+    layers: list[int] = []
+    first = 0
+    for stage, count in enumerate(layer_placement(config)):
+        if stage % config.layout.pipeline == device:
+            layers += range(first, first + count)
+        first += count
+    return layers
+
+
 def layer_placement(config: RunConfig) -> tuple[int, ...]:
     """Layers of each (virtual) stage in model order: as given in the layout, or balanced.
 
@@ -89,8 +100,9 @@ def layer_placement(config: RunConfig) -> tuple[int, ...]:
 def balanced(layers: tuple[float, ...], head: float, devices: int, chunks: int, backward: float) -> tuple[int, ...]:
     """The placement of least simulated time: of all where they are few, else by moving one layer at a time.
 
-    Of equally good ones the most even is taken. Every stage has at least one layer. Costs up to a second for 28
-    layers on 8 stages.
+    Of equally good ones the most even is taken. Every stage has at least one layer. Costs up to four seconds for 28
+    layers. With 1F1B ``least_maximum`` alone is within 1 % of it, but with chunks it loses 8 % on average and up to
+    27 %: a chunk that is cheap on its own may hold up those before it.
     """
     micro_batches = devices * max(1, MICRO_BATCHES_CAP // devices)
 
@@ -101,18 +113,13 @@ def balanced(layers: tuple[float, ...], head: float, devices: int, chunks: int, 
     stages = devices * chunks
     if comb(len(layers) - 1, stages - 1) <= MOST_PLACEMENTS_TRIED:
         scale = sum(layers) * micro_batches
-        return min(
-            every_placement(len(layers), stages),
-            key=lambda item: (round(cost(item) / scale, 9), sum(count * count for count in item)),
+        every = (
+            tuple(after - before for before, after in pairwise((0, *cuts, len(layers))))
+            for cuts in combinations(range(1, len(layers)), stages - 1)
         )
+        return min(every, key=lambda item: (round(cost(item) / scale, 9), sum(count * count for count in item)))
     starts = (least_maximum(layers, head, stages), even_placement(len(layers), stages))
     return min((improved(start, cost) for start in starts), key=cost)
-
-
-def every_placement(layers: int, stages: int) -> Iterator[tuple[int, ...]]:
-    """Every way to give consecutive layers to stages, at least one each."""
-    for cuts in combinations(range(1, layers), stages - 1):
-        yield tuple(after - before for before, after in pairwise((0, *cuts, layers)))
 
 
 def even_placement(layers: int, stages: int) -> tuple[int, ...]:
@@ -121,29 +128,22 @@ def even_placement(layers: int, stages: int) -> tuple[int, ...]:
 
 
 def improved(placement: tuple[int, ...], cost: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
-    """Move one layer at a time as long as that saves time."""
+    """Move one layer at a time from a stage to another as long as that saves time."""
     best, best_cost = placement, cost(placement)
     moved = True
     while moved:
         moved = False
-        for candidate in neighbours(best):
+        around = best
+        for giver, taker in permutations(range(len(around)), 2):
+            if around[giver] == 1:
+                continue
+            candidate = tuple(
+                count - (stage == giver) + (stage == taker) for stage, count in enumerate(around)
+            )
             candidate_cost = cost(candidate)
             if candidate_cost < best_cost * (1 - SAVING):
                 best, best_cost, moved = candidate, candidate_cost, True
     return best
-
-
-def neighbours(placement: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Every placement with one layer moved from a stage to another."""
-    found = []
-    for giver in range(len(placement)):
-        for taker in range(len(placement)):
-            if giver != taker and placement[giver] > 1:
-                moved = list(placement)
-                moved[giver] -= 1
-                moved[taker] += 1
-                found.append(tuple(moved))
-    return found
 
 
 def least_maximum(layers: tuple[float, ...], head: float, stages: int) -> tuple[int, ...]:

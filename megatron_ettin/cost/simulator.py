@@ -8,43 +8,26 @@ Action = tuple[str, int, int]
 """('F' or 'B', chunk on this device, micro-batch)."""
 
 
-def one_forward_one_backward(device: int, devices: int, micro_batches: int) -> list[Action]:
-    """The order of one device under 1F1B: fill, then one forward and one backward in turn, then drain."""
-    warmup = min(devices - device - 1, micro_batches)
-    return woven([(0, m) for m in range(micro_batches)], [(0, m) for m in range(micro_batches)], warmup)
+def schedule(device: int, devices: int, chunks: int, micro_batches: int) -> list[Action]:
+    """The order of one device: forwards that fill the pipeline, one forward and one backward in turn, then the rest.
 
-
-def interleaved(device: int, devices: int, chunks: int, micro_batches: int) -> list[Action]:
-    """The order of one device with ``chunks`` chunks of layers: micro-batches go round in groups of ``devices``.
-
-    ``micro_batches`` must be a multiple of ``devices``.
+    With one chunk of layers a device this is 1F1B. With more, micro-batches go round the chunks in groups of
+    ``devices``, of which ``micro_batches`` must be a multiple.
     """
-    total = chunks * micro_batches
-    forwards = [turn(k, devices, chunks) for k in range(total)]
-    backwards = [(chunks - 1 - chunk, m) for chunk, m in forwards]
-    warmup = min(total, 2 * (devices - device - 1) + (chunks - 1) * devices)
-    return woven(forwards, backwards, warmup)
-
-
-def turn(k: int, devices: int, chunks: int) -> tuple[int, int]:
-    """Chunk and micro-batch of the k-th forward pass on a device."""
-    group, rest = divmod(k, devices * chunks)
-    return rest // devices, group * devices + rest % devices
-
-
-def woven(forwards: list[tuple[int, int]], backwards: list[tuple[int, int]], warmup: int) -> list[Action]:
-    """``warmup`` forwards, then forward and backward in turn, then the remaining backwards."""
+    if chunks == 1:
+        forwards = backwards = [(0, m) for m in range(micro_batches)]
+        warmup = min(devices - device - 1, micro_batches)
+    else:
+        forwards = []
+        for k in range(chunks * micro_batches):
+            group, rest = divmod(k, devices * chunks)
+            forwards.append((rest // devices, group * devices + rest % devices))
+        backwards = [(chunks - 1 - chunk, m) for chunk, m in forwards]
+        warmup = min(len(forwards), 2 * (devices - device - 1) + (chunks - 1) * devices)
     actions: list[Action] = [("F", *item) for item in forwards[:warmup]]
     for forward, backward in zip(forwards[warmup:], backwards, strict=False):
         actions += [("F", *forward), ("B", *backward)]
     return actions + [("B", *item) for item in backwards[len(forwards) - warmup :]]
-
-
-def schedule(device: int, devices: int, chunks: int, micro_batches: int) -> list[Action]:
-    """The order of one device: 1F1B, or interleaved with more than one chunk."""
-    if chunks == 1:
-        return one_forward_one_backward(device, devices, micro_batches)
-    return interleaved(device, devices, chunks, micro_batches)
 
 
 @dataclass(frozen=True)
@@ -102,15 +85,11 @@ def arrival(
     done: dict[tuple[str, int, int], float], kind: str, stage: int, m: int, stages: int, transfer: float
 ) -> float | None:
     """When a pass may start as far as its input goes; None while that is not known."""
-    if kind == "F":
-        return 0.0 if stage == 0 else after(done.get(("F", stage - 1, m)), transfer)
-    if stage == stages - 1:
+    if kind == "F" and stage == 0:
+        return 0.0
+    if kind == "B" and stage == stages - 1:
         return done.get(("F", stage, m))
-    return after(done.get(("B", stage + 1, m)), transfer)
-
-
-def after(end: float | None, transfer: float) -> float | None:
-    """The arrival of what was sent at ``end``."""
+    end = done.get((kind, stage - 1 if kind == "F" else stage + 1, m))
     return None if end is None else end + transfer
 
 

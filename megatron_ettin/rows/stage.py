@@ -30,7 +30,7 @@ from megatron_ettin.rows.streams import (
     permutation_keys,
     stream_key,
 )
-from megatron_ettin.schedule import BatchPlan, batch_plan
+from megatron_ettin.schedule import BatchSchedule, batch_schedule
 
 FRAME = ("[CLS]", "[SEP]", "[PAD]", "[MASK]")
 """Special tokens that rows and masks need."""
@@ -56,7 +56,7 @@ class StageData:
         self.threads = threads
         self.vocabulary = common_vocabulary(mixture, corpora, config)
         self.pool: Pool = build_pool(mixture, packs)
-        self.plan: BatchPlan = batch_plan(config.batch, config.data.row_length)
+        self.plan: BatchSchedule = batch_schedule(config.batch, config.data.row_length)
         self.order = StageOrder(self.pool.rows, config.data.seed, STAGE_NUMBERS[config.stage])
         self._assemblers: dict[tuple[ObjectiveName, Side], _native.Assembler] = {}
 

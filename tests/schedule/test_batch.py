@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import BatchConfig
-from megatron_ettin.schedule import BatchPlan, batch_plan, batch_table
+from megatron_ettin.schedule import BatchSchedule, batch_schedule, batch_table
 
 batches = st.builds(
     lambda increment, sizes, warmup: BatchConfig(
@@ -19,7 +19,7 @@ batches = st.builds(
 )
 
 
-def walked(plan: BatchPlan, steps: int) -> list[tuple[int, int]]:
+def walked(plan: BatchSchedule, steps: int) -> list[tuple[int, int]]:
     """First row and rows of each step, by walking through the table row by row of the table."""
     found, row = [], 0
     for _ in range(steps):
@@ -31,7 +31,7 @@ def walked(plan: BatchPlan, steps: int) -> list[tuple[int, int]]:
 
 @given(batches)
 def test_steps_and_rows_are_each_others_inverse(batch: BatchConfig) -> None:
-    plan = batch_plan(batch, 64)
+    plan = batch_schedule(batch, 64)
     for step, (row, size) in enumerate(walked(plan, 200)):
         assert plan.rows_at(step) == (row, size)
         assert plan.step_of_row(row) == plan.step_of_row(row + size - 1) == step
@@ -62,4 +62,4 @@ def test_the_recipes_batch_grows_over_its_token_budget() -> None:
 
 def test_a_constant_batch_is_one_entry() -> None:
     assert batch_table(BatchConfig(rows=608), 8192) == ((0, 608),)
-    assert batch_plan(BatchConfig(rows=608), 8192).steps_of(0) == 0
+    assert batch_schedule(BatchConfig(rows=608), 8192).steps_of(0) == 0

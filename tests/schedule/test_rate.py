@@ -8,8 +8,7 @@ import pytest
 
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import ScheduleConfig
-from megatron_ettin.schedule import learning_rate_factor
-from megatron_ettin.schedule.rate import START_FACTOR
+from megatron_ettin.schedule import START_FACTOR, learning_rate_factor
 
 B = 10**9
 ROUNDING = 1e-12
