@@ -13,7 +13,7 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.rows.mixture import Mixture, read_mixture
 from megatron_ettin.rows.packing import open_pack, pack_spec
 from megatron_ettin.rows.pool import build_pool
-from megatron_ettin.rows.stage import common_vocabulary, refuse_empty
+from megatron_ettin.rows.run_data import common_vocabulary, refuse_empty
 
 
 def examine_data(config: RunConfig, deep: bool) -> tuple[int, list[Finding]]:

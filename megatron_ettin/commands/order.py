@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_ettin.errors import DataError
-
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of `ettin order`."""
@@ -51,25 +49,18 @@ def _refuse_unused(options: argparse.Namespace) -> None:
 
 def print_step(run: Path, step: int, text: bool, rows: int) -> int:
     """Print the rows of a step; compares with the digest in metrics.jsonl when that is there."""
-    from megatron_ettin.observe.records import recorded_digest
-    from megatron_ettin.replay.replay import open_run, seen_step
-    from megatron_ettin.replay.show import row_lines, text_lines
+    from megatron_ettin.replay.replay import is_recorded, open_run, row_lines, seen_step, text_lines
 
-    _, stage = open_run(run)
-    seen = seen_step(stage, step)
-    recorded, digest = recorded_digest(run, step), seen.digest()
-    if recorded not in (None, digest):
-        raise DataError(
-            f"{run}: step {step} was trained on rows with digest {recorded}, but they are computed as {digest}; "
-            "a corpus, the mixture or the settings are not those of the run"
-        )
+    data = open_run(run)
+    seen = seen_step(data, step)
+    recorded = is_recorded(run, seen)
     batch = seen.batch
     print(
-        f"step {step}: {batch.rows} rows, {batch.tokens} tokens, {batch.labels} labels, digest {digest}"
+        f"step {step}: {batch.rows} rows, {batch.tokens} tokens, {batch.labels} labels, digest {seen.digest()}"
         + (", as recorded" if recorded else ", not in metrics.jsonl: the run has not made this step")
     )
     for place in range(min(rows or batch.rows, batch.rows)):
-        for line in text_lines(stage, seen, place) if text else row_lines(stage, seen, place):
+        for line in text_lines(data, seen, place) if text else row_lines(data, seen, place):
             print(line)
     return 0
 
@@ -78,14 +69,14 @@ def print_document(run: Path, document: int, source: str | None, until: int | No
     """Print the steps that saw a document."""
     from megatron_ettin.replay.replay import is_held_out, newest_step, open_run, sightings
 
-    _, stage = open_run(run)
-    last, reason = (until, "--until") if until else newest_step(run, stage)
-    found = sightings(stage, document, last, source)
+    data = open_run(run)
+    last, reason = (until, "--until") if until else newest_step(run, data)
+    found = sightings(data, document, last, source)
     print(f"document {document}: {len(found)} pieces read in the steps 1 to {last} ({reason})")
     for seen in found:
         place = f"row {seen.place} (pool row {seen.number}, pass {seen.pass_number})"
         print(f"  step {seen.step}: {place}, tokens {seen.start} to {seen.start + seen.length}")
-    if not found and is_held_out(stage, document, source):
+    if not found and is_held_out(data, document, source):
         print("  it is held out: training never sees it")
     return 0
 
@@ -96,8 +87,8 @@ def write_between(run: Path, first: int, last: int, output: Path | None) -> int:
     from megatron_ettin.replay.replay import open_run
     from megatron_ettin.run_folder import ORDER
 
-    _, stage = open_run(run)
+    data = open_run(run)
     path = output or run / ORDER / f"steps-{first}-to-{last}.parquet"
-    rows = write_order_file(stage, first, last, path)
+    rows = write_order_file(data, first, last, path)
     print(f"{path}: {rows} rows of the steps {first + 1} to {last}")
     return 0

@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     defaults = {field.name: field.default for field in fields(DataConfig)}
     result = argparse.ArgumentParser(
         prog="ettin pack",
-        description="Build the pack indexes of a corpus or mixture, and report what a stage would read.",
+        description="Build the pack indexes of a corpus or mixture, and report what a run would read.",
     )
     result.add_argument("data", help="a mixture file (.json), or the prefix of a corpus")
     result.add_argument("--row-length", type=int, default=defaults["row_length"], help="tokens of a row (%(default)s)")
@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> int:
     """Run the command and return its exit status."""
     from megatron_ettin.config.codec import with_fields
     from megatron_ettin.config.recipes import recipe
-    from megatron_ettin.rows.report import report
-    from megatron_ettin.rows.stage import open_stage
+    from megatron_ettin.rows.report import source_table
+    from megatron_ettin.rows.run_data import open_run_data
 
     options = parser().parse_args(arguments)
     config = with_fields(
@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> int:
             "data.held_out_share": options.held_out_share,
         },
     )
-    stage = open_stage(config, options.threads)
-    print(report(stage, count=True))
+    data = open_run_data(config, options.threads)
+    print(source_table(data, count=True))
     if options.held_out_share:
-        print(f"held out: {stage.held_out_rows:,} rows at {options.held_out_share:.3%} of the documents")
+        print(f"held out: {data.held_out_rows:,} rows at {options.held_out_share:.3%} of the documents")
     return 0

@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import publish_file
 from megatron_ettin.replay.replay import original_ids, seen_rows
-from megatron_ettin.rows.order import Rows
-from megatron_ettin.rows.stage import StageData
+from megatron_ettin.rows.run_data import RunData
 
 ROWS_A_GROUP = 4096
 ZSTD_LEVEL = 10
 
 
-def write_order_file(stage: StageData, first: int, last: int, path: Path) -> int:
+def write_order_file(data: RunData, first: int, last: int, path: Path) -> int:
     """Write every row of the steps ``first + 1`` to ``last`` in order; returns the number of rows.
 
     Columns ``input_ids`` (before masking, the whole row) and ``step`` as in the published data-order files, then
@@ -31,8 +29,8 @@ def write_order_file(stage: StageData, first: int, last: int, path: Path) -> int
 
     if not 0 <= first < last:
         raise DataError(f"--between {first} {last}: the second step must come after the first, and none is below 0")
-    schema = _schema(stage, pa)
-    begin, end = stage.rows_at(first)[0], sum(stage.rows_at(last - 1))
+    schema = _schema(data, pa)
+    begin, end = data.rows_at(first)[0], sum(data.rows_at(last - 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"compression": "zstd", "compression_level": ZSTD_LEVEL, "write_statistics": False}
     with (
@@ -42,30 +40,31 @@ def write_order_file(stage: StageData, first: int, last: int, path: Path) -> int
     ):
         for row in range(begin, end, ROWS_A_GROUP):
             count = min(ROWS_A_GROUP, end - row)
-            out.write_table(_table(stage, row, count, schema, pa), row_group_size=ROWS_A_GROUP)
+            out.write_table(_table(data, row, count, schema, pa), row_group_size=ROWS_A_GROUP)
             progress.update(row + count - begin)
     return end - begin
 
 
-def _schema(stage: StageData, pa: Any) -> Any:  # noqa: ANN401
-    ids = pa.uint16() if stage.vocabulary.size <= 2**16 else pa.int32()
+def _schema(data: RunData, pa: Any) -> Any:  # noqa: ANN401
+    ids = pa.uint16() if data.vocabulary.size <= 2**16 else pa.int32()
     fields = [
         ("input_ids", pa.list_(ids)), ("step", pa.uint64()), ("source", pa.string()), ("row", pa.int64()),
         ("pass", pa.uint32()), ("documents", pa.list_(pa.int64())), ("starts", pa.list_(pa.int32())),
         ("lengths", pa.list_(pa.int32())),
     ]  # fmt: skip
-    return pa.schema(fields, metadata={"sequence_length": str(stage.config.data.row_length)})
+    return pa.schema(fields, metadata={"sequence_length": str(data.config.data.row_length)})
 
 
-def _table(stage: StageData, first: int, count: int, schema: Any, pa: Any) -> Any:  # noqa: ANN401
-    numbers = stage.order.at(first, count)
-    ids = _ids(stage, numbers)
-    rows = seen_rows(stage, numbers)
+def _table(data: RunData, first: int, count: int, schema: Any, pa: Any) -> Any:  # noqa: ANN401
+    numbers = data.order.at(first, count)
+    objective = OBJECTIVES[data.config.objective]
+    ids = original_ids(data.batch(numbers, objective.name), objective.label_offset)
+    rows = seen_rows(data, numbers)
     bounds = np.arange(count + 1, dtype=np.int32) * ids.shape[1]
     flat = pa.array(ids.reshape(-1).astype(schema.field("input_ids").type.value_type.to_pandas_dtype()))
     columns = [
         pa.ListArray.from_arrays(pa.array(bounds), flat),
-        pa.array([stage.step_of_row(first + i) + 1 for i in range(count)], pa.uint64()),
+        pa.array([data.step_of_row(first + i) + 1 for i in range(count)], pa.uint64()),
         pa.array([row.source for row in rows]),
         pa.array(numbers),
         pa.array([row.pass_number for row in rows], pa.uint32()),
@@ -75,9 +74,3 @@ def _table(stage: StageData, first: int, count: int, schema: Any, pa: Any) -> An
         ),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _ids(stage: StageData, numbers: Rows) -> NDArray[np.int32]:
-    objective = OBJECTIVES[stage.config.objective]
-    batch = stage.batch(numbers, objective.name)
-    return original_ids(batch, objective.label_offset)

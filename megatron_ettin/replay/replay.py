@@ -7,20 +7,22 @@ has seen the steps 1 to N.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.batch import Batch
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.run import SPECIALS_PER_PIECE
 from megatron_ettin.errors import DataError
-from megatron_ettin.observe.records import last_recorded_step
-from megatron_ettin.rows.data_record import check_unchanged, describe, read_record
-from megatron_ettin.rows.order import Rows
-from megatron_ettin.rows.stage import StageData, open_stage, with_data
+from megatron_ettin.observe.records import last_recorded_step, recorded_digest
+from megatron_ettin.rows.data_record import data_facts, read_data_record, refuse_changed_data
+from megatron_ettin.rows.order import RowNumbers
+from megatron_ettin.rows.run_data import RunData, open_run_data
 from megatron_ettin.run_folder import DATA_RECORD, METRICS, list_checkpoints, read_config
+from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class SeenRow:
     """One row of a step and where its text comes from."""
 
     number: int
-    """Row of the stage's pool; numbers count on over epochs."""
+    """Row of the pool; numbers count on over epochs."""
     source: str
     row: int
     """Row in the pack index of the source."""
@@ -60,40 +62,34 @@ class Sighting:
     place: int
     """Place of the row among the rows of the step, from 0."""
     number: int
-    """Row of the stage's pool."""
+    """Row of the pool."""
     pass_number: int
     start: int
     length: int
 
 
-def open_run(run: Path) -> tuple[RunConfig, StageData]:
-    """The settings and the data of a run folder. Raises ConfigError, DataError when either is not what it was."""
+def open_run(run: Path) -> RunData:
+    """The data of a run folder. Raises ConfigError, DataError when settings or data are not what they were."""
     config = read_config(run)
     known = (Path(run) / DATA_RECORD).exists()
     if known and not Path(config.data.data).is_absolute():
-        config = with_data(config, str(read_record(run)["data"]))
-    stage = open_stage(config)
+        config = replace(config, data=replace(config.data, data=str(read_data_record(run)["data"])))
+    data = open_run_data(config)
     if known:
-        check_unchanged(read_record(run), describe(stage), Path(run) / DATA_RECORD)
-    return config, stage
+        refuse_changed_data(read_data_record(run), data_facts(data), Path(run) / DATA_RECORD)
+    return data
 
 
-def _counted_from_zero(step: int) -> int:
-    if step < 1:
-        raise DataError(f"step {step} does not exist; the first step of a run is 1")
-    return step - 1
-
-
-def seen_rows(stage: StageData, numbers: Rows) -> list[SeenRow]:
+def seen_rows(data: RunData, numbers: RowNumbers) -> list[SeenRow]:
     """Source, pass and pieces of some pool rows."""
-    resolved = stage.resolve(numbers)
+    resolved = data.resolve(numbers)
     return [
         SeenRow(
             number=int(number),
-            source=stage.sources[source],
+            source=data.sources[source],
             row=int(row),
             pass_number=int(pass_number),
-            pieces=stage.packs[source].native.row(int(row)),
+            pieces=data.packs[source].native.row(int(row)),
         )
         for number, source, pass_number, row in zip(
             numbers, resolved.sources, resolved.passes, resolved.rows, strict=True
@@ -101,10 +97,23 @@ def seen_rows(stage: StageData, numbers: Rows) -> list[SeenRow]:
     ]
 
 
-def seen_step(stage: StageData, step: int) -> SeenStep:
+def seen_step(data: RunData, step: int) -> SeenStep:
     """The rows, text, masks and labels of a step. Costs the step's own rows, whatever its number."""
-    numbers = stage.step_rows(_counted_from_zero(step))
-    return SeenStep(step=step, rows=seen_rows(stage, numbers), batch=stage.batch(numbers, stage.config.objective))
+    if step < 1:
+        raise DataError(f"step {step} does not exist; the first step of a run is 1")
+    numbers = data.step_rows(step - 1)
+    return SeenStep(step=step, rows=seen_rows(data, numbers), batch=data.batch(numbers, data.config.objective))
+
+
+def is_recorded(run: Path, seen: SeenStep) -> bool:
+    """Whether metrics.jsonl holds the digest of a step. Raises DataError when it holds another one."""
+    recorded, digest = recorded_digest(run, seen.step), seen.digest()
+    if recorded not in (None, digest):
+        raise DataError(
+            f"{run}: step {seen.step} was trained on rows with digest {recorded}, but they are computed as {digest}; "
+            "a corpus, the mixture or the settings are not those of the run"
+        )
+    return recorded is not None
 
 
 def original_ids(batch: Batch, label_offset: int) -> NDArray[np.int32]:
@@ -114,63 +123,83 @@ def original_ids(batch: Batch, label_offset: int) -> NDArray[np.int32]:
     return ids
 
 
-def sightings(stage: StageData, document: int, last_step: int, source: str | None = None) -> list[Sighting]:
+def sightings(data: RunData, document: int, last_step: int, source: str | None = None) -> list[Sighting]:
     """Where the steps 1 to ``last_step`` saw a document, in the order of steps.
 
     Scans one block of the pack index, then inverts the order: O(epochs x passes). An empty list when the document is
     held out, empty, or has not been reached.
     """
-    index = _source_index(stage, source)
-    if not 0 <= document < stage.corpora[index].documents:
-        count = stage.corpora[index].documents
-        raise DataError(f"source {stage.sources[index]!r} has no document {document}; it has {count}")
-    consumed = sum(stage.rows_at(last_step - 1)) if last_step > 0 else 0
-    found = [
-        sighting
-        for row, start, length in stage.packs[index].native.document(document)
-        for sighting in _sightings_of_row(stage, index, row, start, length, consumed)
-    ]
+    index = _source_index(data, source)
+    if not 0 <= document < data.corpora[index].documents:
+        count = data.corpora[index].documents
+        raise DataError(f"source {data.sources[index]!r} has no document {document}; it has {count}")
+    consumed = sum(data.rows_at(last_step - 1)) if last_step > 0 else 0
+    epochs = -(-consumed // data.pool_rows)
+    found = []
+    for row, start, length in data.packs[index].native.document(document):
+        for number in data.pool.numbers_of(index, row):
+            numbers = number + data.pool_rows * np.arange(epochs, dtype=np.int64)
+            positions, passes = data.order.position_of(numbers).tolist(), data.resolve(numbers).passes.tolist()
+            for position, pool_row, pass_number in zip(positions, numbers.tolist(), passes, strict=True):
+                if position < consumed:
+                    step = data.step_of_row(position)
+                    found.append(Sighting(
+                        step=step + 1, place=position - data.rows_at(step)[0], number=pool_row,
+                        pass_number=pass_number, start=start, length=length,
+                    ))  # fmt: skip
     return sorted(found, key=lambda sighting: (sighting.step, sighting.place, sighting.start))
 
 
-def _source_index(stage: StageData, source: str | None) -> int:
-    if source is None and len(stage.sources) == 1:
+def _source_index(data: RunData, source: str | None) -> int:
+    if source is None and len(data.sources) == 1:
         return 0
-    if source not in stage.sources:
+    if source not in data.sources:
         given = f"there is no source {source!r}" if source else "documents are numbered in each source"
-        raise DataError(f"{given}; name one of: {', '.join(stage.sources)}")
-    return stage.sources.index(source)
+        raise DataError(f"{given}; name one of: {', '.join(data.sources)}")
+    return data.sources.index(source)
 
 
-def _sightings_of_row(
-    stage: StageData, index: int, row: int, start: int, length: int, consumed: int
-) -> Iterator[Sighting]:
-    epochs = -(-consumed // stage.pool_rows)
-    for number in stage.pool.numbers_of(index, row):
-        numbers = number + stage.pool_rows * np.arange(epochs, dtype=np.int64)
-        places = stage.order.position_of(numbers)
-        passes = stage.resolve(numbers).passes
-        for place, pool_row, pass_number in zip(places.tolist(), numbers.tolist(), passes.tolist(), strict=True):
-            if place < consumed:
-                step = stage.step_of_row(place)
-                yield Sighting(
-                    step=step + 1, place=place - stage.rows_at(step)[0], number=pool_row, pass_number=pass_number,
-                    start=start, length=length,
-                )  # fmt: skip
-
-
-def is_held_out(stage: StageData, document: int, source: str | None = None) -> bool:
+def is_held_out(data: RunData, document: int, source: str | None = None) -> bool:
     """Whether a document was kept from training."""
-    if not stage.config.data.held_out_share:
+    if not data.config.data.held_out_share:
         return False
-    return bool(stage.held_out_packs[_source_index(stage, source)].native.document(document))
+    return bool(data.held_out_packs[_source_index(data, source)].native.document(document))
 
 
-def newest_step(run: Path, stage: StageData) -> tuple[int, str]:
+def newest_step(run: Path, data: RunData) -> tuple[int, str]:
     """How far a run has come, and what says so: its newest checkpoint, its metrics, or its settings."""
     if checkpoints := list_checkpoints(run):
         return checkpoints[-1].step, "the newest checkpoint"
     if last := last_recorded_step(run):
         return last, METRICS
-    rows = -(-stage.config.schedule.tokens // stage.config.data.row_length)
-    return stage.plan.steps_of(rows), "the tokens of the whole stage"
+    rows = -(-data.config.schedule.tokens // data.config.data.row_length)
+    return data.batch_schedule.steps_of(rows), "the tokens of the whole stage"
+
+
+def row_lines(data: RunData, seen: SeenStep, place: int) -> Iterator[str]:
+    """One line for a row, and one for each piece with the number of tokens that are predicted in it."""
+    row = seen.rows[place]
+    yield f"row {place}: pool row {row.number}, source {row.source}, its row {row.row}, pass {row.pass_number}"
+    length, positions = seen.batch.row_length, seen.batch.label_positions_L
+    bounds = np.array((place * length, (place + 1) * length), positions.dtype)  # another type would copy all labels
+    first, last = np.searchsorted(positions, bounds)
+    targets = positions[first:last] - place * length - OBJECTIVES[data.config.objective].label_offset
+    at = 0
+    for document, start, tokens in row.pieces:
+        end = at + tokens + SPECIALS_PER_PIECE
+        predicted = np.searchsorted(targets, end) - np.searchsorted(targets, at + 1)
+        yield f"  document {document}, tokens {start} to {start + tokens}: {predicted} predicted"
+        at = end
+
+
+def text_lines(data: RunData, seen: SeenStep, place: int) -> Iterator[str]:
+    """The same with the text of each piece as the model reads it, masks and random ids included."""
+    tokenizer = Tokenizer.from_file(data.tokenizer_json)
+    ids, at = seen.batch.input_ids_BT[place], 0
+    lines = row_lines(data, seen, place)
+    yield next(lines)
+    for line, (_, _, length) in zip(lines, seen.rows[place].pieces, strict=True):
+        yield line
+        end = at + length + SPECIALS_PER_PIECE
+        yield "    " + tokenizer.decode(ids[at:end]).replace("\n", "\n    ")
+        at = end

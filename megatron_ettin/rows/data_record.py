@@ -9,12 +9,12 @@ from typing import Any
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
-from megatron_ettin.rows.stage import StageData
+from megatron_ettin.rows.run_data import RunData
 from megatron_ettin.run_folder import DATA_RECORD
 
 
-def describe(stage: StageData) -> dict[str, Any]:
-    """The data of a stage as facts: the mixture, and each source with its corpus and its part of the pool."""
+def data_facts(run_data: RunData) -> dict[str, Any]:
+    """The data of a run as facts: the mixture, and each source with its corpus and its part of the pool."""
     sources = [
         {
             "name": source.name,
@@ -23,26 +23,28 @@ def describe(stage: StageData) -> dict[str, Any]:
             "rows": source.rows,
             "pool_rows": source.pool_rows,
         }
-        for source, mixture_source, corpus in zip(stage.pool.sources, stage.mixture.sources, stage.corpora, strict=True)
+        for source, mixture_source, corpus in zip(
+            run_data.pool.sources, run_data.mixture.sources, run_data.corpora, strict=True
+        )
     ]
-    data = os.path.abspath(stage.config.data.data)
-    return {"data": data, "fingerprint": stage.fingerprint, "pool_rows": stage.pool_rows, "sources": sources}
+    data = os.path.abspath(run_data.config.data.data)
+    return {"data": data, "fingerprint": run_data.fingerprint, "pool_rows": run_data.pool_rows, "sources": sources}
 
 
-def record_data(stage: StageData, run: Path) -> None:
+def record_data(run_data: RunData, run: Path) -> None:
     """Write ``order/data.json`` at the first start of a run; later compare. One rank calls this.
 
     Raises DataError naming the source that is not what it was.
     """
     path = Path(run) / DATA_RECORD
-    found = describe(stage)
+    found = data_facts(run_data)
     if path.exists():
-        check_unchanged(read_record(run), found, path)
+        refuse_changed_data(read_data_record(run), found, path)
     else:
         write_atomically(path, json.dumps(found, indent=1) + "\n")
 
 
-def read_record(run: Path) -> dict[str, Any]:
+def read_data_record(run: Path) -> dict[str, Any]:
     """The content of ``order/data.json``. Raises DataError when it is damaged."""
     path = Path(run) / DATA_RECORD
     try:
@@ -54,7 +56,7 @@ def read_record(run: Path) -> dict[str, Any]:
     raise DataError(f"{path}: is not the record of a run's data; restore it, or give another --run folder")
 
 
-def check_unchanged(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:
+def refuse_changed_data(before: dict[str, Any], now: dict[str, Any], where: Path) -> None:
     """Raise DataError, naming the source and what changed, unless both records read the same rows."""
     if before["fingerprint"] == now["fingerprint"]:
         return

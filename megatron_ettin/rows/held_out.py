@@ -14,14 +14,14 @@ from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import publish_file
-from megatron_ettin.rows.streams import FIXED_SEED, Stream, words
+from megatron_ettin.rows.order import FIXED_SEED, Stream, stream_key
 
 CHUNK_DOCUMENTS = 1 << 18
 
 
 def split_key() -> int:
     """The key of the split: a constant, so that every stage of every run holds out the same documents."""
-    first, second, _, _ = words(FIXED_SEED, Stream.HELD_OUT_SPLIT)
+    first, second = stream_key(FIXED_SEED, Stream.HELD_OUT_SPLIT, 0, 0)
     return first << 32 | second
 
 
@@ -34,28 +34,23 @@ def text_hashes(corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> 
     """One hash a document, memory-mapped. `ettin prepare` writes them; for other corpora the .bin is read once."""
     path = hash_path(corpus.prefix, corpus.fingerprint)
     if not path.is_file():
-        _write_hashes(corpus, native, path, threads)
+        try:
+            with (
+                publish_file(path) as staging,
+                staging.open("wb") as out,
+                Progress(f"hash {corpus.prefix.name}", corpus.documents, " docs") as progress,
+            ):
+                for first in range(0, corpus.documents, CHUNK_DOCUMENTS):
+                    count = min(CHUNK_DOCUMENTS, corpus.documents - first)
+                    out.write(memoryview(_native.text_hashes(native, first, count, threads)))
+                    progress.update(first + count)
+        except PermissionError as error:
+            raise unwritable(path) from error
     if path.stat().st_size != 4 * corpus.documents:
         raise DataError(f"{path}: {path.stat().st_size} bytes, expected 4 a document; delete it, it is made again")
     if corpus.documents == 0:
         return np.empty(0, np.uint32)
     return np.memmap(path, dtype="<u4", mode="r")
-
-
-def _write_hashes(corpus: Corpus, native: _native.IndexedCorpus, path: Path, threads: int) -> None:
-    title = f"hash {corpus.prefix.name}"
-    try:
-        with (
-            publish_file(path) as staging,
-            staging.open("wb") as out,
-            Progress(title, corpus.documents, " docs") as progress,
-        ):
-            for first in range(0, corpus.documents, CHUNK_DOCUMENTS):
-                count = min(CHUNK_DOCUMENTS, corpus.documents - first)
-                out.write(memoryview(_native.text_hashes(native, first, count, threads)))
-                progress.update(first + count)
-    except PermissionError as error:
-        raise unwritable(path) from error
 
 
 def unwritable(path: Path) -> DataError:

@@ -12,11 +12,11 @@ import numpy as np
 from megatron_ettin.batch import Batch
 from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.rows.order import Rows
-from megatron_ettin.rows.stage import StageData
+from megatron_ettin.rows.order import RowNumbers
+from megatron_ettin.rows.run_data import RunData
 
 
-def rank_slice(rows: Rows, data_rank: int, data_size: int, micro_batch_rows: int) -> list[Rows]:
+def rank_slice(rows: RowNumbers, data_rank: int, data_size: int, micro_batch_rows: int) -> list[RowNumbers]:
     """The micro-batches of a data rank: its contiguous slice of the rows of a step, cut in equal parts.
 
     Raises ConfigError when the step cannot be shared evenly.
@@ -41,7 +41,7 @@ class Loader:
 
     def __init__(
         self,
-        stage: StageData,
+        data: RunData,
         objective: ObjectiveName,
         data_rank: int = 0,
         data_size: int = 1,
@@ -52,7 +52,7 @@ class Loader:
     ) -> None:
         if not 0 <= data_rank < data_size:
             raise ConfigError(f"data rank {data_rank} is not in [0, {data_size})")
-        self.stage, self.objective = stage, objective
+        self.data, self.objective = data, objective
         self.data_rank, self.data_size = data_rank, data_size
         self._micro_batch_rows = micro_batch_rows
         self.step = start_step
@@ -63,24 +63,21 @@ class Loader:
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rows")
         self._micro_batches(start_step)  # what cannot be shared is refused here, not in the loop
 
-    def _micro_batches(self, step: int) -> list[Rows]:
-        rows = self.stage.step_rows(step)
+    def _micro_batches(self, step: int) -> list[RowNumbers]:
+        rows = self.data.step_rows(step)
         size = self._micro_batch_rows
         return rank_slice(rows, self.data_rank, self.data_size, size(len(rows)) if callable(size) else size)
 
     def _prepare(self) -> None:
         while not self._waiting or sum(len(step) for step in self._waiting) < self._ahead + len(self._waiting[0]):
-            self._waiting.append(self._begin(self._asked))
+            parts = self._micro_batches(self._asked)
+            size = len(parts[0])
+            resolved = self.data.resolve(np.concatenate(parts))  # once a step: it costs more in small parts
+            self._waiting.append([
+                self._threads.submit(self.data.assemble, part, resolved.part(i * size, (i + 1) * size), self.objective)
+                for i, part in enumerate(parts)
+            ])  # fmt: skip
             self._asked += 1
-
-    def _begin(self, step: int) -> list[Future[Batch]]:
-        parts = self._micro_batches(step)
-        size = len(parts[0])
-        resolved = self.stage.resolve(np.concatenate(parts))  # once a step: it costs more in small parts
-        return [
-            self._threads.submit(self.stage.assemble, part, resolved.part(i * size, (i + 1) * size), self.objective)
-            for i, part in enumerate(parts)
-        ]
 
     def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
         return self
@@ -102,8 +99,3 @@ class Loader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def all_rows(batches: list[Batch]) -> Rows:
-    """The pool rows of some batches, in order."""
-    return np.concatenate([batch.rows_B for batch in batches])

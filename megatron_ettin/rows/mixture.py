@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from megatron_ettin.corpus.format import corpus_prefix
 from megatron_ettin.errors import DataError
+from megatron_ettin.typed_json import FieldError, decode, load_json
 
 Measure = Literal["tokens", "weight", "passes"]
+
+
+class _SourceFields(NamedTuple):
+    """A source as a mixture file says it."""
+
+    name: str
+    prefix: str
+    tokens: float | None = None
+    weight: float | None = None
+    passes: float | None = None
+
+
+class _MixtureFields(NamedTuple):
+    """A mixture file."""
+
+    sources: tuple[_SourceFields, ...]
+    tokens: float | None = None
+    description: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,66 +70,54 @@ def read_mixture(path: str | Path) -> Mixture:
     """
     path = Path(path)
     if path.suffix == ".json" and path.is_file():
-        content = _load(path)
+        try:
+            content = load_json(path.read_bytes())
+        except FieldError as error:
+            raise DataError(f"{path}: {error}") from error
         if not (isinstance(content, dict) and "format" in content and "sources" in content and "files" in content):
             return parse_mixture(content, path)
     prefix = corpus_prefix(path)
     return Mixture(sources=(MixtureSource(name=prefix.name, prefix=prefix, measure="passes", amount=1.0),))
 
 
-def _load(path: Path) -> object:
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file ({error})") from error
-
-
 def parse_mixture(content: object, path: Path) -> Mixture:
     """The mixture in a decoded file."""
-    if not isinstance(content, dict) or not isinstance(content.get("sources"), list) or not content["sources"]:
-        raise DataError(f'{path}: a mixture is {{"sources": [{{"name", "prefix", "tokens"}}, ...]}} with some sources')
-    for name in content.keys() - {"sources", "tokens", "description"}:
-        raise DataError(f"{path}: {name!r} is not a field of a mixture; fields: sources, tokens, description")
-    sources = tuple(_source(item, path) for item in content["sources"])
-    _check_names(sources, path)
-    return Mixture(sources=sources, tokens=_total(content, sources, path))
-
-
-def _source(item: Any, path: Path) -> MixtureSource:  # noqa: ANN401
-    if not isinstance(item, dict) or not isinstance(item.get("name"), str) or not isinstance(item.get("prefix"), str):
-        raise DataError(f"{path}: each source needs a name and a prefix (text), found {str(item)[:80]}")
-    where = f"{path}: source {item['name']!r}"
-    measures: list[Measure] = [measure for measure in get_args(Measure) if measure in item]
-    for name in item.keys() - {"name", "prefix", *measures}:
-        raise DataError(f"{where}: {name!r} is not a field of a source")
-    if len(measures) != 1:
-        raise DataError(f"{where} must have exactly one of tokens, weight and passes, found {measures or 'none'}")
-    amount = _positive(item[measures[0]], f"{where}: {measures[0]}")
-    prefix = corpus_prefix(path.parent / item["prefix"])
-    return MixtureSource(name=item["name"], prefix=prefix, measure=measures[0], amount=amount)
-
-
-def _positive(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise DataError(f"{where} is {value}, but must be a positive finite number; leave the source out instead of 0")
-    return float(value)
-
-
-def _check_names(sources: tuple[MixtureSource, ...], path: Path) -> None:
+    form = 'a mixture is {"sources": [{"name", "prefix", "tokens"}, ...]} with some sources'
+    try:
+        found = decode(_MixtureFields, content, strict=True)
+    except FieldError as error:
+        raise DataError(f"{path}: {error}; {form}") from error
+    if not found.sources:
+        raise DataError(f"{path}: {form}")
+    sources = tuple(_source(item, path) for item in found.sources)
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"{path}: two sources are called {name!r}; every source needs a name of its own")
-
-
-def _total(content: dict[str, Any], sources: tuple[MixtureSource, ...], path: Path) -> float | None:
     weighted = [source.name for source in sources if source.measure == "weight"]
-    if not weighted:
-        if "tokens" in content:
-            raise DataError(f"{path}: tokens of the whole goes with weights, but no source has one; take it out")
-        return None
-    if len(weighted) != len(sources):
+    if not weighted and found.tokens is not None:
+        raise DataError(f"{path}: tokens of the whole goes with weights, but no source has one; take it out")
+    if weighted and len(weighted) != len(sources):
         raise DataError(f"{path}: either all sources have a weight or none has; only {', '.join(weighted)} have")
-    if "tokens" not in content:
+    if weighted and found.tokens is None:
         raise DataError(f"{path}: sources with weights need the tokens of the whole, as in {{'tokens': 1e9, ...}}")
-    return _positive(content["tokens"], f"{path}: tokens")
+    tokens = None if found.tokens is None else _positive(found.tokens, f"{path}: tokens")
+    return Mixture(sources=sources, tokens=tokens)
+
+
+def _source(item: _SourceFields, path: Path) -> MixtureSource:
+    where = f"{path}: source {item.name!r}"
+    amounts = {measure: getattr(item, measure) for measure in get_args(Measure) if getattr(item, measure) is not None}
+    if len(amounts) != 1:
+        raise DataError(f"{where} must have exactly one of tokens, weight and passes, found {list(amounts) or 'none'}")
+    ((measure, amount),) = amounts.items()
+    prefix = corpus_prefix(path.parent / item.prefix)
+    return MixtureSource(
+        name=item.name, prefix=prefix, measure=measure, amount=_positive(amount, f"{where}: {measure}")
+    )
+
+
+def _positive(value: float, where: str) -> float:
+    if not math.isfinite(value) or value <= 0:
+        raise DataError(f"{where} is {value}, but must be a positive finite number; leave the source out instead of 0")
+    return value

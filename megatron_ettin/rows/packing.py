@@ -148,14 +148,9 @@ def _read_header(path: Path) -> tuple[_Header, bytes]:
     values = HEADER.unpack(content[: HEADER.size])
     documents, blocks, rows, entries, text_tokens, table_offset = values[9:15]
     header = _Header(
-        blocks=blocks,
-        documents=documents,
-        rows=rows,
-        entries=entries,
-        text_tokens=text_tokens,
-        table_offset=table_offset,
-        fingerprint=values[15].decode("ascii", "replace"),
-    )
+        blocks=blocks, documents=documents, rows=rows, entries=entries, text_tokens=text_tokens,
+        table_offset=table_offset, fingerprint=values[15].decode("ascii", "replace"),
+    )  # fmt: skip
     return header, content
 
 
@@ -237,7 +232,8 @@ def _write(
                 held_out=spec.side == "held_out", threads=threads,
             )  # fmt: skip
             for block, (entries, directory, rows, text_tokens) in enumerate(packed, first):
-                written = _write_block(out, entries, directory)
+                padding = bytes(-directory.nbytes % 8)
+                written = sum(out.write(part) for part in (entries.data, directory.data, padding))
                 table[block + 1] = table[block] + np.array([written, rows, len(entries), text_tokens], np.uint64)
             progress.update(min((first + wave) * _native.BLOCK_DOCUMENTS, corpus.documents))
     out.write(table.tobytes())
@@ -249,11 +245,3 @@ def _write(
     out.seek(0)
     out.write(header.pack(spec))
     return header
-
-
-def _write_block(out: BinaryIO, entries: NDArray[np.uint64], directory: NDArray[np.uint32]) -> int:
-    padding = bytes(-directory.nbytes % 8)
-    out.write(entries.data)
-    out.write(directory.data)
-    out.write(padding)
-    return entries.nbytes + directory.nbytes + len(padding)

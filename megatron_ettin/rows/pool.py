@@ -9,9 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.rows.mixture import Mixture, MixtureSource
-from megatron_ettin.rows.order import Permutation
+from megatron_ettin.rows.order import FIXED_SEED, Permutation, Stream, permutation_keys
 from megatron_ettin.rows.packing import PackIndex
-from megatron_ettin.rows.streams import FIXED_SEED, Stream, permutation_keys
 
 LARGEST_POOL = 2**62
 

@@ -1,4 +1,4 @@
-"""What a stage will read, before it starts: rows, tokens and passes of each source, counted and not estimated."""
+"""What a run will read, before it starts: rows, tokens and passes of each source, counted and not estimated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megatron_ettin.rows.stage import StageData
+from megatron_ettin.rows.run_data import RunData
 
 ROWS_AT_ONCE = 1 << 20
 
@@ -33,39 +33,35 @@ class SourceReport:
     """Whether the tokens of a partial pass were counted row by row."""
 
 
-def source_reports(stage: StageData, count: bool = False) -> list[SourceReport]:
+def source_reports(data: RunData, count: bool = False) -> list[SourceReport]:
     """One report a source. With ``count`` the rows of partial passes are read from the pack index, about 1 us a row."""
-    return [_source_report(stage, index, count) for index in range(len(stage.sources))]
-
-
-def _source_report(stage: StageData, index: int, count: bool) -> SourceReport:
-    source, pack = stage.pool.sources[index], stage.packs[index]
-    partial = source.partial_rows * pack.tokens // pack.rows
-    if count and source.partial_rows:
-        partial = sum(
-            int(
-                pack.native.row_tokens(
-                    source.partial.at(np.arange(i, min(i + ROWS_AT_ONCE, source.partial_rows)))
-                ).sum()
+    reports = []
+    for source, pack, corpus in zip(data.pool.sources, data.packs, data.corpora, strict=True):
+        partial = source.partial_rows * pack.tokens // pack.rows
+        if count and source.partial_rows:
+            partial = 0
+            for first in range(0, source.partial_rows, ROWS_AT_ONCE):
+                places = np.arange(first, min(first + ROWS_AT_ONCE, source.partial_rows))
+                partial += int(pack.native.row_tokens(source.partial.at(places)).sum())
+        reports.append(
+            SourceReport(
+                name=source.name,
+                documents=corpus.documents,
+                pass_rows=pack.rows,
+                pass_tokens=pack.tokens,
+                fill=pack.fill,
+                passes=source.pool_rows / source.rows,
+                rows=source.pool_rows,
+                tokens=source.whole_passes * pack.tokens + partial,
+                counted=count or not source.partial_rows,
             )
-            for i in range(0, source.partial_rows, ROWS_AT_ONCE)
         )
-    return SourceReport(
-        name=source.name,
-        documents=stage.corpora[index].documents,
-        pass_rows=pack.rows,
-        pass_tokens=pack.tokens,
-        fill=pack.fill,
-        passes=source.pool_rows / source.rows,
-        rows=source.pool_rows,
-        tokens=source.whole_passes * pack.tokens + partial,
-        counted=count or not source.partial_rows,
-    )
+    return reports
 
 
-def report(stage: StageData, count: bool = False) -> str:
-    """The sources of a stage as a table, with their sum; ``~`` marks tokens that were not counted row by row."""
-    reports = source_reports(stage, count)
+def source_table(data: RunData, count: bool = False) -> str:
+    """The sources of a run as a table, with their sum; ``~`` marks tokens that were not counted row by row."""
+    reports = source_reports(data, count)
     total = sum(item.tokens for item in reports)
     lines = [f"{'source':<20} {'documents':>13} {'rows':>13} {'passes':>8} {'tokens':>18} {'share':>7} {'fill':>8}"]
     for item in reports:
@@ -74,5 +70,5 @@ def report(stage: StageData, count: bool = False) -> str:
             f"{item.name:<20} {item.documents:>13,} {item.rows:>13,} {item.passes:>8.3f} {tokens:>18} "
             f"{item.tokens / total:>7.2%} {item.fill:>8.3%}"
         )
-    lines.append(f"{'pool':<20} {'':>13} {stage.pool_rows:>13,} {'':>8} {total:>18,}")
+    lines.append(f"{'pool':<20} {'':>13} {data.pool_rows:>13,} {'':>8} {total:>18,}")
     return "\n".join(lines)

@@ -21,8 +21,8 @@ from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.parallel.together import everywhere_own, on_first
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.loader import Loader
-from megatron_ettin.rows.report import report
-from megatron_ettin.rows.stage import StageData, open_stage
+from megatron_ettin.rows.report import source_table
+from megatron_ettin.rows.run_data import RunData, open_run_data
 from megatron_ettin.schedule import learning_rate_factor
 from megatron_ettin.train.due import evaluation_due
 from megatron_ettin.train.evaluate import held_out_loss
@@ -67,14 +67,14 @@ def train(
         config = with_world_size(config, world)
         rules.check(config, world)
         groups = initialize(config.layout)
-        on_first(lambda: open_stage(config).fingerprint)  # builds row indexes that are not there yet
-        stage = open_stage(config)
+        on_first(lambda: open_run_data(config).fingerprint)  # builds row indexes that are not there yet
+        stage = open_run_data(config)
         config = with_vocabulary(config, stage.vocabulary.size)
         on_first(lambda: open_run_folder(run, config, start_over=start_over))
         on_first(lambda: record_data(stage, run))
         parts = build_parts(config, groups, len(stage.sources))
         recorder = Recorder(config, groups, run, stage.sources)
-        recorder.say(report(stage))
+        recorder.say(source_table(stage))
         if groups.device.kind == "cuda" and not config.compute.compile:
             recorder.say("compute.compile is off: every pointwise part reads and writes all of its numbers by itself")
         state = start(parts, run, stage.fingerprint, read_huggingface, recorder.say)
@@ -87,7 +87,7 @@ def train(
 def _steps(
     parts: Parts,
     run: Path,
-    stage: StageData,
+    stage: RunData,
     state: TrainState,
     recorder: Recorder,
     stop: StopRequest,
@@ -111,7 +111,7 @@ def _step(parts: Parts, batches: list[Batch], step: int, rate: float, asks: Asks
     return train_step(parts, batches, step=step, rate=rate, asks=asks)
 
 
-def _evaluate(parts: Parts, stage: StageData, recorder: Recorder, state: TrainState) -> None:
+def _evaluate(parts: Parts, stage: RunData, recorder: Recorder, state: TrainState) -> None:
     config = parts.config
     if config.data.held_out_share and evaluation_due(state, config.observe):
         batches = stage.held_out(config.objective, config.observe.evaluate_rows)

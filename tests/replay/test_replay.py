@@ -15,8 +15,8 @@ from megatron_ettin.observe.records import last_recorded_step, recorded_digest
 from megatron_ettin.replay.replay import newest_step, open_run, original_ids, seen_step, sightings
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.loader import Loader
-from megatron_ettin.rows.report import report, source_reports
-from megatron_ettin.rows.stage import open_stage
+from megatron_ettin.rows.report import source_reports, source_table
+from megatron_ettin.rows.run_data import open_run_data
 from tests.rows.conftest import run_config, write_mixture
 from tests.twins.corpus_writer import random_documents, write_corpus
 
@@ -28,7 +28,7 @@ def start_run(folder, config):
     """A run folder as training leaves it: settings, record of the data, digests of its steps."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(to_json(config))
-    stage = open_stage(config)
+    stage = open_run_data(config)
     record_data(stage, folder)
     with Loader(stage, config.objective, micro_batch_rows=4) as loader, (folder / "metrics.jsonl").open("w") as out:
         for step, batches in loader:
@@ -64,7 +64,7 @@ def run(request, corpora):
 
 
 def test_replayed_steps_are_those_that_were_trained_on(run):
-    _, stage = open_run(run)
+    stage = open_run(run)
     for step in (1, 2, 17, STEPS):
         seen = seen_step(stage, step)
         assert seen.digest() == recorded_digest(run, step)
@@ -78,7 +78,7 @@ def test_replayed_steps_are_those_that_were_trained_on(run):
 
 
 def test_documents_are_found_in_the_steps_that_read_them(run, corpora):
-    _, stage = open_run(run)
+    stage = open_run(run)
     read = {}
     for step in range(1, STEPS + 1):
         for place, row in enumerate(seen_step(stage, step).rows):
@@ -98,7 +98,7 @@ def test_the_order_file_holds_what_was_learned_between_two_checkpoints(run, tmp_
     assert main(["order", str(run), "--between", "10", "15", "--output", str(path)]) == 0
     table = pq.read_table(path).to_pydict()
     metadata = pq.read_schema(path).metadata
-    _, stage = open_run(run)
+    stage = open_run(run)
     rows = [(step, row) for step in range(11, 16) for row in seen_step(stage, step).rows]
     assert table["step"] == [step for step, _ in rows]
     assert table["source"] == [row.source for _, row in rows]
@@ -123,7 +123,7 @@ def test_the_command_prints_steps_and_documents(run, capsys):
     assert f"digest {recorded_digest(run, 3)}, as recorded" in out
     assert main(["order", str(run), "--step", "900"]) == 0
     assert "the run has not made this step" in capsys.readouterr().out
-    _, stage = open_run(run)
+    stage = open_run(run)
     seen = seen_step(stage, 3)
     assert out.count("document ") == sum(len(row.pieces) for row in seen.rows)
     predicted = sum(int(line.split()[-2]) for line in out.splitlines() if line.endswith("predicted"))
@@ -168,8 +168,8 @@ def test_a_changed_corpus_is_refused_by_name(tmp_path):
     sources = [{"name": name, "prefix": name, "passes": 1} for name in ("a", "b")]
     write_mixture(tmp_path / "mixture.json", sources)
     config = run_config(tmp_path / "mixture.json")
-    record_data(open_stage(config), tmp_path / "run")
-    record_data(open_stage(config), tmp_path / "run")
+    record_data(open_run_data(config), tmp_path / "run")
+    record_data(open_run_data(config), tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(to_json(config))
     write_mixture(tmp_path / "mixture.json", [sources[0], sources[1] | {"passes": 2}])
     with pytest.raises(DataError, match=r"source 'b' gave \d+ rows and gives \d+"):
@@ -180,13 +180,14 @@ def test_a_changed_corpus_is_refused_by_name(tmp_path):
     write_mixture(tmp_path / "mixture.json", sources)
     write_corpus(tmp_path / "b", random_documents(rng, 50))
     with pytest.raises(DataError, match=r"the corpus of source 'b' \(.*\) has changed"):
-        record_data(open_stage(config), tmp_path / "run")
+        record_data(open_run_data(config), tmp_path / "run")
     with pytest.raises(DataError, match="row length, pieces, seed, stage or batch sizes differ"):
         other = replace(config, data=replace(config.data, seed=1))
         write_corpus(tmp_path / "c", [[1] * 9])
         single = run_config(tmp_path / "c", held_out_share=0.0)
-        record_data(open_stage(single), tmp_path / "single")
-        record_data(open_stage(replace(single, data=replace(single.data, seed=other.data.seed))), tmp_path / "single")
+        record_data(open_run_data(single), tmp_path / "single")
+        changed = replace(single, data=replace(single.data, seed=other.data.seed))
+        record_data(open_run_data(changed), tmp_path / "single")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
@@ -197,7 +198,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
 
 
 def test_original_ids_are_what_no_objective_changes(run):
-    _, stage = open_run(run)
+    stage = open_run(run)
     seen = seen_step(stage, 4)
     offset = {"mlm": 0, "mntp": -1, "clm": -1}[stage.config.objective]
     plain = stage.batch(stage.step_rows(3), "clm").input_ids_BT
@@ -209,12 +210,12 @@ def test_original_ids_are_what_no_objective_changes(run):
 def test_realised_counts_are_exact(corpora, capsys):
     folder, _ = corpora
     config = run_config(folder / "mixture.json")
-    stage = open_stage(config)
+    stage = open_run_data(config)
     reports = source_reports(stage, count=True)
     tokens = stage.row_tokens(np.arange(stage.pool_rows))
     sources = stage.resolve(np.arange(stage.pool_rows)).sources
     assert [item.tokens for item in reports] == [int(tokens[sources == index].sum()) for index in range(2)]
     assert [item.rows for item in reports] == np.bincount(sources).tolist()
-    assert "~" not in report(stage, count=True) and "~" in report(stage)
+    assert "~" not in source_table(stage, count=True) and "~" in source_table(stage)
     assert main(["pack", str(folder / "mixture.json"), "--row-length", "64", "--held-out-share", "0.05"]) == 0
-    assert report(stage, count=True) in capsys.readouterr().out
+    assert source_table(stage, count=True) in capsys.readouterr().out

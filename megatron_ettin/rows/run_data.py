@@ -1,10 +1,10 @@
-"""The data of one stage: which rows a step reads, and those rows as batches. A pure function of the settings."""
+"""The data of a run: which rows a step reads, and those rows as batches. A pure function of the settings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,27 +13,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from megatron_ettin import _native
 from megatron_ettin.batch import Batch
-from megatron_ettin.config.objective import OBJECTIVES, Objective, ObjectiveName
+from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
-from megatron_ettin.rows.assembly import mask_rule
+from megatron_ettin.rows.assembly import assemble_batch, make_assembler, mask_rule
 from megatron_ettin.rows.mixture import Mixture, MixtureSource, read_mixture
-from megatron_ettin.rows.order import Permutation, Rows, StageOrder
-from megatron_ettin.rows.packing import PackIndex, Side, open_pack, pack_spec
-from megatron_ettin.rows.pool import Pool, PoolRows, build_pool
-from megatron_ettin.rows.streams import (
+from megatron_ettin.rows.order import (
     FIXED_SEED,
     STAGE_NUMBERS,
+    Permutation,
+    RowNumbers,
+    StageOrder,
     Stream,
     permutation_keys,
-    stream_key,
 )
+from megatron_ettin.rows.packing import PackIndex, Side, open_pack, pack_spec
+from megatron_ettin.rows.pool import Pool, PoolRows, build_pool
 from megatron_ettin.schedule import BatchSchedule, batch_schedule
-
-FRAME = ("[CLS]", "[SEP]", "[PAD]", "[MASK]")
-"""Special tokens that rows and masks need."""
+from megatron_ettin.tokenizer.special_tokens import ROW_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +45,11 @@ class Vocabulary:
     fingerprint: str
 
 
-class StageData:
-    """Rows, order, masks and batches of one stage. Open with ``open_stage``. Safe to use from several threads."""
+class RunData:
+    """Rows, order, masks and batches of a run, for training, evaluation and replay. Open with ``open_run_data``.
+
+    Safe to use from several threads.
+    """
 
     def __init__(
         self, config: RunConfig, mixture: Mixture, corpora: list[Corpus], packs: list[PackIndex], threads: int
@@ -56,7 +58,7 @@ class StageData:
         self.threads = threads
         self.vocabulary = common_vocabulary(mixture, corpora, config)
         self.pool: Pool = build_pool(mixture, packs)
-        self.plan: BatchSchedule = batch_schedule(config.batch, config.data.row_length)
+        self.batch_schedule: BatchSchedule = batch_schedule(config.batch, config.data.row_length)
         self.order = StageOrder(self.pool.rows, config.data.seed, STAGE_NUMBERS[config.stage])
         self._assemblers: dict[tuple[ObjectiveName, Side], _native.Assembler] = {}
 
@@ -81,31 +83,26 @@ class StageData:
         return self.pool.rows
 
     @cached_property
-    def fingerprints(self) -> dict[str, str]:
-        """The fingerprint of each source's corpus, by name."""
-        return dict(zip(self.sources, (corpus.fingerprint for corpus in self.corpora), strict=True))
-
-    @cached_property
     def fingerprint(self) -> str:
         """A sha256 of everything that determines which rows a step reads: corpora, mixture, packing, seed, batches."""
         data = self.config.data
         content = {
-            "corpora": self.fingerprints,
+            "corpora": {name: corpus.fingerprint for name, corpus in zip(self.sources, self.corpora, strict=True)},
             "pool": [[source.name, source.rows, source.pool_rows] for source in self.pool.sources],
             "rows": [data.row_length, data.piece_length, data.packing, data.held_out_share],
-            "order": [data.seed, STAGE_NUMBERS[self.config.stage], self.plan.table],
+            "order": [data.seed, STAGE_NUMBERS[self.config.stage], self.batch_schedule.table],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def rows_at(self, step: int) -> tuple[int, int]:
         """(Rows consumed before a step, rows of the step). Steps count from 0."""
-        return self.plan.rows_at(step)
+        return self.batch_schedule.rows_at(step)
 
     def step_of_row(self, consumed: int) -> int:
         """The step that consumes the row with this number in the order; the inverse of ``rows_at``."""
-        return self.plan.step_of_row(consumed)
+        return self.batch_schedule.step_of_row(consumed)
 
-    def step_rows(self, step: int) -> Rows:
+    def step_rows(self, step: int) -> RowNumbers:
         """The pool rows of a step, in order, shape [rows of the step]; numbers count on over epochs."""
         return self.order.at(*self.rows_at(step))
 
@@ -127,47 +124,17 @@ class StageData:
         numbers = np.asarray(pool_rows, np.int64).reshape(-1)
         return self.assemble(numbers, self.resolve(numbers), objective)
 
-    def assemble(self, numbers: Rows, resolved: PoolRows, objective: ObjectiveName) -> Batch:
+    def assemble(self, numbers: RowNumbers, resolved: PoolRows, objective: ObjectiveName) -> Batch:
         """``batch`` for rows that are resolved already."""
-        native = self.assembler(objective, "train")
-        parts = native.assemble(resolved.rows, resolved.sources, resolved.passes)
-        return as_batch(parts, numbers, resolved.sources, self)
+        return assemble_batch(self._assembler(objective, "train"), self.config.data.row_length, numbers, resolved)
 
-    def assembler(self, objective: ObjectiveName, side: Side) -> _native.Assembler:
-        """The native code that builds batches of one objective."""
+    def _assembler(self, objective: ObjectiveName, side: Side) -> _native.Assembler:
         if (objective, side) not in self._assemblers:
-            packs = self.packs if side == "train" else self.held_out_packs
-            self._assemblers[objective, side] = self._new_assembler(OBJECTIVES[objective], packs, side)
+            rule = mask_rule(self.config.data, self.vocabulary.size, self.special_ids, self.corpora[0].eod)
+            packs = dict(zip(self.sources, self.packs if side == "train" else self.held_out_packs, strict=True))
+            made = make_assembler(self.config, rule, self.special_ids, packs, objective, side)
+            self._assemblers[objective, side] = made
         return self._assemblers[objective, side]
-
-    def _new_assembler(self, objective: Objective, packs: list[PackIndex], side: Side) -> _native.Assembler:
-        specials = self.special_ids
-        row_format = _native.RowFormat(
-            row_length=self.config.data.row_length,
-            cls_id=specials["[CLS]"],
-            sep_id=specials["[SEP]"],
-            pad_id=specials["[PAD]"],
-            always_ends=objective.always_ends,
-            masked=objective.masked,
-            label_offset=objective.label_offset,
-            mask=mask_rule(self.config.data, self.vocabulary.size, specials, self.corpora[0].eod),
-        )
-        sources = [self._native_source(index, pack, side) for index, pack in enumerate(packs)]
-        return _native.Assembler(sources=sources, format=row_format)
-
-    def _native_source(self, index: int, pack: PackIndex, side: Side) -> _native.SourceRows:
-        seed, stage = self.config.data.seed, STAGE_NUMBERS[self.config.stage]
-        choice, replacement = Stream.CHOICE, Stream.REPLACEMENT
-        if side == "held_out":  # the same masks in every stage and run, so that losses compare
-            seed, stage = FIXED_SEED, 0
-            choice, replacement = Stream.HELD_OUT_CHOICE, Stream.HELD_OUT_REPLACEMENT
-        return _native.SourceRows(
-            corpus=pack.corpus,
-            pack=pack.native,
-            name=self.mixture.sources[index].name,
-            choice_key=stream_key(seed, choice, stage, index),
-            replacement_key=stream_key(seed, replacement, stage, index),
-        )
 
     @cached_property
     def held_out_packs(self) -> list[PackIndex]:
@@ -201,30 +168,16 @@ class StageData:
         sources = np.searchsorted(firsts, chosen, side="right").astype(np.int32) - 1
         missing = -len(chosen) % size
         numbers = np.concatenate((chosen - firsts[sources], np.full(missing, -1)))
-        sources = np.concatenate((sources, np.zeros(missing))).astype(np.int32)
-        native = self.assembler(objective, "held_out")
+        resolved = PoolRows(
+            sources=np.concatenate((sources, np.zeros(missing))).astype(np.int32),
+            passes=np.zeros(len(numbers), np.uint32),
+            rows=numbers,
+        )
+        assembler, length = self._assembler(objective, "held_out"), self.config.data.row_length
         return [
-            as_batch(
-                native.assemble(numbers[i : i + size], sources[i : i + size], np.zeros(size, np.uint32)),
-                numbers[i : i + size], sources[i : i + size], self,
-            )
+            assemble_batch(assembler, length, numbers[i : i + size], resolved.part(i, i + size))
             for i in range(0, len(numbers), size)
-        ]  # fmt: skip
-
-
-def as_batch(parts: dict[str, NDArray[np.int32]], rows: Rows, sources: NDArray[np.int32], stage: StageData) -> Batch:
-    """What the native code made, as a Batch."""
-    length = stage.config.data.row_length
-    return Batch(
-        input_ids_BT=parts["input_ids"].reshape(-1, length),
-        positions_BT=parts["positions"].reshape(-1, length),
-        cu_seqlens_S=parts["segments"],
-        label_positions_L=parts["label_positions"],
-        label_ids_L=parts["label_ids"],
-        rows_B=rows,
-        sources_B=sources,
-        tokens=int(parts["tokens"]),
-    )
+        ]
 
 
 def common_vocabulary(mixture: Mixture, corpora: list[Corpus], config: RunConfig) -> Vocabulary:
@@ -238,10 +191,10 @@ def common_vocabulary(mixture: Mixture, corpora: list[Corpus], config: RunConfig
                 f"in --append-eod ({first.sha256[:12]} {corpora[0].eod}, {other.sha256[:12]} {corpus.eod}); "
                 "prepare both in the same way"
             )
-    missing = [name for name in FRAME if name not in first.special_ids]
+    missing = [name for name in ROW_TOKENS if name not in first.special_ids]
     if missing:
         raise DataError(
-            f"the tokenizer of {corpora[0].prefix} has no {' '.join(missing)}; rows need {' '.join(FRAME)}: "
+            f"the tokenizer of {corpora[0].prefix} has no {' '.join(missing)}; rows need {' '.join(ROW_TOKENS)}: "
             "prepare the text with a tokenizer that has them, such as one from `ettin tokenizer train`"
         )
     if 0 < config.model.vocabulary < first.vocabulary:
@@ -261,7 +214,7 @@ def refuse_empty(source: MixtureSource, corpus: Corpus) -> None:
         )
 
 
-def open_stage(config: RunConfig, threads: int | None = None) -> StageData:
+def open_run_data(config: RunConfig, threads: int | None = None) -> RunData:
     """Open the data of a run; builds the pack indexes of its corpora where they are missing.
 
     With the pack indexes there, it costs milliseconds and a few MiB whatever the size. Raises DataError or ConfigError
@@ -277,9 +230,4 @@ def open_stage(config: RunConfig, threads: int | None = None) -> StageData:
         refuse_empty(source, corpus)
     spec = pack_spec(config.data)
     packs = [open_pack(corpus, spec, count) for corpus in corpora]
-    return StageData(config, mixture, corpora, packs, count)
-
-
-def with_data(config: RunConfig, data: str) -> RunConfig:
-    """The same run on another mixture file or corpus."""
-    return replace(config, data=replace(config.data, data=data))
+    return RunData(config, mixture, corpora, packs, count)
