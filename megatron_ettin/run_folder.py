@@ -110,11 +110,12 @@ def own_run(run: Path, command: str, *, take_over: bool = False) -> Iterator[Cla
         raise ConfigError(f"--run {run}: cannot write there ({error}); choose another folder") from error
 
     def end(error: OwnershipError) -> None:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}")
         os._exit(EXIT_TAKEN_OVER)
 
     def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print(text, file=sys.stderr, flush=True)
 
     with owned(run, OWNER, command, take_over=take_over, say=say, on_loss=end) as claim:
         yield claim

@@ -98,6 +98,10 @@ def torch_errors(what: str) -> Iterator[None]:
     except CheckpointException as error:
         rank, failure = next(iter(error.failures.items()))
         raise CheckpointError(f"{what}: rank {rank}: {failure[0]}") from error
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        raise CheckpointError(f"{what}: the disk takes no more ({error}); make room, then start again") from error
 
 
 _ALLOWED = {

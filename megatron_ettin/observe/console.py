@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from megatron_ettin.observe.records import MetricsRecord
 from megatron_ettin.progress import format_count, format_seconds
@@ -36,15 +38,27 @@ class Console:
 
     def __init__(self, log: Path, total_tokens: int, log_every: int, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stdout
-        self._log = log.open("a", encoding="utf-8", buffering=1)
+        self._path = log
+        self._log: BinaryIO | None = None
         self._total, self._every = total_tokens, log_every
         self._live = self._stream.isatty()
 
     def message(self, text: str) -> None:
-        """A line that stays."""
-        self._stream.write(f"{CLEAR if self._live else ''}{text}\n")
-        self._stream.flush()
-        self._log.write(text + "\n")
+        """A line that stays. A terminal that is gone and a disk that is full cost the line and nothing else."""
+        self._show(f"{CLEAR if self._live else ''}{text}\n")
+        with contextlib.suppress(OSError):
+            if self._log is None:
+                self._log = self._path.open("ab", buffering=0)
+            self._log.write(text.encode() + b"\n")
+
+    def _show(self, text: str) -> None:
+        """Write to the stream; when nobody reads it any more, what follows goes nowhere."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def write(self, record: MetricsRecord) -> None:
         """Show one record."""
@@ -61,6 +75,6 @@ class Console:
     def close(self) -> None:
         """Leave the terminal clean and close the log."""
         if self._live:
-            self._stream.write(CLEAR)
-            self._stream.flush()
-        self._log.close()
+            self._show(CLEAR)
+        if self._log is not None:
+            self._log.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -25,18 +27,31 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """metrics.jsonl, line by line: what is written survives a crash of the process."""
+    """metrics.jsonl, line by line: what is written survives a crash of the process.
+
+    Lines that a full disk refuses are kept and written before the next one, so that the file has no holes.
+    """
 
     def __init__(self, run: Path) -> None:
-        self._file = (run / METRICS).open("a", encoding="utf-8", buffering=1)
+        self._file = (run / METRICS).open("ab", buffering=0)
+        self._pending = b""
 
     def write(self, record: MetricsRecord) -> None:
-        """Append one line."""
-        self._file.write(to_line(record))
+        """Append one line. Raises OSError when the disk refuses it; it is tried again with the next."""
+        self._pending += to_line(record).encode()
+        self._flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Write what is left and close the file."""
+        try:
+            self._flush()
+        finally:
+            self._file.close()
+
+    def _flush(self) -> None:
+        while self._pending:
+            written = self._file.write(self._pending)
+            self._pending = self._pending[written:]
 
 
 def _numbers(record: MetricsRecord) -> dict[str, float]:
@@ -93,15 +108,24 @@ class WeightsAndBiases:
 
 
 class Sinks:
-    """All sinks of a run. On ranks that do not report it takes everything and does nothing."""
+    """All sinks of a run. On ranks that do not report it takes everything and does nothing.
 
-    def __init__(self, sinks: list[Sink], console: Console | None) -> None:
-        self._sinks, self._console = sinks, console
+    Nothing that a sink does can cost a run a step: what fails is said once, and again when it works again.
+    """
+
+    def __init__(self, sinks: Mapping[str, Callable[[], Sink]], console: Console | None) -> None:
+        self._console = console
+        self._failing: set[str] = set()
+        self._sinks: dict[str, Sink] = {} if console is None else {CONSOLE: console}
+        for name, make in sinks.items():
+            with self._survived(name):
+                self._sinks[name] = make()
 
     def write(self, record: MetricsRecord) -> None:
         """Hand one record to every sink; ``kind``, ``step`` (steps finished) and ``tokens`` are required."""
-        for sink in self._sinks:
-            sink.write(record)
+        for name, sink in self._sinks.items():
+            with self._survived(name):
+                sink.write(record)
 
     def message(self, text: str) -> None:
         """A line for people, on the console and in console.log."""
@@ -110,8 +134,23 @@ class Sinks:
 
     def close(self) -> None:
         """Close every sink."""
-        for sink in self._sinks:
-            sink.close()
+        for name, sink in self._sinks.items():
+            with self._survived(name):
+                sink.close()
+
+    @contextlib.contextmanager
+    def _survived(self, name: str) -> Iterator[None]:
+        """Say the first failure of a sink and the first success after it."""
+        try:
+            yield
+        except Exception as error:
+            if name not in self._failing:
+                self._failing.add(name)
+                self.message(f"{name} is not written: {error or type(error).__name__}; the training goes on")
+        else:
+            if name in self._failing:
+                self._failing.discard(name)
+                self.message(f"{name} is written again")
 
 
 def open_sinks(run: Path, config: RunConfig, reports: bool, start_step: int = 0, stream: TextIO | None = None) -> Sinks:
@@ -120,13 +159,13 @@ def open_sinks(run: Path, config: RunConfig, reports: bool, start_step: int = 0,
     ``start_step`` is the step a run resumes from: records of later steps, which a killed run left, are dropped.
     """
     if not reports:
-        return Sinks([], None)
+        return Sinks({}, None)
     run.mkdir(parents=True, exist_ok=True)
     keep_until(run, start_step)
     console = Console(run / CONSOLE, config.schedule.tokens, config.observe.log_every, stream)
-    sinks: list[Sink] = [JsonLines(run), console]
+    sinks: dict[str, Callable[[], Sink]] = {METRICS: lambda: JsonLines(run)}
     if config.observe.tensorboard:
-        sinks.append(TensorBoard(run, start_step))
+        sinks["TensorBoard"] = lambda: TensorBoard(run, start_step)
     if config.observe.wandb:
-        sinks.append(WeightsAndBiases(run, config))
+        sinks["Weights & Biases"] = lambda: WeightsAndBiases(run, config)
     return Sinks(sinks, console)

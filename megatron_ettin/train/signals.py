@@ -6,7 +6,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
+"""From Slurm, people, a closed terminal; each means: save, then leave."""
 EXIT_INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 EXIT_STOPPED = 75
@@ -30,7 +31,8 @@ class StopRequest:
         return signal.Signals(self.received).name if self.received else "no signal"
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []  # nohup
+        self._before = {number: signal.signal(number, self._remember) for number in SIGNALS if number not in ignored}
         return self
 
     def __exit__(

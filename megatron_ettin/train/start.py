@@ -55,7 +55,11 @@ def report_skipped(found: Found, say: Say) -> None:
 
 
 def resume(parts: Parts, checkpoint: Checkpoint, data_fingerprint: str) -> TrainState:
-    """Go on from the run's own checkpoint. Raises CheckpointError when the data is not what it was."""
+    """Go on from the run's own checkpoint.
+
+    Raises DamagedError when it is none, CheckpointError when the data is not what it was or it cannot be loaded.
+    """
+    stored_run(checkpoint)
     stored = read_numbers(checkpoint).get("data")
     if stored != data_fingerprint:
         raise CheckpointError(
