@@ -1,64 +1,104 @@
-"""The training loop."""
+"""The training loop, and when a checkpoint or an evaluation is due in it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
-from megatron_ettin.batch import Batch
 from megatron_ettin.checkpoint.retention import Reason
 from megatron_ettin.checkpoint.state import TrainState
-from megatron_ettin.config.run import RunConfig
-from megatron_ettin.train.due import SaveClock, mark_saved, save_reason
-from megatron_ettin.train.guard import stop_when_hopeless
+from megatron_ettin.config.derived import micro_batch_rows_at
+from megatron_ettin.config.run import CheckpointConfig
+from megatron_ettin.parallel.together import everywhere
+from megatron_ettin.rows.loader import Loader
+from megatron_ettin.rows.run_data import RunData
+from megatron_ettin.schedule import learning_rate_factor
+from megatron_ettin.train.parts import Parts
+from megatron_ettin.train.record import Recorder
 from megatron_ettin.train.signals import StopRequest
-from megatron_ettin.train.step import Asks, StepResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class Actions:
-    """What the loop does, without knowing how."""
-
-    step: Callable[[list[Batch], int, float, Asks], StepResult]
-    """Take one optimizer step on micro-batches: (batches, step number, learning rate, asks)."""
-    rate: Callable[[int], float]
-    """Learning rate after so many tokens of the stage."""
-    observe: Callable[[TrainState, StepResult, float, float], None]
-    """Record a step: (state after it, result, learning rate, seconds)."""
-    evaluate: Callable[[TrainState], None]
-    """Evaluate on held-out rows when that is due."""
-    save: Callable[[TrainState, Reason], None]
-    """Write a checkpoint."""
-    stop_anywhere: Callable[[int], int]
-    """The highest signal number over all ranks."""
+from megatron_ettin.train.step import Asks, held_out_loss, stop_when_hopeless, train_step
+from megatron_ettin.train.store import save_run
+from megatron_ettin.train.totals import Totals
 
 
 def train_loop(
-    config: RunConfig,
+    run: Path,
+    parts: Parts,
+    stage: RunData,
     state: TrainState,
-    batches: Iterator[tuple[int, list[Batch]]],
-    actions: Actions,
+    recorder: Recorder,
     stop: StopRequest,
+    still_owned: Callable[[], None],
 ) -> tuple[TrainState, int]:
     """Take steps until the stage has seen its tokens or a signal asks to stop.
 
     Returns the saved state and the signal, whichever rank received it; 0: none.
     """
+    config, data = parts.config, parts.groups.data
+    schedule, observe = config.schedule, config.observe
     clock = SaveClock(minutes=config.checkpoint.every_minutes)
-    stopped = actions.stop_anywhere(stop.received)
-    while not state.finished and not stopped:
-        started = time.perf_counter()
-        rate = actions.rate(state.tokens)
-        result = actions.step(next(batches)[1], state.step, rate, Asks(stop=stop.received, save=clock.rings()))
-        state = state.after(tokens=result.totals.tokens, accepted=result.accepted)
-        state = replace(state, finished=state.tokens >= config.schedule.tokens)
-        actions.observe(state, result, rate, time.perf_counter() - started)
-        actions.evaluate(state)
-        if reason := save_reason(state, result.totals, config.checkpoint):
-            state = mark_saved(state, reason, config.checkpoint)
-            actions.save(state, reason)
-            clock.restart()
-        stop_when_hopeless(state.refused_in_a_row, state.step)
-        stopped = result.totals.stop
+    stopped = max(everywhere(lambda: stop.received))
+    rows = partial(micro_batch_rows_at, config)
+    with Loader(stage, config.objective, data.rank, data.size, rows, state.step) as loader:
+        while not state.finished and not stopped:
+            started = time.perf_counter()
+            rate = schedule.peak_rate * learning_rate_factor(schedule, state.tokens)
+            _, batches = next(loader)
+            asks = Asks(stop=stop.received, save=clock.rings())
+            result = train_step(parts, batches, step=state.step, rate=rate, asks=asks)
+            state = state.after(tokens=result.totals.tokens, accepted=result.accepted)
+            state = replace(state, finished=state.tokens >= schedule.tokens)
+            recorder.step(state, result, rate, time.perf_counter() - started)
+            evaluates = state.finished or bool(observe.evaluate_every and state.step % observe.evaluate_every == 0)
+            if config.data.held_out_share and evaluates:
+                held_out = stage.held_out(config.objective, observe.evaluate_rows)
+                recorder.evaluation(state, held_out_loss(parts, held_out))
+            if reason := save_reason(state, result.totals, config.checkpoint):
+                state, saving = mark_saved(state, reason, config.checkpoint), time.perf_counter()
+                checkpoint = save_run(parts, run, state, reason, stage.fingerprint, still_owned)
+                recorder.say(f"saved {checkpoint.path} ({reason}) in {time.perf_counter() - saving:.1f} s")
+                clock.restart()
+            stop_when_hopeless(state.refused_in_a_row, state.step)
+            stopped = result.totals.stop
     return state, stopped
+
+
+@dataclass(kw_only=True)
+class SaveClock:
+    """Minutes since the last save on this rank; only the first rank's clock is asked."""
+
+    minutes: float
+    """Period; 0: never."""
+    started: float = field(default_factory=time.monotonic)
+    """When the current period began, in seconds."""
+
+    def rings(self) -> bool:
+        """Whether the period is over."""
+        return self.minutes > 0 and time.monotonic() - self.started >= 60 * self.minutes
+
+    def restart(self) -> None:
+        """Begin a new period."""
+        self.started = time.monotonic()
+
+
+def save_reason(state: TrainState, totals: Totals, config: CheckpointConfig) -> Reason | None:
+    """Why the state after a step must be saved, the most lasting reason first; None: it need not be."""
+    if state.finished:
+        return "end"
+    if config.every_tokens and state.tokens - state.saved_tokens >= config.every_tokens:
+        return "tokens"
+    if config.every_steps and state.step % config.every_steps == 0:
+        return "steps"
+    if totals.stop:
+        return "signal"
+    return "clock" if totals.save else None
+
+
+def mark_saved(state: TrainState, reason: Reason, config: CheckpointConfig) -> TrainState:
+    """The state with the token clock moved to its last mark, so that a late save does not delay the next."""
+    if reason != "tokens":
+        return state
+    return replace(state, saved_tokens=state.tokens - state.tokens % config.every_tokens)

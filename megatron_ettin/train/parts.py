@@ -1,21 +1,27 @@
-"""Everything a step works with, built once."""
+"""Everything a step works with, built once: model chunks wrapped for data parallelism, and their optimizer."""
 
 from __future__ import annotations
 
 import megatron_ettin.parallel.megatron  # noqa: F401
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron.core.distributed import DistributedDataParallel
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.distributed import finalize_model_grads as reduce_gradients
+from megatron.core.enums import ModelType
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.utils import get_model_config
 
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import LayoutConfig, RunConfig
 from megatron_ettin.config.weights import shapes
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.canonical import entries
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.optimizer import ShardedOptimizer, build_optimizer
-from megatron_ettin.train.wrap import wrap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +53,81 @@ def build_parts(config: RunConfig, groups: Groups, sources: int, bucket_size: in
         groups=groups,
         sources=sources,
     )
+
+
+def wrap(
+    models: Sequence[torch.nn.Module], layout: LayoutConfig, groups: Groups, *, bucket_size: int | None = None
+) -> list[DistributedDataParallel]:
+    """The chunks with contiguous float32 gradient buffers, and their configs told how a backward pass ends.
+
+    With overlap a bucket of ``bucket_size`` elements is reduced as soon as it is full (None: Megatron-Core's choice).
+    """
+    for model in models:
+        model.model_type = ModelType.encoder_or_decoder  # what the schedules look for
+    chunks = [
+        DistributedDataParallel(
+            get_model_config(model),
+            DistributedDataParallelConfig(
+                grad_reduce_in_fp32=True,
+                use_distributed_optimizer=True,
+                overlap_grad_reduce=layout.overlap,
+                overlap_param_gather=layout.overlap,
+                bucket_size=bucket_size,
+            ),
+            model,
+            disable_bucketing=index > 0,
+            pg_collection=groups.collection,
+        )
+        for index, model in enumerate(models)
+    ]
+    if groups.device.kind == "cpu":
+        _add_gradients_in_place(chunks)
+        if groups.collection.dp_cp.size() == 1 and not layout.overlap:
+            _send_nothing(chunks)
+    config = get_model_config(chunks[0])
+    config.finalize_model_grads_func = finish_backward
+    no_sync = [chunk.no_sync for chunk in chunks]
+    config.no_sync_func = None if not layout.overlap else no_sync[0] if len(no_sync) == 1 else no_sync
+    return chunks
+
+
+def _add_gradients_in_place(chunks: list[DistributedDataParallel]) -> None:
+    """Let the linear layers add their weights' gradients to the buffers themselves: no copy in between."""
+    for chunk in chunks:
+        for module in chunk.modules():
+            if isinstance(module, ColumnParallelLinear | RowParallelLinear):
+                module.gradient_accumulation_fusion = True
+
+
+def _send_nothing(chunks: list[DistributedDataParallel]) -> None:
+    """Of a single data rank: gloo would copy all gradients and all weights to arrive at the same numbers."""
+
+    def nothing(*_: object, **__: object) -> None: ...
+
+    for chunk in chunks:
+        for buckets in chunk.bucket_groups:
+            if any(bucket.gradient_scaling_factor != 1.0 for bucket in buckets.buckets):
+                raise RuntimeError("gradients are sums over labels and must not be scaled before they are reduced")
+            buckets.start_grad_sync = buckets.start_param_sync = nothing
+
+
+def finish_backward(
+    chunks: list[DistributedDataParallel],
+    labels: torch.Tensor,
+    pg_collection: ProcessGroupCollection,
+    force_all_reduce: bool = False,
+) -> None:
+    """Reduce the gradients over the ranks and divide them by the number of labels in the whole step.
+
+    Megatron-Core's own function does the same but waits for the device to compare the count with 0.
+    """
+    reduce_gradients(chunks, None, pg_collection=pg_collection, force_all_reduce=force_all_reduce)
+    pipeline = pg_collection.pp
+    if pipeline.size() > 1:
+        last = torch.distributed.get_global_rank(pipeline, pipeline.size() - 1)
+        torch.distributed.broadcast(labels, src=last, group=pipeline)
+    if pg_collection.dp_cp.size() > 1:
+        torch.distributed.all_reduce(labels, group=pg_collection.dp_cp)
+    scale = 1.0 / labels.clamp(min=1)
+    for chunk in chunks:
+        chunk.scale_gradients(scale)

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from megatron_ettin.batch import Batch
-from megatron_ettin.checkpoint.retention import Reason
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import rules
-from megatron_ettin.config.derived import micro_batch_rows_at, with_vocabulary, with_world_size
+from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.parallel.agree import agree_maximum
 from megatron_ettin.parallel.device import limit_threads
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.parallel.together import everywhere_own, on_first
 from megatron_ettin.rows.data_record import record_data
-from megatron_ettin.rows.loader import Loader
 from megatron_ettin.rows.report import source_table
-from megatron_ettin.rows.run_data import RunData, open_run_data
-from megatron_ettin.schedule import learning_rate_factor
-from megatron_ettin.train.due import evaluation_due
-from megatron_ettin.train.evaluate import held_out_loss
-from megatron_ettin.train.loop import Actions, train_loop
+from megatron_ettin.rows.run_data import open_run_data
+from megatron_ettin.train.loop import train_loop
 from megatron_ettin.train.open_run import open_run_folder
-from megatron_ettin.train.parts import Parts, build_parts
+from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.record import Recorder
 from megatron_ettin.train.signals import StopRequest
 from megatron_ettin.train.start import ReadHuggingFace, start
-from megatron_ettin.train.step import Asks, StepResult, train_step
-from megatron_ettin.train.store import save_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,54 +68,6 @@ def train(
             recorder.say("compute.compile is off: every pointwise part reads and writes all of its numbers by itself")
         state = start(parts, run, stage.fingerprint, read_huggingface, recorder.say)
         everywhere_own(lambda: recorder.open(state))
-        state, stopped = _steps(parts, run, stage, state, recorder, stop, still_owned)
+        state, stopped = train_loop(run, parts, stage, state, recorder, stop, still_owned)
         recorder.close(state, stopped)
         return Outcome(state=state, signal=0 if state.finished else stopped)
-
-
-def _steps(
-    parts: Parts,
-    run: Path,
-    stage: RunData,
-    state: TrainState,
-    recorder: Recorder,
-    stop: StopRequest,
-    still_owned: Callable[[], None],
-) -> tuple[TrainState, int]:
-    config, data = parts.config, parts.groups.data
-    actions = Actions(
-        step=partial(_step, parts),
-        rate=lambda tokens: config.schedule.peak_rate * learning_rate_factor(config.schedule, tokens),
-        observe=recorder.step,
-        evaluate=partial(_evaluate, parts, stage, recorder),
-        save=partial(_save, parts, run, stage.fingerprint, recorder, still_owned),
-        stop_anywhere=partial(agree_maximum, parts.groups),
-    )
-    rows = partial(micro_batch_rows_at, config)
-    with Loader(stage, config.objective, data.rank, data.size, rows, state.step) as loader:
-        return train_loop(config, state, loader, actions, stop)
-
-
-def _step(parts: Parts, batches: list[Batch], step: int, rate: float, asks: Asks) -> StepResult:
-    return train_step(parts, batches, step=step, rate=rate, asks=asks)
-
-
-def _evaluate(parts: Parts, stage: RunData, recorder: Recorder, state: TrainState) -> None:
-    config = parts.config
-    if config.data.held_out_share and evaluation_due(state, config.observe):
-        batches = stage.held_out(config.objective, config.observe.evaluate_rows)
-        recorder.evaluation(state, held_out_loss(parts, batches))
-
-
-def _save(
-    parts: Parts,
-    run: Path,
-    fingerprint: str,
-    recorder: Recorder,
-    still_owned: Callable[[], None],
-    state: TrainState,
-    reason: Reason,
-) -> None:
-    started = time.monotonic()
-    checkpoint = save_run(parts, run, state, reason, fingerprint, still_owned)
-    recorder.say(f"saved {checkpoint.path} ({reason}) in {time.monotonic() - started:.1f} s")

@@ -21,15 +21,6 @@ class StopRequest:
         self.received: int = 0
         self._before: dict[int, Any] = {}
 
-    @property
-    def requested(self) -> bool:
-        """Whether a signal came to this process."""
-        return self.received != 0
-
-    def name(self) -> str:
-        """The signal's name, such as SIGTERM."""
-        return signal.Signals(self.received).name if self.received else "no signal"
-
     def __enter__(self) -> StopRequest:
         ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []  # nohup
         self._before = {number: signal.signal(number, self._remember) for number in SIGNALS if number not in ignored}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import megatron_ettin.parallel.megatron  # noqa: F401
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,14 +20,20 @@ from torch import Tensor
 
 from megatron_ettin.batch import DIGEST_MODULUS, Batch
 from megatron_ettin.config.objective import OBJECTIVES
-from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.count import flops
+from megatron_ettin.errors import EttinError
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.parallel.device import to_device
 from megatron_ettin.parallel.seeds import derive
-from megatron_ettin.train.guard import accepts
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.totals import Local, Totals, add_up
+
+REFUSALS_BEFORE_STOP = 10
+"""Steps in a row without a finite gradient after which going on is pointless."""
+
+
+class TrainingError(EttinError):
+    """A run that cannot usefully go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,7 @@ def train_step(parts: Parts, batches: Sequence[Batch], *, step: int, rate: float
 
     The host waits for the device once, for the numbers that decide whether the update is applied.
     """
+    causal = OBJECTIVES[parts.config.objective].causal
     for chunk in parts.chunks:
         chunk.zero_grad_buffer()
     source_sums = forward_backward(parts, batches, step=step)
@@ -63,17 +71,52 @@ def train_step(parts: Parts, batches: Sequence[Batch], *, step: int, rate: float
             source_sums=source_sums,
             square_norm=parts.optimizer.square_norm(),
             tokens=sum(batch.tokens for batch in batches),
-            flops=sum(_flops(parts.config, batch) for batch in batches),
+            flops=sum(
+                flops(parts.config.model, causal, np.diff(batch.cu_seqlens_S).tolist(), batch.labels).training
+                for batch in batches
+            ),
             digest=sum(batch.digest() for batch in batches) % DIGEST_MODULUS,
             stop=asks.stop,
             save=asks.save,
         ),
         parts.groups,
     )
-    accepted = accepts(totals.loss, totals.gradient_norm)
-    if accepted:
+    if totals.finite:
         parts.optimizer.apply(rate)
-    return StepResult(totals=totals, accepted=accepted)
+    return StepResult(totals=totals, accepted=totals.finite)
+
+
+def stop_when_hopeless(refused_in_a_row: int, step: int) -> None:
+    """Raise TrainingError after too many refused steps in a row."""
+    if refused_in_a_row >= REFUSALS_BEFORE_STOP:
+        raise TrainingError(
+            f"step {step}: the loss or the gradient was not finite in {refused_in_a_row} steps in a row; the weights "
+            "are those before them. Go on from an earlier checkpoint with a lower schedule.peak_rate, or look at the "
+            "rows of these steps with `ettin order RUN --step N --text`"
+        )
+
+
+def held_out_loss(parts: Parts, batches: Sequence[Batch]) -> float:
+    """Mean loss over the labels of ``batches``, in nats, equal on every rank; nan without labels.
+
+    Every data rank takes a contiguous part; the result depends on the layout by rounding only.
+    """
+    rank, size = parts.groups.data.rank, parts.groups.data.size
+    bounds = [len(batches) * part // size for part in range(size + 1)]
+    mine = batches[bounds[rank] : bounds[rank + 1]]
+    sums = torch.zeros(parts.sources, 2, dtype=torch.float64, device=parts.groups.device.torch_device)
+    if mine:
+        for chunk in parts.chunks:
+            chunk.eval()
+        with torch.no_grad():
+            sums += forward_backward(parts, mine, step=0, forward_only=True)
+        for chunk in parts.chunks:
+            chunk.train()
+    sums *= float(parts.groups.tensor.is_first)
+    if parts.groups.world.size > 1:
+        torch.distributed.all_reduce(sums)
+    total, count = sums.sum(dim=0).tolist()
+    return total / count if count else math.nan
 
 
 def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forward_only: bool = False) -> Tensor:
@@ -81,7 +124,7 @@ def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forwa
 
     Returns loss sums and label counts for each source on this rank, shape [sources, 2], float64; 0 off the last stage.
     """
-    layout = parts.config.layout
+    layout, pipeline = parts.config.layout, parts.groups.collection.pp
     schedule = get_forward_backward_func(layout.pipeline, layout.virtual_pipeline if len(parts.chunks) > 1 else None)
     sums: list[Tensor] = schedule(
         forward_step_func=functools.partial(_forward, parts, step),
@@ -91,15 +134,10 @@ def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forwa
         seq_length=batches[0].rows * batches[0].row_length,
         micro_batch_size=1,
         forward_only=forward_only,
-        p2p_communicator=_communicator(parts),
+        p2p_communicator=P2PCommunicator(pipeline, get_model_config(parts.chunks[0])) if pipeline.size() > 1 else None,
         pg_collection=parts.groups.collection,
     )
     return sum(sums, start=torch.zeros(parts.sources, 2, dtype=torch.float64, device=parts.groups.device.torch_device))
-
-
-def _communicator(parts: Parts) -> P2PCommunicator | None:
-    pipeline = parts.groups.collection.pp
-    return P2PCommunicator(pipeline, get_model_config(parts.chunks[0])) if pipeline.size() > 1 else None
 
 
 def _forward(
@@ -110,14 +148,9 @@ def _forward(
     config = parts.config
     seed = derive(config.seed, "dropout", config.stage, step, parts.groups.data.rank, micro_batch)
     device_batch = DeviceBatch.from_batch(batch, parts.groups, seed)
-    return chunk(device_batch), functools.partial(_sums, parts.sources, _label_sources(batch, device_batch))
-
-
-def _label_sources(batch: Batch, device_batch: DeviceBatch) -> Tensor:
-    """For each label of this rank's slice the source of its row, shape [L]."""
     rows_L = (device_batch.label_positions_L + device_batch.packed.start) // batch.row_length
     sources_B = to_device(torch.from_numpy(batch.sources_B).long(), rows_L.device)
-    return sources_B[rows_L]
+    return chunk(device_batch), functools.partial(_sums, parts.sources, sources_B[rows_L])
 
 
 def _sums(sources: int, sources_L: Tensor, losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,8 +160,3 @@ def _sums(sources: int, sources_L: Tensor, losses_L: Tensor) -> tuple[Tensor, Te
     by_source.index_add_(0, sources_L, pairs)
     count = torch.full((), losses_L.numel(), dtype=torch.int, device=losses_L.device)
     return losses_L.sum(), count, by_source
-
-
-def _flops(config: RunConfig, batch: Batch) -> float:
-    causal = OBJECTIVES[config.objective].causal
-    return flops(config.model, causal, np.diff(batch.cu_seqlens_S).tolist(), batch.labels).training

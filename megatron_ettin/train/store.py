@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import megatron_ettin.parallel.megatron  # noqa: F401
+
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
+from torch import Tensor
 
 from megatron_ettin.checkpoint.load import read_tensors, stored_run
 from megatron_ettin.checkpoint.retention import Reason, thin_out
@@ -16,10 +22,17 @@ from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError
+from megatron_ettin.model.canonical import Entry, entries
+from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.together import on_first
 from megatron_ettin.run_folder import Checkpoint
-from megatron_ettin.train.named_shards import named_shards, take_over
 from megatron_ettin.train.parts import Parts
+
+NamedShards = dict[str, ShardedTensor | ShardedTensorFactory]
+"""Megatron-Core's description of this rank's part of each tensor, by canonical name."""
+
+_SPLIT_AXIS = {"columns": 1, "heads": 0, "halves": 0, "vocabulary": 0}
+"""The axis that the tensor ranks share, for each kind of sharding in ``model.canonical``."""
 
 SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "vocabulary")
 
@@ -92,3 +105,37 @@ def clear_moments(parts: Parts) -> None:
         for moments in parts.optimizer.optimizer.state.values():
             moments["exp_avg"].zero_()
             moments["exp_avg_sq"].zero_()
+
+
+def named_shards(models: Sequence[torch.nn.Module], groups: Groups) -> NamedShards:
+    """This rank's parameters, described.
+
+    Rows of a QKV matrix stay in Megatron-Core's order, head by head; the rest is as in ``model.canonical``. Padding
+    rows of the vocabulary are stored, and may differ in number when read.
+    """
+    last_copy = groups.pipeline.size > 1 and groups.is_last_stage
+    return {
+        entry.name: _described(entry, groups, copy=int(last_copy and entry.name == "embedding.weight"))
+        for entry in entries(list(models))
+    }
+
+
+def _described(entry: Entry, groups: Groups, copy: int) -> ShardedTensor | ShardedTensorFactory:
+    """One parameter; ``copy`` 1 is the tied embedding's second home, on the last pipeline stage."""
+    tensor, split = groups.tensor, entry.sharding in _SPLIT_AXIS
+    offsets = [(_SPLIT_AXIS[entry.sharding], tensor.rank, tensor.size)] if split else []
+    described = ShardedTensor.from_rank_offsets(
+        f"weight.{entry.name}",
+        entry.parameter,
+        *offsets,
+        replica_id=(copy, 0 if split else tensor.rank, groups.data_context.rank),
+        allow_shape_mismatch=entry.sharding == "vocabulary",
+    )
+    return apply_swiglu_sharded_factory(described, ()) if entry.sharding == "halves" else described
+
+
+@torch.no_grad()
+def take_over(models: Sequence[torch.nn.Module], loaded: dict[str, Tensor]) -> None:
+    """Copy loaded tensors into the parameters that ``named_shards`` described."""
+    for entry in entries(list(models)):
+        entry.parameter.copy_(loaded[entry.name])

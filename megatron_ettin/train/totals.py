@@ -46,6 +46,11 @@ class Totals:
     source_labels: tuple[int, ...]
     """Labels of each source."""
 
+    @property
+    def finite(self) -> bool:
+        """Whether the step may change the weights. The numbers are equal on all ranks, so all decide alike."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Local:

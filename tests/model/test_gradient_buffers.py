@@ -8,7 +8,7 @@ import torch
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.parallel.groups import Groups
-from megatron_ettin.train.wrap import wrap
+from megatron_ettin.train.parts import wrap
 from tests.model.inputs import batch_of, run_of
 
 SAME = {"fp32": 1e-5, "bf16": 2e-2}

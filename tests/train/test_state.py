@@ -12,9 +12,9 @@ import pytest
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import CheckpointConfig
 from megatron_ettin.errors import CheckpointError
-from megatron_ettin.train.due import SaveClock, mark_saved, save_reason
-from megatron_ettin.train.guard import REFUSALS_BEFORE_STOP, TrainingError, accepts, stop_when_hopeless
+from megatron_ettin.train.loop import SaveClock, mark_saved, save_reason
 from megatron_ettin.train.signals import StopRequest
+from megatron_ettin.train.step import REFUSALS_BEFORE_STOP, TrainingError, stop_when_hopeless
 from megatron_ettin.train.totals import Totals
 
 NEVER = CheckpointConfig(every_tokens=0, every_steps=0, every_minutes=0.0)
@@ -48,7 +48,7 @@ def test_a_refused_step_moves_on_in_the_data_but_not_in_the_weights():
 @pytest.mark.parametrize("loss", [1.0, math.nan, math.inf])
 @pytest.mark.parametrize("norm", [1.0, math.nan, math.inf])
 def test_only_finite_numbers_are_accepted(loss, norm):
-    assert accepts(loss, norm) == (loss == norm == 1.0)
+    assert totals(loss=loss, gradient_norm=norm).finite == (loss == norm == 1.0)
 
 
 def test_too_many_refusals_stop_the_run():
@@ -61,7 +61,7 @@ def test_too_many_refusals_stop_the_run():
 def test_a_signal_is_remembered_and_handlers_are_restored(number):
     before = signal.getsignal(number)
     with StopRequest() as stop:
-        assert not stop.requested
+        assert not stop.received
         os.kill(os.getpid(), number)
         assert stop.received == number
     assert signal.getsignal(number) is before

@@ -12,7 +12,7 @@ from megatron.core.transformer import MegatronModule, TransformerConfig
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.train.optimizer import build_optimizer
-from megatron_ettin.train.wrap import wrap
+from megatron_ettin.train.parts import wrap
 
 WIDTH, INNER = 24, 40
 SHAPES = {"first.weight": (INNER, WIDTH), "second.weight": (WIDTH, INNER), "scale": (WIDTH,), "tail": (7, 3)}
