@@ -154,6 +154,32 @@ def test_sentences_are_those_of_megatron(tmp_path, tokenizer, punkt, keep_newlin
     assert len(records[0]["text"]) > 1
 
 
+SPLITTING = """
+import sys, time
+from megatron_ettin.corpus.build.sentences import SentencePool
+pool = SentencePool("english", keep_newlines=False, children=2)
+print(*(child.pid for child in pool._children), flush=True)
+time.sleep(100)
+"""
+
+
+def test_processes_that_split_sentences_end_with_a_killed_build(punkt, root):
+    import subprocess
+    import sys
+    import time
+
+    with subprocess.Popen([sys.executable, "-c", SPLITTING], cwd=root, stdout=subprocess.PIPE, text=True) as build:
+        children = build.stdout.readline().split()
+        build.kill()
+    assert len(children) == 2
+    for _ in range(200):
+        states = subprocess.run(["ps", "-o", "stat=", "-p", ",".join(children)], capture_output=True, text=True).stdout
+        if all(state.startswith("Z") for state in states.split()):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"still there: {children}")
+
+
 def test_absent_punkt_data_is_told_with_the_remedy(tmp_path, jsonl, tokenizer, monkeypatch):
     import nltk
 

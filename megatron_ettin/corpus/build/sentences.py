@@ -41,14 +41,10 @@ def load_splitter(language: str, *, keep_newlines: bool) -> Any:  # noqa: ANN401
         ) from error
     if not keep_newlines:
         return splitter
-    return punkt.PunktSentenceTokenizer(train_text=splitter._params, lang_vars=_newline_keeper())
-
-
-def _newline_keeper() -> Any:  # noqa: ANN401 - nltk
-    """Language variables whose sentences keep the white space that ends them, as in Megatron-LM."""
-    from nltk.tokenize import punkt
 
     class NewlineKeeper(punkt.PunktLanguageVars):  # type: ignore[misc]
+        """Sentences keep the white space that ends them, as in Megatron-LM."""
+
         _period_context_fmt = r"""
         \S*                          # some word material
         %(SentEndChars)s             # a potential sentence ending
@@ -59,7 +55,7 @@ def _newline_keeper() -> Any:  # noqa: ANN401 - nltk
             (?P<next_tok>\S+)        # or some other token
         ))"""
 
-    return NewlineKeeper()
+    return punkt.PunktSentenceTokenizer(train_text=splitter._params, lang_vars=NewlineKeeper())
 
 
 def split_text(splitter: Any, text: str) -> list[str]:  # noqa: ANN401 - nltk
@@ -88,7 +84,11 @@ def _receive(stream: IO[bytes]) -> SplitBatch | None:
 
 
 class SentencePool:
-    """Child processes that split batches of texts; called from the builder's threads, one child a call."""
+    """Child processes that split batches of texts; called from the builder's threads, one child a call.
+
+    Plain processes with pipes: they read the end of their input and go when the build is killed. The workers of
+    ``concurrent.futures.ProcessPoolExecutor`` stay behind then, however they are started.
+    """
 
     def __init__(self, language: str, *, keep_newlines: bool, children: int) -> None:
         load_splitter(language, keep_newlines=keep_newlines)  # an early, clear error
