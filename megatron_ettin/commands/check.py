@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from megatron_ettin.check.run import Request, examine
 from megatron_ettin.commands.run_flags import RunFlags, parse, recipe_named, run_folder
-from megatron_ettin.commands.tables import pairs
 from megatron_ettin.config.codec import fingerprint, flatten
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.tables import pairs
 
 FAILED = 2
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import tyro
 
 from megatron_ettin.commands.run_flags import RunFlags, parse
-from megatron_ettin.commands.tables import aligned, pairs
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.recipes import recipe
@@ -20,6 +19,7 @@ from megatron_ettin.cost.hardware import GIBI
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.progress import format_count
 from megatron_ettin.publish import write_atomically
+from megatron_ettin.tables import aligned, pairs
 
 HOURS_PER_DAY = 24
 

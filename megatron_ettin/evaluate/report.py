@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
+import textwrap
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE
 from megatron_ettin.observe.plot import COLORS, REFERENCE, STYLE
 from megatron_ettin.publish import write_atomically
+from megatron_ettin.tables import aligned
 
-PLAIN_WIDTH = 120
+CAPTION_WIDTH = 120
 
 COLUMNS = (MASKED, NEXT_SAMPLE, NEXT)
 
@@ -29,52 +27,40 @@ def write_results(folder: Path, results: Results) -> Path:
     return path
 
 
-def losses_table(results: Results) -> Table:
+def losses_table(results: Results) -> str:
     """Models as rows; nats a token with standard error, and a byte in brackets."""
     text = results["text"]
-    table = Table(title=f"Held-out loss, nats a token (a byte); {text['tokens']:,} tokens of unseen text")
-    table.add_column("model")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for name, model in results["models"].items():
-        table.add_row(name, *(_cell(model["losses"].get(column)) for column in COLUMNS))
     entropy = f"{text['unigram_nats_per_token']:.3f} ({text['unigram_nats_per_byte']:.3f})"
-    table.add_row("unigram entropy of that text", *[entropy] * len(COLUMNS), style="dim")
-    table.caption = (
+    rows: list[tuple[str, ...]] = [("model", *COLUMNS)]
+    for name, model in results["models"].items():
+        losses = [model["losses"].get(column) for column in COLUMNS]
+        rows.append((name, *(
+            f"{loss['nats_per_token']:.3f} \u00b1 {loss['standard_error']:.3f} ({loss['nats_per_byte']:.3f})"
+            if loss else "-" for loss in losses
+        )))  # fmt: skip
+    rows.append(("unigram entropy of that text", *[entropy] * len(COLUMNS)))
+    caption = (
         f"{MASKED}: encoders see both sides, decoders the left. {NEXT_SAMPLE}: encoders read the first of three "
         f"masks after the left context; the same tokens for all. {NEXT}: one pass, decoders only."
     )
-    return table
+    title = f"Held-out loss, nats a token (a byte); {text['tokens']:,} tokens of unseen text"
+    return "\n\n".join([title, aligned(rows, left=1), textwrap.fill(caption, CAPTION_WIDTH)])
 
 
-def _cell(loss: dict[str, Any] | None) -> str:
-    if loss is None:
-        return "-"
-    return f"{loss['nats_per_token']:.3f} \u00b1 {loss['standard_error']:.3f} ({loss['nats_per_byte']:.3f})"
-
-
-def print_results(results: Results, console: Console | None = None) -> None:
+def print_results(results: Results) -> None:
     """The table, then what each model wrote."""
-    console = console or wide_console()
-    console.print(losses_table(results))
+    print(losses_table(results))
     for name, model in results["models"].items():
         for demo in model.get("demos", []):
-            console.print(f"[bold]{name}[/bold] {demo_line(demo)}", highlight=False)
-
-
-def wide_console() -> Console:
-    """The terminal; where there is none, lines wide enough for the table."""
-    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+            print(f"{name} {demo_line(demo)}")
 
 
 def demo_line(demo: dict[str, Any]) -> str:
     """One demonstration in one line."""
-    from rich.markup import escape
-
     if "choices" in demo:
         words = ", ".join(f"{word!r} {share:.0%}" for word, share in demo["choices"])
-        return escape(f"{demo['text']!r}: {words}")
-    return escape(f"{demo['text']!r} ... {demo['continuation']!r}")
+        return f"{demo['text']!r}: {words}"
+    return f"{demo['text']!r} ... {demo['continuation']!r}"
 
 
 def plot_losses(results: Results, path: Path) -> None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from megatron_ettin.rows.run_data import RunData
+from megatron_ettin.tables import aligned
 
 ROWS_AT_ONCE = 1 << 20
+LEAST_WIDTHS = (20, 12, 12, 7, 17, 6, 7)
+"""Of the columns of the table, so that those of several mixtures compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +66,13 @@ def source_table(data: RunData, count: bool = False) -> str:
     """The sources of a run as a table, with their sum; ``~`` marks tokens that were not counted row by row."""
     reports = source_reports(data, count)
     total = sum(item.tokens for item in reports)
-    lines = [f"{'source':<20} {'documents':>13} {'rows':>13} {'passes':>8} {'tokens':>18} {'share':>7} {'fill':>8}"]
-    for item in reports:
-        tokens = f"{'' if item.counted else '~'}{item.tokens:,}"
-        lines.append(
-            f"{item.name:<20} {item.documents:>13,} {item.rows:>13,} {item.passes:>8.3f} {tokens:>18} "
-            f"{item.tokens / total:>7.2%} {item.fill:>8.3%}"
+    rows = [
+        (
+            item.name, f"{item.documents:,}", f"{item.rows:,}", f"{item.passes:.3f}",
+            f"{'' if item.counted else '~'}{item.tokens:,}", f"{item.tokens / total:.2%}", f"{item.fill:.3%}",
         )
-    lines.append(f"{'pool':<20} {'':>13} {data.pool_rows:>13,} {'':>8} {total:>18,}")
-    return "\n".join(lines)
+        for item in reports
+    ]  # fmt: skip
+    head = ("source", "documents", "rows", "passes", "tokens", "share", "fill")
+    pool = ("pool", "", f"{data.pool_rows:,}", "", f"{total:,}", "", "")
+    return aligned([head, *rows, pool], left=1, least=LEAST_WIDTHS, rule=False)
