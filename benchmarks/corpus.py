@@ -5,14 +5,13 @@
 Every measurement is a fresh process with one thread; figures are CPU seconds, medians of interleaved rounds. Before
 anything is printed the ids of both sides are compared; where they differ `tokenizers` judges. `cold` is the first pass
 of a process, with empty caches and, on gigatoken's side, with a start of some tenths of a second that small texts make
-look large; `warm` is a second pass over the same text, for our files a second
-build with caches of its own. The end-to-end rows, jsonl to .bin/.idx, are in corpus_build.py.
+look large; `warm` is a second pass over the same text, for our files a second build with caches of its own. Claims
+about other text than the given one name it. The end-to-end rows, jsonl to .bin/.idx, are in corpus_build.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import random
@@ -20,9 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +27,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.reporting import Claim  # noqa: E402
+from benchmarks.reporting import Claim, require  # noqa: E402
+from benchmarks.texts import MULTILINGUAL, NOVELS, SHARED, code_texts, given_texts, other_text  # noqa: E402
 
-SHARED = Path(os.environ.get("ETTIN_SHARED", ROOT.parent / "shared"))
 ENGINES = str(ROOT / "benchmarks" / "corpus_engines.py")
 FILE_TARGETS = {"prose": 3.5, "code": 3.5, "mixed": 3.0, "multilingual": 2.5}
 MEMORY_TARGET = 80.0
@@ -81,15 +78,15 @@ class Bench:
             )  # fmt: skip
             self.claims.append(claim)
 
-    def roofline(self, corpus: str) -> None:
-        """Passes that do hardly anything with the same bytes, for comparison."""
+    def roofline(self, corpus: str, text: str) -> None:
+        """Passes that do hardly anything with the same bytes, for comparison; ``text`` names them."""
         result = self.run("roofline", corpus)
         size = result.pop("bytes") / 1e6
         del result["peak_megabytes"]
         for name, seconds in result.items():
-            print(f"{name + ' of the ' + corpus + ' file':<52}{size / seconds:10.0f}", flush=True)
+            print(f"{name + ' of the ' + text + ' file':<52}{size / seconds:10.0f}", flush=True)
             claim = Claim(
-                claim=f"{name}, {corpus} file", ours=size / seconds, peer=None, unit="MB/cpu-s", ratio=None,
+                claim=f"{name}, {text} file", ours=size / seconds, peer=None, unit="MB/cpu-s", ratio=None,
                 target=None, met=None, hardware=self.hardware,
             )  # fmt: skip
             self.claims.append(claim)
@@ -100,22 +97,6 @@ def hardware() -> str:
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     name = names[0].partition(":")[2].strip() if names else "unknown processor"
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
-
-
-def shared_texts(name: str) -> list[str]:
-    """Texts of a file beside the checkout; none where it is absent."""
-    path = SHARED / "text" / name
-    if not path.exists():
-        return []
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line)["text"] for line in lines]
-
-
-def code_texts() -> Iterator[str]:
-    """Source files of the running Python and its packages."""
-    for folder in (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"]):
-        for path in sorted(Path(folder).rglob("*.py")):
-            yield path.read_text(encoding="utf-8", errors="replace")
 
 
 def cut(texts: list[str], megabytes: float) -> list[str]:
@@ -137,8 +118,8 @@ def size_of(texts: list[str]) -> float:
 def write_texts(bench: Bench, megabytes: float) -> None:
     """prose, code, multilingual and mixed as jsonl; nothing occurs twice in a file."""
     texts = {
-        "prose": shared_texts("english_novels.jsonl.gz"),
-        "multilingual": shared_texts("multilingual.jsonl.gz"),
+        "prose": list(given_texts(NOVELS)),
+        "multilingual": list(given_texts(MULTILINGUAL)),
         "code": cut(list(code_texts()), 4 * megabytes),
     }
     for one in texts.values():
@@ -174,6 +155,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--megabytes", type=float, help="of each kind of text, as far as there is that much")
     given = parser.parse_args()
+    require("gigatoken", "awkward", install="pip install '.[bench]'")
+    require("tokenizers", "zstandard", install="pip install .")
     folder = Path(tempfile.mkdtemp(prefix="ettin-engines-"))
     try:
         bench = Bench(folder, find_tokenizer(folder), given.rounds or (1 if given.quick else 3), hardware())
@@ -181,13 +164,15 @@ def main() -> int:
         sizes = ", ".join(f"{name} {size:.0f} MB" for name, size in bench.megabytes.items())
         print(f"{bench.hardware}; {sizes}; tokenizer {bench.tokenizer.name}; one thread")
         print(f"{'':<52}{'ours MB/s':>10}{'peer MB/s':>12}{'ratio':>9}{'target':>8}")
-        for corpus in bench.megabytes:
+        named = {corpus: corpus for corpus in bench.megabytes} | {"mixed": f"mixed{other_text()}"}
+        for corpus, name in named.items():
             target = FILE_TARGETS[corpus]
-            bench.compare(f"jsonl files, {corpus}, gigatoken", corpus, "files-native", "files-gigatoken", target)
-        for corpus in bench.megabytes:
-            bench.compare(f"in memory, {corpus}, gigatoken", corpus, "memory-native", "memory-gigatoken", 0.0)
-        bench.roofline("mixed")
-        bench.compare("in memory, mixed, tokenizers", "mixed", "memory-native", "memory-huggingface", MEMORY_TARGET)
+            bench.compare(f"jsonl files, {name}, gigatoken", corpus, "files-native", "files-gigatoken", target)
+        for corpus, name in named.items():
+            bench.compare(f"in memory, {name}, gigatoken", corpus, "memory-native", "memory-gigatoken", 0.0)
+        bench.roofline("mixed", named["mixed"])
+        name = f"in memory, {named['mixed']}, tokenizers"
+        bench.compare(name, "mixed", "memory-native", "memory-huggingface", MEMORY_TARGET)
     finally:
         shutil.rmtree(folder)
     lines = "".join(json.dumps(asdict(claim)) + "\n" for claim in bench.claims)

@@ -6,7 +6,7 @@ Every side is a fresh process; CPU is user plus system time of the process and i
 included on both sides, medians over interleaved rounds. Modules are compiled before, as those of an installed package
 are. Text is read from the page cache; set TMPDIR to a file system in memory, or the wall time holds the disk's. Before
 anything is timed the outputs are compared byte for byte. datatrove runs where ETTIN_DATATROVE_PYTHON names a Python
-that has it.
+that has it. Claims about other text than the given one name it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,19 @@ import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.reporting import Claim  # noqa: E402
+from benchmarks.reporting import Claim, require  # noqa: E402
+from benchmarks.texts import MULTILINGUAL, NOVELS, SHARED, code_texts, given_texts, other_text  # noqa: E402
 from megatron_ettin.sources.compressed import PIECES, RawFile  # noqa: E402
-
-SHARED = Path(os.environ.get("ETTIN_SHARED", ROOT.parent / "shared"))
 
 PEERS = str(ROOT / "benchmarks" / "corpus_peers.py")
 MEGABYTE = 1_000_000
@@ -79,29 +77,16 @@ def hardware() -> str:
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
-def code_texts() -> Iterator[str]:
-    """Source files of the running Python and its packages."""
-    for folder in (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"]):
-        for path in sorted(Path(folder).rglob("*.py")):
-            if folder.endswith("site-packages") or "site-packages" not in path.parts:
-                yield path.read_text(encoding="utf-8", errors="replace")
+REPEATED = ".repeated"
+"""Ending of an empty file beside a text that holds its documents more than once."""
 
 
-def shared_texts(name: str) -> Iterator[str]:
-    """Texts of a file beside the checkout; none where it is absent."""
-    path = SHARED / "text" / name
-    if path.exists():
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)["text"]
-
-
-def write_text(path: Path, megabytes: float) -> int:
+def write_text(path: Path, megabytes: float) -> None:
     """Mixed text as jsonl: novels, other languages and code, shuffled; code is what there is most of.
 
-    Nothing occurs twice unless the text on this machine is less than asked for. Returns the bytes of text.
+    Nothing occurs twice unless the text on this machine is less than asked for.
     """
-    texts = [*shared_texts("english_novels.jsonl.gz"), *shared_texts("multilingual.jsonl.gz")]
+    texts = [*given_texts(NOVELS), *given_texts(MULTILINGUAL)]
     size = sum(len(text.encode()) for text in texts)
     for text in code_texts():
         if size > megabytes * MEGABYTE:
@@ -117,7 +102,8 @@ def write_text(path: Path, megabytes: float) -> int:
                 written += len(text.encode())
                 if written >= megabytes * MEGABYTE:
                     break
-    return written
+            else:
+                path.with_suffix(REPEATED).touch()
 
 
 def in_a_child(work: Callable[[], object]) -> None:
@@ -157,6 +143,7 @@ class Bench:
         self.small = folder / "small.jsonl"
         in_a_child(lambda: write_text(self.text, megabytes))
         in_a_child(lambda: write_text(self.small, min(megabytes, 8)))
+        self.other_text = other_text(self.text.with_suffix(REPEATED).exists())
         self.tokenizer = find_tokenizer(folder, self.small)
         self.claims: list[Claim] = []
         self.hardware = hardware()
@@ -178,6 +165,7 @@ class Bench:
         self, text: str, ours: float, peer: float, unit: str, target: float, *, more_is_better: bool = False
     ) -> None:
         """Record a claim: the ratio is how much better we are; ``target`` is the least ratio."""
+        text += self.other_text
         ratio = ours / peer if more_is_better else peer / ours
         made = Claim(
             claim=text, ours=round(ours, 4), peer=round(peer, 4), unit=unit, ratio=round(ratio, 3), target=target,
@@ -191,6 +179,7 @@ class Bench:
 
     def note(self, text: str, value: float, unit: str) -> None:
         """Record a figure without a peer."""
+        text += self.other_text
         self.claims.append(
             Claim(
                 claim=text, ours=round(value, 2), peer=None, unit=unit, ratio=None, target=None, met=None,
@@ -255,6 +244,21 @@ def gigatoken_row(bench: Bench) -> None:
         "MiB",
         10,
     )
+
+
+def require_datatrove() -> None:
+    """End the program with status 2 when the Python that was named for it has no datatrove."""
+    python = os.environ.get("ETTIN_DATATROVE_PYTHON")
+    if not python:
+        return
+    program = "import datatrove.pipeline.tokens"
+    if not shutil.which(python) or subprocess.run([python, "-c", program], capture_output=True, check=False).returncode:
+        print(
+            f"error: ETTIN_DATATROVE_PYTHON={python} cannot import datatrove; run: {python} -m pip install "
+            "'datatrove[io,processing]' tokenizers, or unset the variable",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
 
 
 def datatrove_row(bench: Bench) -> None:
@@ -474,6 +478,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     given = parser.parse_args()
+    require("megatron.core", "tokenizers", "zstandard", "pyarrow", install="pip install .")
+    if {"gigatoken", "large"} & set(given.only):
+        require("gigatoken", "awkward", install="pip install '.[bench]', or choose other rows with --only")
+    if "datatrove" in given.only:
+        require_datatrove()
     folder = Path(tempfile.mkdtemp(prefix="ettin-corpus-"))
     try:
         megabytes = given.megabytes or (16 if given.quick else 200)

@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.data_parts import corpora, peers  # noqa: E402
 from benchmarks.data_parts.runs import run_on  # noqa: E402
-from benchmarks.reporting import Claim, claim, cpu_seconds, interleaved, show, wall_seconds  # noqa: E402
+from benchmarks.reporting import Claim, claim, cpu_seconds, interleaved, require, show, wall_seconds  # noqa: E402
 from megatron_ettin import _native  # noqa: E402
 from megatron_ettin.config.codec import to_json  # noqa: E402
 from megatron_ettin.corpus.reader import open_corpus  # noqa: E402
@@ -306,6 +306,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the generated corpora go, and stay")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    require("torch", "megatron.core", install="pip install .")
     documents = options.documents or (QUICK_DOCUMENTS if options.quick else FULL_DOCUMENTS)
     with working_folder(options.folder) as folder:
         parts = {

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # behind the installed package, which is built
 
 from benchmarks.gpu_parts.supervisor import supervise
+from benchmarks.reporting import require
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="tiny models on a CPU, stand-ins for the kernels")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    require("torch", "transformers", "megatron.core", "psutil", install="pip install .")
     if options.worker or options.dry_run:
         from benchmarks.gpu_parts.worker import work
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +21,20 @@ def hardware() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0))
     return f"{models[0] if models else platform.machine()}, {cores} cores, {memory:.0f} GiB"
+
+
+def require(*modules: str, install: str) -> None:
+    """End the program with status 2, and say how to install what it is measured against, when a module is not there."""
+
+    def found(module: str) -> bool:
+        try:
+            return importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError:  # its package is not there
+            return False
+
+    if missing := [module for module in modules if not found(module)]:
+        print(f"error: {', '.join(missing)} not installed in {sys.executable}; run: {install}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.reporting import Claim, claim, show  # noqa: E402
+from benchmarks.reporting import Claim, claim, require, show  # noqa: E402
 from megatron_ettin.config.codec import with_fields  # noqa: E402
 from megatron_ettin.config.recipes import recipe  # noqa: E402
 from megatron_ettin.cost.placement import BACKWARD_COST, even_placement, layer_placement, stage_costs  # noqa: E402
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="about two minutes on two cores")
     parser.add_argument("--json", type=Path, help="write the JSON lines to this file as well")
     arguments = parser.parse_args()
+    require("torch", "megatron.core", install="pip install .")
     schedules = QUICK if arguments.quick else [*QUICK, *FULL]
     cases = QUICK_CASES if arguments.quick else [*QUICK_CASES, *FULL_CASES]
     claims = bubble_claims(schedules, rounds=2 if arguments.quick else 3) + message_claims(cases)

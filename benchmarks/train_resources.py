@@ -26,12 +26,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
+from benchmarks.reporting import Claim, claim, require, show
 
-from benchmarks.reporting import Claim, claim, show
-from benchmarks.train_step_sides import Ours, Peer, Work
-from megatron_ettin.config.run import LayoutConfig
-from megatron_ettin.parallel.groups import initialize
+require("torch", "transformers", "megatron.core", install="pip install .")
+
+import torch  # noqa: E402
+
+from benchmarks.train_step_sides import Ours, Peer, Work  # noqa: E402
+from megatron_ettin.config.run import LayoutConfig  # noqa: E402
+from megatron_ettin.parallel.groups import initialize  # noqa: E402
 
 CHUNK = 32 << 20
 """Bytes of logits that ours holds at once."""

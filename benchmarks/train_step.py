@@ -21,15 +21,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
+from benchmarks.reporting import Claim, claim, require, show
 
-from benchmarks.reporting import Claim, claim, show
-from benchmarks.train_step_sides import Ours, Peer, Work
-from megatron_ettin.config.run import LayoutConfig
-from megatron_ettin.model.attention.native import attend
-from megatron_ettin.model.device_batch import DeviceBatch
-from megatron_ettin.model.pattern import Reach
-from megatron_ettin.parallel.groups import Groups, initialize
+require("torch", "transformers", "megatron.core", install="pip install .")
+
+import torch  # noqa: E402
+
+from benchmarks.train_step_sides import Ours, Peer, Work  # noqa: E402
+from megatron_ettin.config.run import LayoutConfig  # noqa: E402
+from megatron_ettin.model.attention.native import attend  # noqa: E402
+from megatron_ettin.model.device_batch import DeviceBatch  # noqa: E402
+from megatron_ettin.model.pattern import Reach  # noqa: E402
+from megatron_ettin.parallel.groups import Groups, initialize  # noqa: E402
 
 SAME_LOSS = {"fp32": 2e-6, "bf16": 5e-3}
 """Relative difference of the first loss that is rounding."""
