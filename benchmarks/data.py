@@ -41,7 +41,7 @@ from megatron_ettin.rows.order import (  # noqa: E402
     permutation_keys,
 )
 from megatron_ettin.rows.packing import native_corpus, pack_spec  # noqa: E402
-from megatron_ettin.rows.run_data import open_run_data  # noqa: E402
+from megatron_ettin.rows.run_data import open_data  # noqa: E402
 from tests.twins import packing as packing_twin  # noqa: E402
 from tests.twins import randomness  # noqa: E402
 
@@ -170,7 +170,7 @@ def loader_claims(folder: Path, quick: bool) -> Iterator[Claim]:
     for row_length, rows in ((1024, 16), (8192, 4)):
         peer = torch_loader_speed(str(prefix), row_length, rows, quick)
         for objective in ("mlm", "clm"):
-            stage = open_run_data(run_on(str(prefix), row_length, objective))
+            stage = open_data(run_on(str(prefix), row_length, objective))
             speeds = [loader_speed(stage, rows, 3 if quick else 10) for _ in range(3)]
             yield claim(
                 f"loader, rows of {row_length:,}, {objective}, 2 cores", float(np.median(speeds)), peer,
@@ -196,7 +196,7 @@ def torch_loader_speed(prefix: str, row_length: int, batch_rows: int, quick: boo
     """The same for torch's DataLoader, after its workers have started; its rows are compared with ours first."""
     from torch.utils.data import DataLoader
 
-    stage = open_run_data(run_on(prefix, row_length))
+    stage = open_data(run_on(prefix, row_length))
     count = batch_rows * (40 if quick else 200)
     numbers = np.concatenate([stage.step_rows(step) for step in range(1 + count // 600)])[:count]
     dataset = peers.RowDataset(prefix, row_length, stage.resolve(numbers).rows)
@@ -269,7 +269,7 @@ def order_command_claims(folder: Path, prefix: Path, documents: int, full: bool)
     run = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
     config = run_on(str(prefix))
     (run / "config.json").write_text(to_json(config))
-    record_data(open_run_data(config), run)
+    record_data(open_data(config), run)
     for question in (["--step", "30000"], ["--document", str(documents // 3), "--until", "599525"]):
         command = ["megatron_ettin", "order", str(run), *question]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}

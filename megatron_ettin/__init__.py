@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from megatron_ettin.api import build_model, export_run, load_weights, logits
     from megatron_ettin.corpus.reader import open_corpus
-    from megatron_ettin.replay.replay import open_run as open_run_data
+    from megatron_ettin.replay.replay import open_run_data
     from megatron_ettin.replay.replay import seen_step as rows_of_step
 
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ _PLACES = {
     "load_weights": ("megatron_ettin.api", "load_weights"),
     "logits": ("megatron_ettin.api", "logits"),
     "open_corpus": ("megatron_ettin.corpus.reader", "open_corpus"),
-    "open_run_data": ("megatron_ettin.replay.replay", "open_run"),
+    "open_run_data": ("megatron_ettin.replay.replay", "open_run_data"),
     "rows_of_step": ("megatron_ettin.replay.replay", "seen_step"),
 }
 """Public name -> the module where it stands and its name there."""

@@ -100,9 +100,9 @@ class RowDataset:
 
     def __init__(self, prefix: str, row_length: int, rows: np.ndarray) -> None:
         from benchmarks.data_parts.runs import run_on
-        from megatron_ettin.rows.run_data import open_run_data
+        from megatron_ettin.rows.run_data import open_data
 
-        self.stage = open_run_data(run_on(prefix, row_length))
+        self.stage = open_data(run_on(prefix, row_length))
         self.row_length, self.rows = row_length, rows
         self.special_ids = self.stage.special_ids
 

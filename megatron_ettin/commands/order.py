@@ -49,9 +49,9 @@ def _refuse_unused(options: argparse.Namespace) -> None:
 
 def print_step(run: Path, step: int, text: bool, rows: int) -> int:
     """Print the rows of a step; compares with the digest in metrics.jsonl when that is there."""
-    from megatron_ettin.replay.replay import is_recorded, open_run, row_lines, seen_step, text_lines
+    from megatron_ettin.replay.replay import is_recorded, open_run_data, row_lines, seen_step, text_lines
 
-    data = open_run(run)
+    data = open_run_data(run)
     seen = seen_step(data, step)
     recorded = is_recorded(run, seen)
     batch = seen.batch
@@ -67,9 +67,9 @@ def print_step(run: Path, step: int, text: bool, rows: int) -> int:
 
 def print_document(run: Path, document: int, source: str | None, until: int | None) -> int:
     """Print the steps that saw a document."""
-    from megatron_ettin.replay.replay import is_held_out, newest_step, open_run, sightings
+    from megatron_ettin.replay.replay import is_held_out, newest_step, open_run_data, sightings
 
-    data = open_run(run)
+    data = open_run_data(run)
     last, reason = (until, "--until") if until else newest_step(run, data)
     found = sightings(data, document, last, source)
     print(f"document {document}: {len(found)} pieces read in the steps 1 to {last} ({reason})")
@@ -84,10 +84,10 @@ def print_document(run: Path, document: int, source: str | None, until: int | No
 def write_between(run: Path, first: int, last: int, output: Path | None) -> int:
     """Write the rows between two checkpoints."""
     from megatron_ettin.replay.order_file import write_order_file
-    from megatron_ettin.replay.replay import open_run
+    from megatron_ettin.replay.replay import open_run_data
     from megatron_ettin.run_folder import ORDER
 
-    data = open_run(run)
+    data = open_run_data(run)
     path = output or run / ORDER / f"steps-{first}-to-{last}.parquet"
     rows = write_order_file(data, first, last, path)
     print(f"{path}: {rows} rows of the steps {first + 1} to {last}")

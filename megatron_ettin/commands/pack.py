@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     from megatron_ettin.config.codec import with_fields
     from megatron_ettin.config.recipes import recipe
     from megatron_ettin.rows.report import source_table
-    from megatron_ettin.rows.run_data import open_run_data
+    from megatron_ettin.rows.run_data import open_data
 
     options = parser().parse_args(arguments)
     config = with_fields(
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
             "data.held_out_share": options.held_out_share,
         },
     )
-    data = open_run_data(config, options.threads)
+    data = open_data(config, options.threads)
     print(source_table(data, count=True))
     if options.held_out_share:
         print(f"held out: {data.held_out_rows:,} rows at {options.held_out_share:.3%} of the documents")

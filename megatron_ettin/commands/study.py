@@ -46,10 +46,10 @@ def refuse_bad_data(settings: StudySettings) -> None:
 
     Builds the row indexes that the first training needs.
     """
-    from megatron_ettin.rows.run_data import open_run_data
+    from megatron_ettin.rows.run_data import open_data
     from megatron_ettin.study.settings import stage_run
 
-    open_run_data(stage_run(settings, "mlm", "pretrain")).held_out("mlm", rows=1)
+    open_data(stage_run(settings, "mlm", "pretrain")).held_out("mlm", rows=1)
 
 
 DESCRIPTION = """Train an encoder and a decoder of one size on the same rows through pretraining, extension and decay,

@@ -18,7 +18,7 @@ from megatron_ettin.evaluate.pieces import masked_pieces, plain_pieces
 from megatron_ettin.evaluate.text import token_bytes
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.tokenizer_files import read_tokenizer
-from megatron_ettin.rows.run_data import open_run_data
+from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.run_folder import is_run, parse_source
 
 TRAINING_FILE = "training.json"
@@ -82,7 +82,7 @@ def trained_data(folder: Path) -> DataConfig | None:
 
 def held_out_text(settings: RunConfig, rows: int, sample: int) -> tuple[HeldOut, Path]:
     """The held-out text and the tokenizer it was made with. Raises DataError when nothing is held out."""
-    stage = open_run_data(settings)
+    stage = open_data(settings)
     masked, plain = masked_pieces(stage.held_out("mlm", rows)), plain_pieces(stage.held_out("clm", rows))
     lengths = token_bytes(read_tokenizer(stage.tokenizer_json))
     return held_out(masked, plain, sample, lengths, stage.special_ids), stage.tokenizer_json

@@ -20,7 +20,7 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.observe.records import last_recorded_step, recorded_digest
 from megatron_ettin.rows.data_record import data_facts, read_data_record, refuse_changed_data
 from megatron_ettin.rows.order import RowNumbers
-from megatron_ettin.rows.run_data import RunData, open_run_data
+from megatron_ettin.rows.run_data import RunData, open_data
 from megatron_ettin.run_folder import DATA_RECORD, METRICS, list_checkpoints, read_config
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
@@ -68,13 +68,13 @@ class Sighting:
     length: int
 
 
-def open_run(run: Path) -> RunData:
+def open_run_data(run: Path) -> RunData:
     """The data of a run folder. Raises ConfigError, DataError when settings or data are not what they were."""
     config = read_config(run)
     known = (Path(run) / DATA_RECORD).exists()
     if known and not Path(config.data.data).is_absolute():
         config = replace(config, data=replace(config.data, data=str(read_data_record(run)["data"])))
-    data = open_run_data(config)
+    data = open_data(config)
     if known:
         refuse_changed_data(read_data_record(run), data_facts(data), Path(run) / DATA_RECORD)
     return data

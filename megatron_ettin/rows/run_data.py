@@ -46,7 +46,7 @@ class Vocabulary:
 
 
 class RunData:
-    """Rows, order, masks and batches of a run, for training, evaluation and replay. Open with ``open_run_data``.
+    """Rows, order, masks and batches of a run, for training, evaluation and replay. Open with ``open_data``.
 
     Safe to use from several threads.
     """
@@ -214,7 +214,7 @@ def refuse_empty(source: MixtureSource, corpus: Corpus) -> None:
         )
 
 
-def open_run_data(config: RunConfig, threads: int | None = None) -> RunData:
+def open_data(config: RunConfig, threads: int | None = None) -> RunData:
     """Open the data of a run; builds the pack indexes of its corpora where they are missing.
 
     With the pack indexes there, it costs milliseconds and a few MiB whatever the size. Raises DataError or ConfigError

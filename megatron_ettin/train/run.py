@@ -16,7 +16,7 @@ from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.parallel.together import everywhere_own, on_first
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.report import source_table
-from megatron_ettin.rows.run_data import open_run_data
+from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.train.loop import train_loop
 from megatron_ettin.train.open_run import open_run_folder
 from megatron_ettin.train.parts import build_parts
@@ -56,8 +56,8 @@ def train(
         config = with_world_size(config, world)
         rules.check(config, world)
         groups = initialize(config.layout)
-        on_first(lambda: open_run_data(config).fingerprint)  # builds row indexes that are not there yet
-        stage = open_run_data(config)
+        on_first(lambda: open_data(config).fingerprint)  # builds row indexes that are not there yet
+        stage = open_data(config)
         config = with_vocabulary(config, stage.vocabulary.size)
         on_first(lambda: open_run_folder(run, config, start_over=start_over))
         on_first(lambda: record_data(stage, run))

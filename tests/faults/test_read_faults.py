@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from megatron_ettin.corpus.build import build_corpus
-from megatron_ettin.rows.run_data import open_run_data
+from megatron_ettin.rows.run_data import open_data
 from tests.corpus.conftest import jsonl, texts, tokenizer  # noqa: F401 - fixtures
 from tests.rows.conftest import run_config
 from tests.sources.mds_writer import encode_shard
@@ -22,11 +22,11 @@ from tests.twins.corpus_writer import random_documents, write_corpus
 SOURCE = Path(__file__).with_name("faulty_reads.c")
 DIGEST = """
 import sys
-from megatron_ettin.rows.run_data import open_run_data
+from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.errors import DataError
 from tests.rows.conftest import run_config
 try:
-    stage = open_run_data(run_config(sys.argv[1]))
+    stage = open_data(run_config(sys.argv[1]))
     print(stage.batch(stage.step_rows(0), "mlm").digest())
 except DataError as error:
     print("DataError:", error)
@@ -70,14 +70,14 @@ def batch_digest(corpus, library, root, suffix, kind):
 
 @pytest.mark.parametrize("suffix", [".bin", ".idx", ".pack"])
 def test_short_and_interrupted_reads_change_nothing(corpus, faulty_reads, root, suffix):
-    stage = open_run_data(run_config(corpus))
+    stage = open_data(run_config(corpus))
     expected = stage.batch(stage.step_rows(0), "mlm").digest()
     assert batch_digest(corpus, faulty_reads, root, suffix, "short") == str(expected)
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".idx", ".pack"])
 def test_a_disk_error_names_the_file_and_the_offset(corpus, faulty_reads, root, suffix):
-    open_run_data(run_config(corpus))
+    open_data(run_config(corpus))
     message = batch_digest(corpus, faulty_reads, root, suffix, "EIO")
     assert message.startswith("DataError: ") and suffix in message
     assert "bytes at offset" in message and "Input/output error" in message

@@ -12,11 +12,11 @@ from megatron_ettin.config.codec import to_json
 from megatron_ettin.config.run import BatchConfig
 from megatron_ettin.errors import DataError
 from megatron_ettin.observe.records import last_recorded_step, recorded_digest
-from megatron_ettin.replay.replay import newest_step, open_run, original_ids, seen_step, sightings
+from megatron_ettin.replay.replay import newest_step, open_run_data, original_ids, seen_step, sightings
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.loader import Loader
 from megatron_ettin.rows.report import source_reports, source_table
-from megatron_ettin.rows.run_data import open_run_data
+from megatron_ettin.rows.run_data import open_data
 from tests.rows.conftest import run_config, write_mixture
 from tests.twins.corpus_writer import random_documents, write_corpus
 
@@ -28,7 +28,7 @@ def start_run(folder, config):
     """A run folder as training leaves it: settings, record of the data, digests of its steps."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(to_json(config))
-    stage = open_run_data(config)
+    stage = open_data(config)
     record_data(stage, folder)
     with Loader(stage, config.objective, micro_batch_rows=4) as loader, (folder / "metrics.jsonl").open("w") as out:
         for step, batches in loader:
@@ -64,7 +64,7 @@ def run(request, corpora):
 
 
 def test_replayed_steps_are_those_that_were_trained_on(run):
-    stage = open_run(run)
+    stage = open_run_data(run)
     for step in (1, 2, 17, STEPS):
         seen = seen_step(stage, step)
         assert seen.digest() == recorded_digest(run, step)
@@ -78,7 +78,7 @@ def test_replayed_steps_are_those_that_were_trained_on(run):
 
 
 def test_documents_are_found_in_the_steps_that_read_them(run, corpora):
-    stage = open_run(run)
+    stage = open_run_data(run)
     read = {}
     for step in range(1, STEPS + 1):
         for place, row in enumerate(seen_step(stage, step).rows):
@@ -98,7 +98,7 @@ def test_the_order_file_holds_what_was_learned_between_two_checkpoints(run, tmp_
     assert main(["order", str(run), "--between", "10", "15", "--output", str(path)]) == 0
     table = pq.read_table(path).to_pydict()
     metadata = pq.read_schema(path).metadata
-    stage = open_run(run)
+    stage = open_run_data(run)
     rows = [(step, row) for step in range(11, 16) for row in seen_step(stage, step).rows]
     assert table["step"] == [step for step, _ in rows]
     assert table["source"] == [row.source for _, row in rows]
@@ -123,7 +123,7 @@ def test_the_command_prints_steps_and_documents(run, capsys):
     assert f"digest {recorded_digest(run, 3)}, as recorded" in out
     assert main(["order", str(run), "--step", "900"]) == 0
     assert "the run has not made this step" in capsys.readouterr().out
-    stage = open_run(run)
+    stage = open_run_data(run)
     seen = seen_step(stage, 3)
     assert out.count("document ") == sum(len(row.pieces) for row in seen.rows)
     predicted = sum(int(line.split()[-2]) for line in out.splitlines() if line.endswith("predicted"))
@@ -168,26 +168,26 @@ def test_a_changed_corpus_is_refused_by_name(tmp_path):
     sources = [{"name": name, "prefix": name, "passes": 1} for name in ("a", "b")]
     write_mixture(tmp_path / "mixture.json", sources)
     config = run_config(tmp_path / "mixture.json")
-    record_data(open_run_data(config), tmp_path / "run")
-    record_data(open_run_data(config), tmp_path / "run")
+    record_data(open_data(config), tmp_path / "run")
+    record_data(open_data(config), tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(to_json(config))
     write_mixture(tmp_path / "mixture.json", [sources[0], sources[1] | {"passes": 2}])
     with pytest.raises(DataError, match=r"source 'b' gave \d+ rows and gives \d+"):
-        open_run(tmp_path / "run")
+        open_run_data(tmp_path / "run")
     write_mixture(tmp_path / "mixture.json", sources[:1])
     with pytest.raises(DataError, match="the sources were a, b and are a"):
-        open_run(tmp_path / "run")
+        open_run_data(tmp_path / "run")
     write_mixture(tmp_path / "mixture.json", sources)
     write_corpus(tmp_path / "b", random_documents(rng, 50))
     with pytest.raises(DataError, match=r"the corpus of source 'b' \(.*\) has changed"):
-        record_data(open_run_data(config), tmp_path / "run")
+        record_data(open_data(config), tmp_path / "run")
     with pytest.raises(DataError, match="row length, pieces, seed, stage or batch sizes differ"):
         other = replace(config, data=replace(config.data, seed=1))
         write_corpus(tmp_path / "c", [[1] * 9])
         single = run_config(tmp_path / "c", held_out_share=0.0)
-        record_data(open_run_data(single), tmp_path / "single")
+        record_data(open_data(single), tmp_path / "single")
         changed = replace(single, data=replace(single.data, seed=other.data.seed))
-        record_data(open_run_data(changed), tmp_path / "single")
+        record_data(open_data(changed), tmp_path / "single")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
@@ -198,7 +198,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
 
 
 def test_original_ids_are_what_no_objective_changes(run):
-    stage = open_run(run)
+    stage = open_run_data(run)
     seen = seen_step(stage, 4)
     offset = {"mlm": 0, "mntp": -1, "clm": -1}[stage.config.objective]
     plain = stage.batch(stage.step_rows(3), "clm").input_ids_BT
@@ -210,7 +210,7 @@ def test_original_ids_are_what_no_objective_changes(run):
 def test_realised_counts_are_exact(corpora, capsys):
     folder, _ = corpora
     config = run_config(folder / "mixture.json")
-    stage = open_run_data(config)
+    stage = open_data(config)
     reports = source_reports(stage, count=True)
     tokens = stage.row_tokens(np.arange(stage.pool_rows))
     sources = stage.resolve(np.arange(stage.pool_rows)).sources

@@ -11,7 +11,7 @@ from megatron_ettin.corpus.manifest import FileChecksum, read_manifest
 from megatron_ettin.rows.order import Permutation
 from megatron_ettin.rows.packing import HEADER_BYTES
 from megatron_ettin.rows.pool import Pool, PoolSource
-from megatron_ettin.rows.run_data import open_run_data
+from megatron_ettin.rows.run_data import open_data
 from tests.rows.conftest import run_config
 from tests.twins.corpus_writer import write_arrays
 
@@ -44,7 +44,7 @@ def test_text_past_four_gibibytes_and_2_to_the_31_tokens_is_read(tmp_path):
     lengths = np.array([2**31 - 9, 50, 2**31 - 20, 2**30, 60], np.int32)
     last = {1: (0, range(50)), 2: (2**31 - 40, range(20)), 4: (0, range(60))}
     prefix = write_sparse_corpus(tmp_path, lengths, last)
-    stage = open_run_data(run_config(prefix, row_length=32_768, piece_length=32_768, held_out_share=0.0))
+    stage = open_data(run_config(prefix, row_length=32_768, piece_length=32_768, held_out_share=0.0))
     pack = stage.packs[0]
     assert pack.text_tokens == lengths.sum(dtype=np.int64) > 2**32
     for document, (start, ids) in last.items():
@@ -102,7 +102,7 @@ def test_pools_past_2_to_the_32_rows_resolve_and_invert(rows):
 
 
 def test_rows_and_steps_past_2_to_the_32_answer_each_other(corpus):
-    stage = open_run_data(run_config(corpus))
+    stage = open_data(run_config(corpus))
     for step in (2**29, 2**32 + 1):
         first, count = stage.rows_at(step)
         assert first == 8 * step > 2**31 and stage.step_of_row(first + count - 1) == step

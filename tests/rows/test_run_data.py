@@ -13,7 +13,7 @@ from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import BatchConfig
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.rows.loader import Loader, rank_slice
-from megatron_ettin.rows.run_data import open_run_data
+from megatron_ettin.rows.run_data import open_data
 from tests.rows.conftest import run_config, write_mixture
 from tests.twins import rows as twin
 from tests.twins.corpus_writer import SPECIAL_IDS, random_documents, write_corpus
@@ -29,7 +29,7 @@ def all_rows(batches):
 
 @pytest.fixture(scope="module")
 def stage(corpus):
-    return open_run_data(run_config(corpus))
+    return open_data(run_config(corpus))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def mixture(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("mixture"), np.random.default_rng(5)
     for name, count in (("web", 300), ("code", 200), ("books", 40)):
         write_corpus(folder / name, random_documents(rng, count))
-    sizes = {name: open_run_data(run_config(folder / name)).packs[0].tokens for name in ("web", "code")}
+    sizes = {name: open_data(run_config(folder / name)).packs[0].tokens for name in ("web", "code")}
     return write_mixture(
         folder / "mixture.json",
         [
@@ -61,7 +61,7 @@ def twin_rows(stage, numbers, documents):
 @pytest.mark.parametrize("objective", OBJECTIVE_NAMES)
 @pytest.mark.parametrize("number", ["pretrain", "decay"])
 def test_batches_are_those_of_the_plain_definition(corpus, documents, objective, number):
-    stage = open_run_data(run_config(corpus, stage=number, piece_length=40))
+    stage = open_data(run_config(corpus, stage=number, piece_length=40))
     numbers = np.concatenate((stage.step_rows(0), stage.step_rows(3), stage.step_rows(0) + 2 * stage.pool_rows))
     batch = stage.batch(numbers, objective)
     stage_number = {"pretrain": 0, "decay": 2}[number]
@@ -117,23 +117,23 @@ def test_segments_tile_the_rows_and_positions_restart(stage):
 
 def test_special_ids_in_the_text_are_neither_masked_nor_lost(tmp_path):
     text = [SPECIAL_IDS["[MASK]"], 5, SPECIAL_IDS["[SEP]"], SPECIAL_IDS["<|endoftext|>"]] * 10
-    stage = open_run_data(run_config(write_corpus(tmp_path / "odd", [text] * 40), mask_share=1.0, held_out_share=0.0))
+    stage = open_data(run_config(write_corpus(tmp_path / "odd", [text] * 40), mask_share=1.0, held_out_share=0.0))
     batch = stage.batch(np.arange(stage.pool_rows), "mlm")
     assert set(batch.label_ids_L) == {5}
     assert batch.tokens == 40 * 42
 
 
 def test_held_out_documents_are_never_trained_on(mixture):
-    stage = open_run_data(run_config(mixture))
+    stage = open_data(run_config(mixture))
     for train, held_out in zip(stage.packs, stage.held_out_packs, strict=True):
         sides = [{d for n in range(pack.rows) for d, _, _ in pack.native.row(n)} for pack in (train, held_out)]
         assert sides[1] and not sides[0] & sides[1]
 
 
 def test_held_out_batches_are_the_same_for_every_stage_and_seed(mixture):
-    first = open_run_data(run_config(mixture)).held_out("mlm", 10, 4)
-    other = open_run_data(run_config(mixture, stage="cross", seed=99)).held_out("mlm", 10, 4)
-    pair = open_run_data(run_config(mixture)).held_out("clm", 10, 4)
+    first = open_data(run_config(mixture)).held_out("mlm", 10, 4)
+    other = open_data(run_config(mixture, stage="cross", seed=99)).held_out("mlm", 10, 4)
+    pair = open_data(run_config(mixture)).held_out("clm", 10, 4)
     assert [batch.rows for batch in first] == [4, 4, 4]
     assert (all_rows(first)[:10] >= 0).all() and (all_rows(first)[10:] == -1).all()
     for a, b, c in zip(first, other, pair, strict=True):
@@ -143,7 +143,7 @@ def test_held_out_batches_are_the_same_for_every_stage_and_seed(mixture):
 
 
 def test_a_mixture_reads_each_source_as_often_as_asked(mixture):
-    stage = open_run_data(run_config(mixture))
+    stage = open_data(run_config(mixture))
     resolved = stage.resolve(np.arange(stage.pool_rows))
     for index, passes in enumerate((2.5, 1 / 3, 2)):
         rows = stage.packs[index].rows
@@ -161,13 +161,13 @@ def test_a_mixture_reads_each_source_as_often_as_asked(mixture):
 def test_the_pool_does_not_depend_on_the_length_of_the_run(mixture):
     config = run_config(mixture)
     longer = replace(config, schedule=replace(config.schedule, tokens=10**9), batch=BatchConfig(rows=32))
-    numbers = np.arange(open_run_data(config).pool_rows)
-    a, b = open_run_data(config).resolve(numbers), open_run_data(longer).resolve(numbers)
+    numbers = np.arange(open_data(config).pool_rows)
+    a, b = open_data(config).resolve(numbers), open_data(longer).resolve(numbers)
     assert (a.rows == b.rows).all() and (a.passes == b.passes).all() and (a.sources == b.sources).all()
 
 
 def test_a_repeated_row_is_masked_differently_in_every_pass(mixture):
-    stage = open_run_data(run_config(mixture))
+    stage = open_data(run_config(mixture))
     numbers = stage.pool.numbers_of(2, 0) + [number + stage.pool_rows for number in stage.pool.numbers_of(2, 0)]
     assert stage.resolve(numbers).passes.tolist() == [0, 1, 2, 3]
     batch = stage.batch(numbers, "mlm")
@@ -179,7 +179,7 @@ WARMUP = BatchConfig(rows=192, warmup_tokens=64 * 3000, warmup_increment=64)
 
 @pytest.mark.parametrize("batch", [BatchConfig(rows=192), WARMUP])
 def test_the_rows_of_a_step_do_not_depend_on_the_data_size(corpus, batch):
-    stage = open_run_data(run_config(corpus, batch=batch))
+    stage = open_data(run_config(corpus, batch=batch))
     for step in (0, 5, 40):
         whole = stage.step_rows(step)
         for data_size in range(1, 65):
@@ -195,7 +195,7 @@ def test_the_rows_of_a_step_do_not_depend_on_the_data_size(corpus, batch):
 
 
 def test_micro_batches_may_grow_with_the_batch(corpus):
-    stage = open_run_data(run_config(corpus, batch=WARMUP))
+    stage = open_data(run_config(corpus, batch=WARMUP))
     with Loader(stage, "mlm", micro_batch_rows=lambda rows: rows // 4) as loader:
         for step, batches in itertools.islice(loader, 60):
             assert (all_rows(batches) == stage.step_rows(step)).all()
@@ -204,7 +204,7 @@ def test_micro_batches_may_grow_with_the_batch(corpus):
 
 @pytest.mark.parametrize("batch", [BatchConfig(rows=192), WARMUP])
 def test_steps_and_rows_answer_each_other(corpus, batch):
-    stage = open_run_data(run_config(corpus, batch=batch))
+    stage = open_data(run_config(corpus, batch=batch))
     consumed = 0
     sizes = set()
     for step in range(60):
@@ -230,7 +230,7 @@ def test_batches_do_not_depend_on_how_rows_are_grouped(stage, count, step, part)
 
 @pytest.mark.parametrize("start", [0, 3])
 def test_the_loader_gives_each_rank_its_part_of_every_step(corpus, start):
-    stage = open_run_data(run_config(corpus, batch=WARMUP))
+    stage = open_data(run_config(corpus, batch=WARMUP))
     steps = {}
     for rank in range(4):
         with Loader(stage, "mlm", rank, 4, 8, start_step=start, threads=3, ahead=5) as loader:
@@ -247,14 +247,14 @@ def test_the_loader_gives_each_rank_its_part_of_every_step(corpus, start):
 
 
 def test_the_loader_refuses_what_cannot_be_shared(corpus):
-    stage = open_run_data(run_config(corpus, batch=BatchConfig(rows=192)))
+    stage = open_data(run_config(corpus, batch=BatchConfig(rows=192)))
     with pytest.raises(ConfigError, match="192 rows cannot be shared by 5 data ranks"):
         Loader(stage, "mlm", 0, 5)
 
 
 def test_an_error_while_reading_is_raised_and_names_file_and_offset(tmp_path, documents):
     prefix = write_corpus(tmp_path / "text", documents)
-    stage = open_run_data(run_config(prefix, batch=BatchConfig(rows=32)))
+    stage = open_data(run_config(prefix, batch=BatchConfig(rows=32)))
     with Loader(stage, "clm") as loader:
         next(loader)
         with (tmp_path / "text.bin").open("r+b") as file:
@@ -266,19 +266,19 @@ def test_an_error_while_reading_is_raised_and_names_file_and_offset(tmp_path, do
 
 def test_ids_beyond_the_tokenizer_are_named(tmp_path):
     prefix = write_corpus(tmp_path / "text", [[1, 2, 300, 4]] * 5)
-    stage = open_run_data(run_config(prefix, held_out_share=0.0))
+    stage = open_data(run_config(prefix, held_out_share=0.0))
     with pytest.raises(DataError, match=r"source 'text': document \d holds token id 300, but the tokenizer has 256"):
         stage.batch([0], "mlm")
 
 
 def test_fingerprints_tell_what_determines_the_rows(corpus, mixture, tmp_path):
-    base = open_run_data(run_config(corpus))
-    same = open_run_data(run_config(corpus, objective="clm", micro_batch_rows=4))
+    base = open_data(run_config(corpus))
+    same = open_data(run_config(corpus, objective="clm", micro_batch_rows=4))
     others = [
-        open_run_data(run_config(corpus, **change))
+        open_data(run_config(corpus, **change))
         for change in ({"seed": 3}, {"piece_length": 60}, {"stage": "decay"})
     ]
-    others += [open_run_data(run_config(mixture)), open_run_data(run_config(corpus, batch=BatchConfig(rows=16)))]
+    others += [open_data(run_config(mixture)), open_data(run_config(corpus, batch=BatchConfig(rows=16)))]
     assert base.fingerprint == same.fingerprint
     assert len({base.fingerprint, *(other.fingerprint for other in others)}) == 6
 
@@ -329,7 +329,7 @@ def test_a_bad_mixture_is_refused_with_its_source_and_rule(odd_corpora, name, co
     path.write_text(json.dumps(content))
     share = 0.999999 if name == "all held out" else 0.0
     with pytest.raises(DataError, match=message):
-        open_run_data(run_config(path, held_out_share=share))
+        open_data(run_config(path, held_out_share=share))
 
 
 @pytest.mark.parametrize("change,message", [
@@ -339,20 +339,20 @@ def test_a_bad_mixture_is_refused_with_its_source_and_rule(odd_corpora, name, co
 ])  # fmt: skip
 def test_impossible_rows_are_refused(corpus, change, message):
     with pytest.raises(ConfigError, match=message):
-        open_run_data(run_config(corpus, **change))
+        open_data(run_config(corpus, **change))
 
 
 def test_missing_data_and_held_out_text_have_messages(corpus, odd_corpora):
     with pytest.raises(ConfigError, match="data.data is empty"):
-        open_run_data(run_config(""))
+        open_data(run_config(""))
     with pytest.raises(DataError, match="not a JSON file"):
         path = odd_corpora / "broken.json"
         path.write_text("{")
-        open_run_data(run_config(path))
+        open_data(run_config(path))
     with pytest.raises(ConfigError, match="held_out_share=0 holds nothing out"):
-        open_run_data(run_config(corpus, held_out_share=0.0)).held_out("mlm", 3)
+        open_data(run_config(corpus, held_out_share=0.0)).held_out("mlm", 3)
     with pytest.raises(DataError, match="none of the 2 documents is held out"):
-        open_run_data(run_config(odd_corpora / "full", held_out_share=1e-6)).held_out("mlm", 3)
+        open_data(run_config(odd_corpora / "full", held_out_share=1e-6)).held_out("mlm", 3)
     config = run_config(corpus)
     with pytest.raises(ConfigError, match="model.vocabulary=100 is smaller"):
-        open_run_data(replace(config, model=replace(config.model, vocabulary=100)))
+        open_data(replace(config, model=replace(config.model, vocabulary=100)))

@@ -17,7 +17,7 @@ from megatron_ettin.errors import CheckpointError, ConfigError, DataError
 from megatron_ettin.model.canonical import full_state
 from megatron_ettin.observe import read_records
 from megatron_ettin.parallel.groups import initialize
-from megatron_ettin.rows.run_data import open_run_data
+from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.run_folder import list_checkpoints, path_of
 from megatron_ettin.train import run as run_module
 from megatron_ettin.train.optimizer import ShardedOptimizer
@@ -79,7 +79,7 @@ def test_a_finished_run_is_left_alone(corpus, tmp_path):
 def test_batches_in_the_record_can_be_replayed(corpus, tmp_path):
     config = config_of(corpus, steps=3, layout__micro_batch_rows=2)
     go(config, tmp_path)
-    stage = open_run_data(config)
+    stage = open_data(config)
     for record in read_records(tmp_path, "step"):
         batch = stage.batch(stage.step_rows(record["step"] - 1), config.objective)
         assert f"{batch.digest():016x}" == record["batch"]
