@@ -230,12 +230,12 @@ def failing_observer(name: str) -> Callable[[Path], None]:
 
 
 def evaluation_fails(run: Path) -> None:
-    from megatron_ettin.rows import stage as stage_module
+    from megatron_ettin.rows import run_data as run_data_module
 
     def fail(self: object, *rest: object) -> None:
         raise RuntimeError("the held-out rows cannot be evaluated")
 
-    stage_module.StageData.held_out = fail  # type: ignore[method-assign]
+    run_data_module.RunData.held_out = fail  # type: ignore[method-assign]
 
 
 SHARD = "__0_0.distcp"
