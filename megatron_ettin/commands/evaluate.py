@@ -1,15 +1,22 @@
-"""``ettin evaluate MODEL... --data PREFIX``: held-out losses of any kind of model, and what it writes."""
+"""``ettin evaluate MODEL...``: held-out losses and what models write, or with ``--suite`` the paper's evaluations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
+
+if TYPE_CHECKING:
+    from megatron_ettin.evaluate.suites.losses import HeldOutSettings
+    from megatron_ettin.evaluate.suites.subjects import Subject
+
+SUITE_FLAGS = ("tasks", "local", "limit", "seeds", "shard", "protocol", "mntp")
 
 BEGINNINGS = ("The capital of France is", "import os\n\ndef main():\n    return")
 
@@ -21,14 +28,34 @@ class EvaluateFlags:
     Encoders and decoders answer both questions: masked tokens and next tokens (an encoder predicts the next token
     from three masks, one pass a token, on a sample). Losses are in nats a token and a byte, beside the unigram entropy
     of that text. Writes results.json and losses.png; prints a table, filled masks and continuations.
+
+    With --suite: tasks with intervals, kept one by one in OUTPUT, so that the same command goes on where it ended.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Hugging Face folders, RUN or RUN@STEP; NAME=FOLDER names one in the table."""
+    """Hugging Face folders, RUN or RUN@STEP; NAME=FOLDER names one in the table. With --suite hub names too."""
+    suite: str = ""
+    """Suites to run, with commas: losses, generative, bias."""
+    tasks: str = ""
+    """Tasks of the suites to run, with commas; default: all."""
+    local: Path | None = None
+    """Folder with data of the suites in the hub's columns; default: the hub."""
+    limit: int | None = None
+    """Most examples of a split."""
+    seeds: int = 1
+    """Repetitions of tasks that train."""
+    shard: str = "1/1"
+    """i/n: do every n-th task of every model, from the i-th on; processes with one OUTPUT join their results."""
+    protocol: Literal["corrected", "published"] = "corrected"
+    """Rules of suites whose published scores rest on a mistake."""
+    mntp: tuple[str, ...] = ()
+    """Names of encoders of other makers that predict a token one position before it."""
+    table: tuple[Path, ...] = ()
+    """Compare results of earlier evaluations: folders or results.json files; prints Markdown and evaluates nothing."""
     data: str = ""
     """A mixture file (.json) or the prefix of a corpus; default: that of the first model's training."""
-    out: Path = Path("evaluation")
-    """Folder of results.json and losses.png."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["--output"])] = Path("evaluation")
+    """Folder of results.json, tables and plots."""
     held_out_share: float = 0.0
     """Share of the documents held out; 0: as in the first model's training, else 0.001."""
     rows: int = 64
@@ -46,8 +73,17 @@ class EvaluateFlags:
 def main(arguments: list[str]) -> int:
     """Evaluate, write and print."""
     flags = tyro.cli(EvaluateFlags, args=arguments, prog="ettin evaluate")
+    if flags.table:
+        from megatron_ettin.evaluate.suites.table import compare
+
+        print(compare(flags.table))
+        return 0
     if not flags.models:
         raise ConfigError("name at least one model: a Hugging Face folder, RUN or RUN@STEP")
+    if flags.suite:
+        evaluate_with_suites(flags)
+        return 0
+    refuse_suite_flags(flags)
     with heavy_imports():
         from megatron_ettin.evaluate.report import plot_losses, print_results, write_results
         from megatron_ettin.evaluate.source import exported, held_out_text, text_settings
@@ -68,6 +104,53 @@ def main(arguments: list[str]) -> int:
     print_results(results)
     print(f"{path} and losses.png beside it")
     return 0
+
+
+def evaluate_with_suites(flags: EvaluateFlags) -> None:
+    """Run tasks and keep their outcomes; write results.json, tables.md and plots, and print the tables."""
+    with heavy_imports():
+        from megatron_ettin.evaluate.suites.catalogue import made, write_report
+        from megatron_ettin.evaluate.suites.session import Shard, evaluate_suites
+        from megatron_ettin.evaluate.suites.subjects import opened_subjects
+        from megatron_ettin.evaluate.suites.suite import Options
+
+    published = flags.protocol == "published"
+    options = Options(local=flags.local, limit=flags.limit, seeds=flags.seeds, published=published)
+    shard, tasks = Shard.parse(flags.shard), split_words(flags.tasks)
+    with opened_subjects(named(flags.models), flags.mntp) as subjects:
+        suites = made(split_words(flags.suite), options, lambda: held_out_settings(flags, subjects))
+        try:
+            evaluate_suites(subjects, suites, options, flags.out, tasks=tasks, shard=shard)
+        finally:
+            text = write_report(flags.out)
+    print(text)
+
+
+def held_out_settings(flags: EvaluateFlags, subjects: Sequence[Subject]) -> HeldOutSettings:
+    """What the losses suite reads."""
+    from megatron_ettin.evaluate.source import text_settings
+    from megatron_ettin.evaluate.suites.losses import HeldOutSettings
+
+    ours = [subject.folder for subject in subjects if subject.ours]
+    if not ours:
+        raise ConfigError("the losses suite needs a model of ours: its corpus and tokenizer are those of a training")
+    settings = text_settings(
+        ours[0], data=flags.data, held_out_share=flags.held_out_share, row_length=flags.row_length,
+        mask_share=flags.mask_share,
+    )  # fmt: skip
+    return HeldOutSettings(run=settings, rows=flags.rows, sample=flags.sample)
+
+
+def refuse_suite_flags(flags: EvaluateFlags) -> None:
+    """Raise ConfigError for a flag that only suites have."""
+    for name in SUITE_FLAGS:
+        if getattr(flags, name) != getattr(EvaluateFlags(models=()), name):
+            raise ConfigError(f"--{name} is a setting of suites; name them, for example --suite generative,bias")
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """The words of a list with commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def named(models: tuple[str, ...]) -> dict[str, str]:

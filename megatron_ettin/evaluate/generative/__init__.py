@@ -1,0 +1,1 @@
+"""Generative tasks by lm-eval's own task files: decoders as they are, encoders by three masks."""

@@ -1,0 +1,157 @@
+"""Logits of a model at some positions of some texts: our own engine on packed rows, or transformers on padded ones."""
+
+# B texts, T tokens of the longest, L positions asked for, V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from megatron_ettin.batch import Batch
+from megatron_ettin.errors import CheckpointError
+from megatron_ettin.evaluate.suites.subjects import Subject
+from megatron_ettin.export.huggingface import objective_of, read_folder
+from megatron_ettin.export.parity import load_ours
+from megatron_ettin.model.device_batch import DeviceBatch
+
+TOKENS_PER_PASS = 4_096
+"""Bound of one forward pass; a longer text is a pass of its own."""
+
+Ids = NDArray[np.int64]
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    @property
+    def maximum_length(self) -> int:
+        """Tokens of the longest text that the model takes."""
+        ...
+
+    def logits(self, texts: Sequence[Ids], positions: Sequence[Ids]) -> Tensor:
+        """Logits [L, V] in float32 at the positions of each text, ascending in a text, texts in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class PackedEngine:
+    """Our model: texts end to end in one row, the vocabulary at the asked positions only.
+
+    An encoder's last layer computes no more than those positions need.
+    """
+
+    model: Any
+    groups: Any
+    vocabulary: int
+    maximum_length: int
+
+    @torch.no_grad()
+    def logits(self, texts: Sequence[Ids], positions: Sequence[Ids]) -> Tensor:
+        """See Engine."""
+        batch = DeviceBatch.from_batch(packed(texts, positions), self.groups)
+        found: Tensor = self.model.logits(batch)[:, : self.vocabulary]
+        return found.float()
+
+
+@dataclass(frozen=True)
+class PaddedEngine:
+    """A model of any architecture by transformers: padded texts, logits of all their positions."""
+
+    model: Any
+    maximum_length: int
+    padding: int
+
+    @torch.no_grad()
+    def logits(self, texts: Sequence[Ids], positions: Sequence[Ids]) -> Tensor:
+        """See Engine."""
+        lengths_B = np.array([len(text) for text in texts])
+        ids_BT = np.full((len(texts), lengths_B.max()), self.padding, dtype=np.int64)
+        for row, text in enumerate(texts):
+            ids_BT[row, : len(text)] = text
+        attended_BT = (np.arange(ids_BT.shape[1])[None] < lengths_B[:, None]).astype(np.int64)
+        device = self.model.device
+        logits_BTV = self.model(
+            input_ids=torch.from_numpy(ids_BT).to(device), attention_mask=torch.from_numpy(attended_BT).to(device)
+        ).logits
+        rows_L = np.repeat(np.arange(len(texts)), [len(chosen) for chosen in positions])
+        found: Tensor = logits_BTV[torch.from_numpy(rows_L), torch.from_numpy(np.concatenate(positions))]
+        return found.float()
+
+
+def packed(texts: Sequence[Ids], positions: Sequence[Ids]) -> Batch:
+    """One row without padding, a segment for each text, with its asked positions as labels."""
+    lengths = [len(text) for text in texts]
+    starts = np.cumsum([0, *lengths])
+    asked = np.concatenate([chosen + start for chosen, start in zip(positions, starts, strict=False)])
+    return Batch(
+        input_ids_BT=np.concatenate(texts).astype(np.int32)[None],
+        positions_BT=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])[None],
+        cu_seqlens_S=starts.astype(np.int32),
+        label_positions_L=asked.astype(np.int32),
+        label_ids_L=np.zeros(len(asked), dtype=np.int32),
+        rows_B=np.zeros(1, dtype=np.int64),
+        sources_B=np.zeros(1, dtype=np.int32),
+        tokens=int(starts[-1]),
+    )
+
+
+def load_engine(subject: Subject) -> Engine:
+    """The engine that computes the subject's architecture. Raises CheckpointError, also for weights with NaN."""
+    if subject.ours:
+        read = read_folder(subject.folder)
+        model, groups = load_ours(read.config.model, objective_of(read.config), read.tensors)
+        return PackedEngine(model, groups, read.config.model.vocabulary, read.config.model.maximum_length)
+    loaded = load_any(subject)
+    return PaddedEngine(loaded, longest_text(loaded.config), loaded.config.pad_token_id or 0)
+
+
+def load_any(subject: Subject) -> Any:  # noqa: ANN401 - transformers has no types
+    """The subject by transformers in float32, on a GPU where there is one. Raises CheckpointError."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    loader: Any = AutoModelForCausalLM if subject.causal else AutoModelForMaskedLM
+    try:
+        model = loader.from_pretrained(subject.folder, dtype=torch.float32, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"transformers does not load {subject.folder}: {first}") from error
+    for name, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{subject.folder}: tensor {name} holds NaN or infinity, so that no score means anything; "
+                "take an earlier checkpoint"
+            )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def longest_text(config: Any) -> int:  # noqa: ANN401
+    """Tokens that a transformers model has positions for; models of RoBERTa's kind count from behind the padding."""
+    positions = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 512)
+    shifted = config.model_type in ("roberta", "xlm-roberta", "camembert")
+    return positions - (config.pad_token_id + 1) if shifted else positions
+
+
+def passes(lengths: Sequence[int], order: Sequence[int], tokens: int = TOKENS_PER_PASS) -> Iterator[list[int]]:
+    """Indices in batches of at most ``tokens`` tokens, padding to the longest counted, in the given order."""
+    batch: list[int] = []
+    longest = 0
+    for i in order:
+        longest = max(longest, lengths[i])
+        if batch and (len(batch) + 1) * longest > tokens:
+            yield batch
+            batch, longest = [], lengths[i]
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+Told = Callable[[int], None]
+"""Hears how many of the units are done."""

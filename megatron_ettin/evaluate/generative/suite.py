@@ -1,0 +1,158 @@
+"""The generative suite: lm-eval's tasks on any kind of model."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.errors import CheckpointError, DataError
+from megatron_ettin.evaluate.generative.tasks import TASKS, Task
+from megatron_ettin.evaluate.suites.intervals import wilson
+from megatron_ettin.evaluate.suites.optional import library
+from megatron_ettin.evaluate.suites.subjects import Subject
+from megatron_ettin.evaluate.suites.suite import Facts, Measured, NotRunError, Options, RunTask
+
+EXTRA = "eval-lm"
+READINGS = {
+    "encoder": "three masks, the first is read; [SEP] counts",
+    "encoder-from-decoder": "three masks, one position earlier; [SEP] counts",
+    "decoder": "left context from [CLS]",
+    "decoder-from-encoder": "left context from [CLS]",
+}
+
+
+@dataclass(frozen=True)
+class GenerativeSuite:
+    """Ten zero-shot tasks, gsm8k, and MMLU's two computer-science subjects."""
+
+    options: Options
+    name: str = "generative"
+    version: str = "1"
+
+    def tasks(self) -> Sequence[str]:
+        """In the paper's order."""
+        return list(TASKS)
+
+    def data(self, task: str) -> Facts:
+        """Local files with their hashes, or the hub's data set that lm-eval names."""
+        if self.options.local is not None:
+            return TASKS[task].checked(self.options.local)
+        return {"hub": f"as lm_eval {self.harness} names it for {task}", "split": TASKS[task].split}
+
+    def protocol(self, task: str, subject: Subject) -> Facts:
+        """Prompts and metrics are the harness's."""
+        found = TASKS[task]
+        rules = {"harness": f"lm_eval {self.harness}", "task": task, "shots": found.shots, "metric": found.metric}
+        return {"rules": rules, "reading": READINGS[subject.kind]}
+
+    @cached_property
+    def harness(self) -> str:
+        """Version of lm-eval. Raises ConfigError when it is not installed."""
+        library("lm_eval", EXTRA)
+        return metadata.version("lm_eval")
+
+    @cached_property
+    def _manager(self) -> Any:  # noqa: ANN401 - lm-eval has no types
+        quiet()
+        return task_manager()
+
+    @contextlib.contextmanager
+    def opened(self, subject: Subject) -> Iterator[RunTask]:
+        """The model as lm-eval takes it."""
+        quiet()
+        model = loaded(subject)
+
+        def run(task: str) -> Measured:
+            before = getattr(model, "cut", 0)
+            measured = self._run(TASKS[task], model)
+            cut = getattr(model, "cut", 0) - before
+            return replace(measured, details={**measured.details, "contexts_cut": cut})
+
+        yield run
+
+    def _run(self, task: Task, model: Any) -> Measured:  # noqa: ANN401
+        simple_evaluate = library("lm_eval.evaluator", EXTRA).simple_evaluate
+        with tempfile.TemporaryDirectory(prefix="ettin-datasets-") as cache:
+            wanted: list[Any] = [task.name]
+            if self.options.local is not None:
+                wanted = [{"group": "local", "task": [task.override(self.options.local, cache)]}]
+            try:
+                with without_bars():
+                    found = simple_evaluate(
+                        model=model, tasks=wanted, task_manager=self._manager, limit=self.options.limit,
+                        bootstrap_iters=0, log_samples=False,
+                    )  # fmt: skip
+            except (ConnectionError, FileNotFoundError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise DataError(
+                    f"the data of {task.name} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or "
+                    "give the files with --local FOLDER"
+                ) from error
+        if found is None:
+            raise NotRunError("another rank of the harness holds the results", absent=False)
+        return measured_of(task, found["results"][task.name], found["n-samples"][task.name]["effective"])
+
+
+def measured_of(task: Task, metrics: Mapping[str, Any], examples: int) -> Measured:
+    """The published metric, a share of examples, with its interval, and all others. Raises CheckpointError for NaN."""
+    name = task.metric.partition(",")[0]
+    value = float(metrics[task.metric])
+    if not math.isfinite(value):
+        raise CheckpointError(f"{task.name}: {name} is {value}; the model's probabilities are no numbers")
+    interval = wilson(value, examples)
+    standard_error = math.sqrt(value * (1 - value) / (examples - 1)) if examples > 1 else None
+    others = {
+        key: float(number)
+        for key, number in metrics.items()
+        if key != task.metric and isinstance(number, (int, float)) and math.isfinite(number)
+    }
+    return Measured(
+        metric=name, value=value, examples=examples, standard_error=standard_error, interval=interval, others=others,
+        details={"version": metrics.get("version")},
+    )  # fmt: skip
+
+
+def loaded(subject: Subject) -> Any:  # noqa: ANN401 - a model of lm-eval
+    """Encoders by three masks; decoders of ours by our engine, others by the harness's own model."""
+    library("lm_eval.models", EXTRA)
+    if not subject.causal:
+        from megatron_ettin.evaluate.generative.encoder_lm import EncoderLM
+
+        return EncoderLM(subject)
+    from megatron_ettin.evaluate.generative.decoder_lm import DecoderLM, harness_decoder
+
+    return DecoderLM(subject) if subject.ours else harness_decoder(subject)
+
+
+def task_manager() -> Any:  # noqa: ANN401 - lm-eval has no types
+    """The harness's index of the suite's task files alone: that of all 16,000 takes ten seconds to make."""
+    tasks = Path(library("lm_eval", EXTRA).__path__[0]) / "tasks"
+    folders = sorted({str(tasks / task.harness_folder) for task in TASKS.values()})
+    return library("lm_eval.tasks", EXTRA).TaskManager(include_path=folders, include_defaults=False)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """The harness makes its prompts without a progress bar, which it has no setting for."""
+    module = library("lm_eval.api.task", EXTRA)
+    kept = module.tqdm
+    module.tqdm = lambda items, **_: items
+    try:
+        yield
+    finally:
+        module.tqdm = kept
+
+
+def quiet() -> None:
+    """Keep what lm-eval, datasets and transformers say about themselves out of the output."""
+    for name in ("lm_eval", "lm-eval", "datasets", "transformers", "evaluate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    library("datasets", EXTRA).disable_progress_bars()

@@ -1,0 +1,35 @@
+"""Figures of the paper (arXiv 2507.11412), for rows beside ours where suite and split are the same. In percent."""
+
+from __future__ import annotations
+
+TEN_TASKS = (
+    "arc_challenge", "hellaswag", "lambada_openai", "openbookqa", "piqa", "sciq", "social_iqa", "triviaqa",
+    "winogrande", "wsc273",
+)  # fmt: skip
+"""Tasks of the generative average, in the paper's order."""
+
+EIGHT_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+
+AVERAGES = {"generative": TEN_TASKS, "glue": EIGHT_TASKS}
+"""Suite -> tasks whose plain mean the paper shows."""
+
+WHOLE_SPLITS = {
+    "generative": dict(
+        zip(TEN_TASKS, (1_172, 10_042, 5_153, 500, 1_838, 1_000, 1_954, 17_944, 1_267, 273), strict=True)
+    ),
+}
+"""Examples of the split that the figure was made on: a score of fewer is another measure."""
+
+_DECODERS = {
+    "Ettin-Dec-17m": (21.3, 27.1, 23.0, 27.2, 57.7, 71.1, 35.4, 2.6, 50.9, 48.0),
+    "Ettin-Dec-32m": (23.5, 28.5, 28.5, 28.2, 57.7, 77.5, 36.4, 3.8, 53.1, 50.2),
+    "Ettin-Dec-68m": (25.3, 33.4, 35.2, 29.4, 61.8, 83.2, 38.8, 5.6, 50.1, 55.3),
+    "Ettin-Dec-150m": (28.6, 40.3, 43.2, 29.2, 66.6, 89.6, 40.1, 11.2, 53.7, 59.0),
+    "Ettin-Dec-400m": (33.6, 54.3, 52.3, 34.4, 71.0, 91.8, 45.5, 18.3, 57.6, 71.8),
+    "Ettin-Dec-1B": (39.7, 62.9, 58.4, 41.6, 74.4, 93.8, 48.2, 29.3, 62.7, 79.1),
+}
+
+PUBLISHED = {
+    "generative": {name: dict(zip(TEN_TASKS, row, strict=True)) for name, row in _DECODERS.items()},
+}
+"""Suite -> published model -> task -> percent."""

@@ -1,0 +1,36 @@
+"""Held-out losses as tasks are those of the plain evaluation."""
+
+import pytest
+
+from megatron_ettin.config.recipes import recipe
+from megatron_ettin.evaluate import losses as plain
+from megatron_ettin.evaluate.scorer import load_scorer
+from megatron_ettin.evaluate.suites import losses
+from megatron_ettin.evaluate.suites.losses import HeldOutSettings, LossesSuite
+from megatron_ettin.evaluate.suites.session import evaluate_suites
+from megatron_ettin.evaluate.suites.subjects import opened_subjects
+from megatron_ettin.evaluate.suites.suite import Options
+from tests.evaluate.test_losses import text  # noqa: F401 - a fixture
+
+
+@pytest.fixture
+def suite(text, tokenizer_json, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(losses, "held_out_text", lambda run, rows, sample: (text, tokenizer_json))
+    return LossesSuite(HeldOutSettings(run=recipe("tiny", "mlm", "pretrain"), rows=1, sample=9))
+
+
+def test_tasks_are_the_questions_that_each_kind_answers(suite, text, make_folder, tmp_path):  # noqa: F811
+    folders = {"encoder": make_folder("mlm"), "decoder": make_folder("clm"), "crossed": make_folder("mntp")}
+    with opened_subjects({name: str(folder) for name, folder in folders.items()}) as subjects:
+        models = evaluate_suites(subjects, [suite], Options(), tmp_path / "out")["models"]
+    for name, folder in folders.items():
+        expected = plain.losses(text, load_scorer(folder), name)
+        found = models[name]["suites"]["losses"]
+        for task, question in losses.TASKS.items():
+            if question not in expected:
+                assert found[task]["status"] == "not run" and "a pass a token" in found[task]["reason"]
+                continue
+            assert found[task]["value"] == pytest.approx(expected[question].nats_per_token)
+            assert found[task]["standard_error"] == pytest.approx(expected[question].standard_error)
+            assert found[task]["examples"] == expected[question].tokens
+            assert found[task]["higher_is_better"] is False

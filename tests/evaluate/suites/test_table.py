@@ -1,0 +1,93 @@
+"""Tables compare like with like only, and say which differences lie within the intervals."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluate.suites import published
+from megatron_ettin.evaluate.suites.results import SCHEMA
+from megatron_ettin.evaluate.suites.table import compare
+
+
+def result(value, error=0.01, examples=100, limit=None, **changes):
+    identity = {
+        "version": "1", "protocol": {"rules": {"shots": 0}, "reading": "any"}, "data": {}, "limit": limit, "seeds": 1,
+    }  # fmt: skip
+    return {
+        "status": "done", "metric": "acc", "value": value, "standard_error": error, "unit": "share",
+        "interval": [value - 2 * error, value + 2 * error], "higher_is_better": True, "examples": examples,
+        "identity": identity,
+    } | changes  # fmt: skip
+
+
+def write(folder: Path, suite: str, **models):
+    folder.mkdir()
+    content = {
+        name: {"kind": "encoder", "fingerprint": name, "suites": {suite: tasks}} for name, tasks in models.items()
+    }
+    (folder / "results.json").write_text(json.dumps({"schema": SCHEMA, "models": content}))
+    return folder
+
+
+def test_the_best_is_bold_and_what_may_be_chance_is_marked(tmp_path):
+    text = compare([
+        write(tmp_path / "x", "s", strong={"t": result(0.60)}, near={"t": result(0.59)}),
+        write(tmp_path / "y", "s", weak={"t": result(0.50)}),
+    ])  # fmt: skip
+    assert "| strong | encoder | **60.0 [58.0, 62.0]** |" in text
+    assert "| near | encoder | 59.0 [57.0, 61.0] \u2248 |" in text
+    assert "| weak | encoder | 50.0 [48.0, 52.0] |" in text
+
+
+def test_lower_is_better_for_losses(tmp_path):
+    loss = {"unit": "nats", "higher_is_better": False}
+    text = compare([write(tmp_path / "x", "s", a={"t": result(2.0, **loss)}, b={"t": result(3.0, **loss)})])
+    assert "| a | encoder | **2.000 [1.980, 2.020]** |" in text
+
+
+def test_scores_of_different_rules_never_share_a_column(tmp_path):
+    other = result(0.7)
+    other["identity"]["protocol"]["rules"] = {"shots": 5}
+    text = compare([
+        write(tmp_path / "x", "s", a={"t": result(0.6)}), write(tmp_path / "y", "s", b={"t": other}),
+        write(tmp_path / "z", "s", c={"t": result(0.5, limit=10)}),
+    ])  # fmt: skip
+    assert "| model | kind | t (acc) rules 1 | t (acc) rules 2 | t (acc) rules 3 |" in text
+    assert "| a | encoder | 60.0 [58.0, 62.0] | - | - |" in text, "alone in its column it is not the best of any"
+    assert '- t (acc) rules 2: limit null, rules {"shots": 5}' in text
+
+
+def test_models_of_one_name_and_other_weights_are_told_apart(tmp_path):
+    first, second = write(tmp_path / "x", "s", a={"t": result(0.6)}), write(tmp_path / "y", "s", a={"t": result(0.5)})
+    content = json.loads((second / "results.json").read_text())
+    content["models"]["a"]["fingerprint"] = "other"
+    (second / "results.json").write_text(json.dumps(content))
+    text = compare([first, second])
+    assert "| a |" in text and "| a (y) |" in text
+
+
+def test_tasks_that_did_not_run_are_listed_with_their_reason(tmp_path):
+    missing = {"status": "not run", "reason": "no folder x"}
+    text = compare([write(tmp_path / "x", "s", a={"t": result(0.6), "u": missing}, b={"u": missing})])
+    assert "- u (a, b): no folder x" in text
+
+
+def test_published_figures_stand_beside_ours_where_the_split_is_whole(tmp_path):
+    tasks = {"arc_challenge": result(0.3, examples=1_172), "hellaswag": result(0.4, examples=3_000)}
+    text = compare([write(tmp_path / "x", "generative", a=tasks)])
+    assert "| Ettin-Dec-150m (published) | | 28.6 | - |" in text
+
+
+def test_the_average_is_the_plain_mean_of_the_ten_tasks(tmp_path):
+    tasks = {task: result(0.1 * number) for number, task in enumerate(published.TEN_TASKS)}
+    text = compare([write(tmp_path / "x", "generative", a=tasks, b={"piqa": result(0.5)})])
+    assert "mean (mean of 10)" in text
+    row = next(line for line in text.splitlines() if line.startswith("| a |"))
+    assert row.endswith("| 45.0 [44.4, 45.6] |")
+
+
+def test_without_files_there_is_no_table():
+    with pytest.raises(ConfigError, match="--table needs"):
+        compare([])
