@@ -74,7 +74,9 @@ def find(run: Path, step: int | None = None) -> Checkpoint:
         found = find_newest(run)
         if found.checkpoint is not None:
             return found.checkpoint
-        raise CheckpointError(f"{checkpoints_of(run)} holds no whole checkpoint{_reasons(found)}")
+        reasons = "; ".join(f"{checkpoint.path.name}: {reason}" for checkpoint, reason in found.skipped)
+        why = f" ({reasons})" if reasons else "; is it the folder given to --run?"
+        raise CheckpointError(f"{checkpoints_of(run)} holds no whole checkpoint{why}")
     candidates = on_first(lambda: list_checkpoints(run))
     for checkpoint in candidates:
         if checkpoint.step == step:
@@ -82,11 +84,6 @@ def find(run: Path, step: int | None = None) -> Checkpoint:
             return checkpoint
     steps = ", ".join(str(checkpoint.step) for checkpoint in candidates) or "none"
     raise CheckpointError(f"{checkpoints_of(run)} has no checkpoint of step {step}; steps there: {steps}")
-
-
-def _reasons(found: Found) -> str:
-    reasons = "; ".join(f"{checkpoint.path.name}: {reason}" for checkpoint, reason in found.skipped)
-    return f" ({reasons})" if reasons else "; is it the folder given to --run?"
 
 
 def read_numbers(checkpoint: Checkpoint) -> dict[str, Any]:

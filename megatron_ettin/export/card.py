@@ -38,34 +38,23 @@ def card(model: ModelConfig, objective: Objective, origin: Mapping[str, Any]) ->
     """The text of README.md."""
     kind = "decoder" if objective.causal else "encoder"
     task = "text-generation" if objective.causal else "fill-mask"
+    notes = [MNTP_NOTE, ""] if objective.masked and objective.label_offset else []
+    if objective.causal and model.rope_base_global != model.rope_base_local:
+        notes += [UNEQUAL_BASES_NOTE, ""]
+    offset = f" - {-objective.label_offset}" if objective.label_offset else ""
+    use = DECODER_USE if objective.causal else ENCODER_USE.replace("{offset}", offset)
+    window = f"{model.window} tokens on each side and itself"
+    if objective.causal:
+        window = f"{model.causal_window} tokens to the left and itself"
     parts = ["---", "library_name: transformers", f"pipeline_tag: {task}", "---", ""]
-    parts += [f"# Ettin {kind}, {model.size}", "", *_notes(model, objective), _use(objective), ""]
+    parts += [f"# Ettin {kind}, {model.size}", "", *notes, use, ""]
     facts = {
         "objective": objective.name,
         "layers x hidden": f"{model.layers} x {model.hidden}",
         "vocabulary": model.vocabulary,
         "longest text (tokens)": model.maximum_length,
-        "local layers see": _window(model, objective),
+        "local layers see": window,
         "rotary base, global / local": f"{model.rope_base_global:g} / {model.rope_base_local:g}",
         **origin,
     }
     return "\n".join([*parts, "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""])
-
-
-def _notes(model: ModelConfig, objective: Objective) -> list[str]:
-    notes = [MNTP_NOTE, ""] if objective.masked and objective.label_offset else []
-    if objective.causal and model.rope_base_global != model.rope_base_local:
-        notes += [UNEQUAL_BASES_NOTE, ""]
-    return notes
-
-
-def _use(objective: Objective) -> str:
-    if objective.causal:
-        return DECODER_USE
-    return ENCODER_USE.replace("{offset}", f" - {-objective.label_offset}" if objective.label_offset else "")
-
-
-def _window(model: ModelConfig, objective: Objective) -> str:
-    if objective.causal:
-        return f"{model.causal_window} tokens to the left and itself"
-    return f"{model.window} tokens on each side and itself"

@@ -10,7 +10,6 @@ from megatron_ettin.config.objective import OBJECTIVES, Objective, ObjectiveName
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.export.mapping import Kind
-from megatron_ettin.tokenizer.special_tokens import ROLES
 
 Fields = dict[str, Any]
 
@@ -78,7 +77,7 @@ def write_config(model: ModelConfig, objective: Objective, special_ids: Mapping[
         "initializer_cutoff_factor": model.initial_cutoff,
         **FIXED_FIELDS,
         **_window_and_rope(model, kind),
-        **_token_ids(special_ids),
+        **{f"{name}_token_id": special_ids[token] for name, token in TOKENS.items()},
         "dtype": dtype,
         "torch_dtype": dtype,
         OBJECTIVE_FIELD: objective.name,
@@ -86,6 +85,9 @@ def write_config(model: ModelConfig, objective: Objective, special_ids: Mapping[
     }
     return fields | (ENCODER_FIELDS if kind == "encoder" else DECODER_FIELDS)
 
+
+TOKENS = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "cls": "[CLS]", "sep": "[SEP]"}
+"""Role -> special token whose id is written for it."""
 
 FIXED_FIELDS: Fields = {
     "hidden_activation": "gelu",
@@ -128,19 +130,13 @@ def _window_and_rope(model: ModelConfig, kind: Kind) -> Fields:
     return fields | ({"sliding_window": window // 2} if kind == "decoder" else {})
 
 
-def _token_ids(special_ids: Mapping[str, int]) -> Fields:
-    roles = ("pad_token", "bos_token", "eos_token", "cls_token", "sep_token")
-    return {f"{role}_id": special_ids[ROLES[role]] for role in roles}
-
-
 def read_config(fields: Fields, where: str, size: str) -> FolderConfig:
     """What ``fields`` of ``where``/config.json mean for us; ``size`` names the shape.
 
     Raises CheckpointError for code to run, another architecture, or a value that our model does not compute.
     """
     kind = _kind(fields, where)
-    _refuse_code(fields, where)
-    _refuse_other_values(fields, where)
+    _refuse_others(fields, where)
     half = _integer(fields, "local_attention", where, default=128, least=2) // 2
     model = ModelConfig(
         size=size,
@@ -173,12 +169,10 @@ def _kind(fields: Fields, where: str) -> Kind:
     raise CheckpointError(f"{where}: model_type {fields.get('model_type')!r} cannot be read; known: {known}")
 
 
-def _refuse_code(fields: Fields, where: str) -> None:
+def _refuse_others(fields: Fields, where: str) -> None:
+    """Raise CheckpointError for code to run, or a value that our model does not compute."""
     if "auto_map" in fields or "custom_pipelines" in fields:
         raise CheckpointError(f"{where}: config.json asks to run code from the folder (auto_map); this is never done")
-
-
-def _refuse_other_values(fields: Fields, where: str) -> None:
     for name, value in FIXED_FIELDS.items():
         if name.endswith("_dropout"):
             continue  # dropout is a training setting here, not part of the function that a folder holds

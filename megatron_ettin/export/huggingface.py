@@ -61,14 +61,11 @@ def write_folder(folder: Path, export: Export) -> None:
     ids = write_tokenizer(folder, export.tokenizer_json, kind, export.model.maximum_length)
     write_json(folder / "config.json", write_config(export.model, export.objective, ids, export.dtype))
     if kind == "decoder":
-        write_json(folder / "generation_config.json", _generation(ids))
+        ends = {"bos_token_id": ids["[CLS]"], "eos_token_id": ids["[SEP]"], "pad_token_id": ids["[PAD]"]}
+        write_json(folder / "generation_config.json", ends)
     tensors, shapes = to_huggingface(export.tensors, export.model, kind), huggingface_shapes(export.model, kind)
     save_weights(folder / WEIGHTS, tensors, shapes, getattr(torch, export.dtype))
     (folder / "README.md").write_text(card(export.model, export.objective, export.origin), encoding="utf-8")
-
-
-def _generation(ids: Mapping[str, int]) -> dict[str, Any]:
-    return {"bos_token_id": ids["[CLS]"], "eos_token_id": ids["[SEP]"], "pad_token_id": ids["[PAD]"]}
 
 
 def read_folder_config(folder: Path) -> FolderConfig:

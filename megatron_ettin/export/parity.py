@@ -83,17 +83,15 @@ class Parity:
         return {"met": self.met, "tolerance": TOLERANCE, **versions, "cases": cases}
 
 
-def probe_lengths(model: ModelConfig) -> tuple[int, ...]:
-    """Piece lengths on both sides of the local window, the longest well beyond it."""
-    window = max(model.window, model.causal_window + 1)
-    lengths = (3, window - 1, window + 2, 3 * window + 7)
-    return tuple(min(max(length, 3), model.maximum_length) for length in lengths)
-
-
 def probe_pieces(model: ModelConfig, seed: int = 0) -> list[Tensor]:
-    """Random ids over the whole vocabulary: every embedding may occur, specials too."""
+    """Random ids over the whole vocabulary: every embedding may occur, specials too.
+
+    The lengths lie on both sides of the local window, the longest well beyond it.
+    """
+    window = max(model.window, model.causal_window + 1)
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(model.vocabulary, (length,), generator=generator) for length in probe_lengths(model)]
+    lengths = [min(max(n, 3), model.maximum_length) for n in (3, window - 1, window + 2, 3 * window + 7)]
+    return [torch.randint(model.vocabulary, (length,), generator=generator) for length in lengths]
 
 
 def compare(folder: Path, ours: LogitsOfPieces) -> Parity:

@@ -105,7 +105,12 @@ def export_checkpoint(
         tensors=loaded.tensors,
         tokenizer_json=tokenizer or tokenizer_of(loaded.config),
         dtype=dtype,
-        origin=facts(loaded),
+        origin={
+            "stage": loaded.config.stage,
+            "revision": loaded.revision,
+            "steps of the stage": f"{loaded.state.step:,}",
+            "tokens of the stage": f"{loaded.state.tokens:,}",
+        },
     )
     with publish(folder) as staging:
         write_folder(staging, export)
@@ -113,16 +118,6 @@ def export_checkpoint(
         stored = open_folder(staging).tensors
         write_parity(staging, compare(staging, packed_logits(export.model, export.objective, stored)))
     return True
-
-
-def facts(loaded: Loaded) -> dict[str, Any]:
-    """For the folder's card."""
-    return {
-        "stage": loaded.config.stage,
-        "revision": loaded.revision,
-        "steps of the stage": f"{loaded.state.step:,}",
-        "tokens of the stage": f"{loaded.state.tokens:,}",
-    }
 
 
 def require_same(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:

@@ -91,7 +91,7 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
         self.optimizer.sharding = Sharding(
             slots=torch.tensor([slot_of[id(owner)] for owner in locals_], dtype=torch.int64, device=device),
             counted=torch.tensor(
-                [float(groups.tensor.is_first or _is_split(owner)) for owner in locals_],
+                [float(groups.tensor.is_first or getattr(owner, "tensor_model_parallel", False)) for owner in locals_],
                 dtype=torch.float64,
                 device=device,
             ),
@@ -113,10 +113,6 @@ def _owners(floats: list[Parameter], halves: list[Parameter]) -> list[Parameter]
     if floats and halves:
         raise RuntimeError("parameters of one optimizer group must share a dtype")
     return floats + halves
-
-
-def _is_split(parameter: Parameter) -> bool:
-    return bool(getattr(parameter, "tensor_model_parallel", False))
 
 
 def _sum_over(group: torch.distributed.ProcessGroup) -> Callable[[Tensor], None]:

@@ -22,7 +22,8 @@ class Recorder:
     def __init__(self, config: RunConfig, groups: Groups, run: Path, sources: list[str]) -> None:
         self._config, self._run, self._sources = config, run, sources
         self._reports = groups.world.is_first
-        self._meter = Meter(peak_flops(_device_name(groups), config.compute.precision), groups.world.size)
+        device = torch.cuda.get_device_name() if groups.device.kind == "cuda" else "CPU"
+        self._meter = Meter(peak_flops(device, config.compute.precision), groups.world.size)
         self._early: list[str] = []
         self._sinks: Sinks | None = None
 
@@ -43,6 +44,7 @@ class Recorder:
         """A step has ended that took ``seconds``, waiting for data included; ``state`` is the one after it."""
         totals = result.totals
         reading = self._meter.add(seconds, totals.tokens, totals.flops, result.accepted)
+        by_source = zip(self._sources, totals.source_loss, totals.source_labels, strict=True)
         record: MetricsRecord = {
             "kind": "step",
             "step": state.step,
@@ -52,7 +54,7 @@ class Recorder:
             "gradient_norm": totals.gradient_norm,
             "labels": totals.labels,
             "batch": f"{totals.digest:016x}",
-            "sources": self._by_source(totals.source_loss, totals.source_labels),
+            "sources": {name: loss for name, loss, count in by_source if count},
             "refused": state.refused,
             "peak_bytes": peak_bytes(),
             **reading.to_dict(),
@@ -77,14 +79,6 @@ class Recorder:
         if self._sinks is not None:
             self._sinks.close()
 
-    def _by_source(self, losses: tuple[float, ...], labels: tuple[int, ...]) -> dict[str, float]:
-        """Mean loss of each source that had labels in the step."""
-        return {name: loss for name, loss, count in zip(self._sources, losses, labels, strict=True) if count}
-
     def _write(self, record: MetricsRecord) -> None:
         if self._sinks is not None:
             self._sinks.write(record)
-
-
-def _device_name(groups: Groups) -> str:
-    return torch.cuda.get_device_name() if groups.device.kind == "cuda" else "CPU"

@@ -82,7 +82,10 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> T
     take_over(parts.chunks, loaded["weights"])
     parts.optimizer.load_state_dict(loaded["optimizer"])
     if not moments:
-        clear_moments(parts)
+        with torch.no_grad():
+            for moment in parts.optimizer.optimizer.state.values():
+                moment["exp_avg"].zero_()
+                moment["exp_avg_sq"].zero_()
         state = replace(state, updates=0)
     parts.optimizer.updates = state.updates
     return state
@@ -97,14 +100,6 @@ def refuse_other_shape(ours: ModelConfig, theirs: ModelConfig, where: str) -> No
             f"{where} holds a model of size {theirs.size}, this run is of size {ours.size}: {details}; "
             "give the size and the tokenizer that it was trained with"
         )
-
-
-def clear_moments(parts: Parts) -> None:
-    """Make the optimizer's state fresh: no moments, no updates counted."""
-    with torch.no_grad():
-        for moments in parts.optimizer.optimizer.state.values():
-            moments["exp_avg"].zero_()
-            moments["exp_avg_sq"].zero_()
 
 
 def named_shards(models: Sequence[torch.nn.Module], groups: Groups) -> NamedShards:

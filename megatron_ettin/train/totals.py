@@ -75,21 +75,16 @@ class Local:
 def add_up(local: Local, groups: Groups) -> Totals:
     """Add the ranks' numbers. One all-reduce over all ranks and one wait of the host for the device."""
     sources = local.source_sums.shape[0]
-    host = to_device(torch.tensor(_host_numbers(local, groups), dtype=torch.float64), local.square_norm.device)
+    counts = float(all(axis.is_first for axis in (groups.tensor, groups.context, groups.pipeline)))
+    parts = [float((local.digest >> (DIGEST_BITS * part)) & (2**DIGEST_BITS - 1)) for part in range(DIGEST_PARTS)]
+    numbers = [counts * number for number in (local.tokens, local.flops, *parts)]  # by one of those that share the rows
+    numbers += [float(local.save and groups.world.is_first), *(float(local.stop == number) for number in SIGNALS)]
+    host = to_device(torch.tensor(numbers, dtype=torch.float64), local.square_norm.device)
     losses = local.source_sums.flatten() * float(groups.tensor.is_first)
     vector = torch.cat([losses, local.square_norm.reshape(1), host])
     if groups.world.size > 1:
         torch.distributed.all_reduce(vector)
     return _read(vector.tolist(), sources)
-
-
-def _host_numbers(local: Local, groups: Groups) -> list[float]:
-    """Tokens, digest parts, save and one flag a signal; rows are counted by one rank of those that share them."""
-    counts = float(all(axis.is_first for axis in (groups.tensor, groups.context, groups.pipeline)))
-    parts = [float((local.digest >> (DIGEST_BITS * part)) & (2**DIGEST_BITS - 1)) for part in range(DIGEST_PARTS)]
-    saves = float(local.save and groups.world.is_first)
-    stops = [float(local.stop == number) for number in SIGNALS]
-    return [*(counts * number for number in (local.tokens, local.flops, *parts)), saves, *stops]
 
 
 def _read(numbers: list[float], sources: int) -> Totals:
