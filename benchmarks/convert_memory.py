@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Peak memory of ``ettin convert`` above an empty process, in units of the float32 weights.
 
-A run of random weights is made first, with the optimizer's state beside them as in every checkpoint. Then two processes
-each tell their peak resident memory, file mappings included: one that imports all that convert imports and prepares the
-device, and one that converts.
+A run of random main weights is made first; no other tensor of a checkpoint is read. Then two processes each tell their
+peak resident memory, file mappings included: one that imports all that convert imports and prepares the device, and one
+that converts.
 """
 
 from __future__ import annotations
@@ -31,17 +31,29 @@ def peak() -> int:
 
 
 def make(folder: Path, size: str) -> None:
-    """A run of the shape with random weights in ``folder``/run, and a tokenizer that fits it."""
+    """A run of the shape with random main weights in ``folder``/run, and a tokenizer that fits it."""
+    import megatron_ettin.parallel.megatron  # noqa: F401, I001
+    from megatron.core.dist_checkpointing import ShardedTensor
+
+    from megatron_ettin.checkpoint.save import save
+    from megatron_ettin.checkpoint.state import TrainState
+    from megatron_ettin.checkpoint.weights import MAIN_WEIGHT
+    from megatron_ettin.config.codec import to_dict
     from megatron_ettin.config.recipes import recipe
+    from megatron_ettin.config.run import LayoutConfig
     from megatron_ettin.config.weights import shapes
     from megatron_ettin.model.initialize import initial_tensor
+    from megatron_ettin.parallel.groups import initialize
     from megatron_ettin.tokenizer.train import train_tokenizer
-    from megatron_ettin.train.from_weights import save_weights_as_run
 
-    model = recipe(size, "mlm", "pretrain").model
     train_tokenizer(iter(["random weights say nothing"]), 300).save(str(folder / "tokenizer.json"))
-    tensors = {name: initial_tensor(model, 0, name) for name in shapes(model)}
-    save_weights_as_run(folder / "run", model, "mlm", tensors, folder)
+    config = recipe(size, "mlm", "pretrain")
+    keys = {name: MAIN_WEIGHT + name for name in shapes(config.model)}
+    tensors = {key: initial_tensor(config.model, 0, name) for name, key in keys.items()}
+    shards = {key: ShardedTensor.from_rank_offsets(key, tensor) for key, tensor in tensors.items()}
+    numbers = {"reason": "end", "state": TrainState(finished=True).to_dict(), "config": to_dict(config)}
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    save(folder / "run", 0, shards, numbers, initialize(LayoutConfig()).data_context.group, lambda: None)
 
 
 def empty(folder: Path, size: str) -> None:

@@ -64,12 +64,28 @@ def field_types(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass or a
     return get_type_hints(kind, include_extras=True)
 
 
+class _Field(NamedTuple):
+    """A field of a class, prepared for manifests of many thousand objects."""
+
+    name: str
+    kind: Any
+    plain: Any
+    """The type of values that are taken as they are, when they lie within ``limits``."""
+    limits: Limits | None
+    required: bool
+
+
 @cache
-def _required(kind: Any) -> frozenset[str]:  # noqa: ANN401
-    """The fields of a class that have no default."""
+def _prepared(kind: Any) -> tuple[_Field, ...]:  # noqa: ANN401
     if is_dataclass(kind):
-        return frozenset(f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
-    return frozenset(kind._fields) - frozenset(kind._field_defaults)
+        without = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    else:
+        without = set(kind._fields) - set(kind._field_defaults)
+    found = []
+    for name, declared in field_types(kind).items():
+        plain, limits = get_args(declared) if get_origin(declared) is Annotated else (declared, None)
+        found.append(_Field(name, declared, plain, limits, name in without))
+    return tuple(found)
 
 
 def _decode(kind: Any, value: Any, where: str, strict: bool) -> Any:  # noqa: ANN401
@@ -106,20 +122,25 @@ def _object(kind: Any, value: Any, where: str, strict: bool) -> Any:  # noqa: AN
     """A dataclass or a named tuple from a table of its fields."""
     if not isinstance(value, dict):
         raise FieldError(f"{where or kind.__name__} must be a table of fields, not {value!r:.{LONGEST_SHOWN}}")
-    known = field_types(kind)
     if strict:
+        known = [field.name for field in _prepared(kind)]
         for name in value:
             if name not in known:
-                raise FieldError(f"{join(where, name)} is not a field{suggest(str(name), list(known))}")
-    if missing := [name for name in known if name not in value and name in _required(kind)]:
+                raise FieldError(f"{join(where, name)} is not a field{suggest(str(name), known)}")
+    decoded: dict[str, Any] = {}
+    missing = []
+    for name, declared, plain, limits, required in _prepared(kind):
+        if name not in value:
+            if required:
+                missing.append(name)
+            continue
+        item = value[name]
+        if type(item) is not plain or (limits is not None and not limits.least <= item <= limits.most):
+            item = _decode(declared, item, join(where, name), strict)
+        decoded[name] = item
+    if missing:
         raise FieldError(f"{where or kind.__name__}: missing {', '.join(missing)}")
-    return kind(
-        **{
-            name: _decode(declared, value[name], join(where, name), strict)
-            for name, declared in known.items()
-            if name in value
-        }
-    )
+    return kind(**decoded)
 
 
 def _shown(where: str, value: object) -> str:

@@ -5,33 +5,30 @@ cd "$(dirname "$0")/../.."
 target=$1 seconds=$2
 shift 2
 case $target in
-  tokenizer)
-    sources=$(cd csrc && ls text/*.cpp tokenizer/*.cpp | sed "s/[.]cpp$//")
-    longest=384
-    ;;
-  json_lines) sources="corpus/json_record text/json_string text/utf8 corpus/stream_cutter" longest=160 ;;
-  text_cutter) sources="corpus/stream_cutter" longest=64 ;;
-  corpus_check) sources="corpus/check corpus/input_file base/crc32c corpus/id_scan" longest=300 ;;
-  indexed_corpus) sources="rows/indexed_corpus" longest=300 ;;
-  block_encoder) sources="corpus/block_encoder corpus/block_batches corpus/json_record text/json_string text/utf8 base/crc32c corpus/input_file" longest=160 ;;
+  tokenizer) rooms="base text tokenizer" longest=384 ;;
+  json_lines) rooms="base text corpus" longest=160 ;;
+  text_cutter) rooms="base text corpus" longest=64 ;;
+  corpus_check) rooms="base text corpus" longest=300 ;;
+  indexed_corpus) rooms="base rows" longest=300 ;;
+  block_encoder) rooms="base text corpus" longest=160 ;;
   *) echo "no fuzz target '$target'" >&2; exit 2 ;;
 esac
 folder=build/fuzz/$target
-mkdir -p "$folder/corpus"
-flags="-std=c++17 -O2 -g -Icsrc -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
+mkdir -p "$folder/corpus" build/fuzz/objects
+flags="-std=c++17 -O2 -g -Icsrc -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -pthread"
 objects=
-for source in $sources fuzz/fuzz_$target; do
-  object=$folder/$(basename "$source").o
-  # shellcheck disable=SC2086
-  if [ -z "$(find "$object" -newer "csrc/$source.cpp" 2>/dev/null)" ] || [ -n "$(find csrc -name '*.h' -newer "$object")" ]; then
+# shellcheck disable=SC2086
+for source in $(cd csrc && find $rooms -name '*.cpp') fuzz/fuzz_$target.cpp; do
+  object=build/fuzz/objects/$(echo "$source" | tr / -).o
+  if [ -z "$(find "$object" -newer "csrc/$source" 2>/dev/null)" ] || [ -n "$(find csrc -name '*.h' -newer "$object")" ]; then
     # Comparisons guide the search where formats are read; in the encoder they would take half of the time.
-    case $source in text/unicode_tables|tokenizer/*) compare=-fno-sanitize-coverage=trace-cmp ;; *) compare= ;; esac
-    clang++ $flags $compare -c "csrc/$source.cpp" -o "$object"
+    case $source in text/unicode_tables.cpp|tokenizer/*) compare=-fno-sanitize-coverage=trace-cmp ;; *) compare= ;; esac
+    clang++ $flags $compare -c "csrc/$source" -o "$object"
   fi
   objects="$objects $object"
 done
 # shellcheck disable=SC2086
-clang++ -fsanitize=fuzzer,address,undefined $objects -o "$folder/fuzz"
+clang++ -fsanitize=fuzzer,address,undefined -pthread $objects -o "$folder/fuzz"
 for seed in csrc/fuzz/seeds/"$target"/*; do
   if [ -f "$seed" ]; then cp -n "$seed" "$folder/corpus/"; fi
 done

@@ -29,6 +29,12 @@ ETTIN_INLINE uint16_t to_bfloat16(float value) {
   return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// Numbers of either type.
+ETTIN_INLINE float as_float(float x) { return x; }
+ETTIN_INLINE float as_float(uint16_t half) { return from_bfloat16(half); }
+ETTIN_INLINE void put(float* to, float x) { *to = x; }
+ETTIN_INLINE void put(uint16_t* to, float x) { *to = to_bfloat16(x); }
+
 // e^x for x <= 0 within 2e-7 of its value; 0 below -87.
 ETTIN_INLINE float exponential(float x) {
   const float bounded = x > -87.0f ? x : -87.0f;

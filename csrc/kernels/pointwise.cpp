@@ -45,16 +45,20 @@ struct Pointwise {
   decltype(&portable::write_bfloat16) write_bfloat16;
   decltype(&portable::gate) gate;
   decltype(&portable::ungate) ungate;
-  decltype(&portable::turn) turn;
+  decltype(&portable::turn<float>) turn_floats;
+  decltype(&portable::turn<uint16_t>) turn_bfloat16;
 };
 
 const Pointwise kernel = [] {
   const InstructionSet chosen = choose("pointwise", {InstructionSet::kAvx2, InstructionSet::kAvx512});
   if (chosen == InstructionSet::kAvx512)
-    return Pointwise{avx512::read_bfloat16, avx512::write_bfloat16, avx512::gate, avx512::ungate, avx512::turn};
+    return Pointwise{avx512::read_bfloat16, avx512::write_bfloat16, avx512::gate,
+                     avx512::ungate,        avx512::turn<float>,    avx512::turn<uint16_t>};
   if (chosen == InstructionSet::kAvx2)
-    return Pointwise{avx2::read_bfloat16, avx2::write_bfloat16, avx2::gate, avx2::ungate, avx2::turn};
-  return Pointwise{portable::read_bfloat16, portable::write_bfloat16, portable::gate, portable::ungate, portable::turn};
+    return Pointwise{avx2::read_bfloat16, avx2::write_bfloat16, avx2::gate,
+                     avx2::ungate,        avx2::turn<float>,    avx2::turn<uint16_t>};
+  return Pointwise{portable::read_bfloat16, portable::write_bfloat16, portable::gate,
+                   portable::ungate,        portable::turn<float>,    portable::turn<uint16_t>};
 }();
 
 // Numbers of a tensor as floats: where they lie, or converted into a buffer.
@@ -84,16 +88,14 @@ void each_tile(const GatedRows& rows, const Work& work) {
 }
 
 void rotate_head(const Rotation& r, size_t token, size_t start) {
-  const Reader numbers{r.bfloat16};
   const size_t half = r.head_size / 2;
-  float one[kTile], other[kTile];
-  for (size_t i = 0; i < half; i += kTile) {
-    const size_t size = std::min(kTile, half - i), first = start + i, second = start + half + i;
-    float* a = const_cast<float*>(numbers.read(r.projection, first, size, one));
-    float* b = const_cast<float*>(numbers.read(r.projection, second, size, other));
-    kernel.turn(a, b, r.cosine + token * half + i, r.sine + token * half + i, size);
-    numbers.write(one, r.projection, first, size);
-    numbers.write(other, r.projection, second, size);
+  const float *cosine = r.cosine + token * half, *sine = r.sine + token * half;
+  if (r.bfloat16) {
+    auto* first = static_cast<uint16_t*>(r.projection) + start;
+    kernel.turn_bfloat16(first, first + half, cosine, sine, half);
+  } else {
+    auto* first = static_cast<float*>(r.projection) + start;
+    kernel.turn_floats(first, first + half, cosine, sine, half);
   }
 }
 

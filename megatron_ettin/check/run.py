@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_ettin.check.findings import Finding, guarded
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import check_resume
+from megatron_ettin.config.compatible import refuse_other_shape
 from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_world_size
-from megatron_ettin.config.run import ModelConfig, RunConfig
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.shapes import every_of
 from megatron_ettin.cost.count import parameters
 from megatron_ettin.cost.hardware import GIBI
 from megatron_ettin.cost.memory import heaviest
@@ -22,11 +24,15 @@ from megatron_ettin.progress import format_count
 from megatron_ettin.run_folder import CONFIG, checkpoints_of, list_checkpoints, parse_source, read_config
 from megatron_ettin.schedule import batch_schedule
 
-SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "global_every")
 HUGGINGFACE_NAMES = {
     "layers": "num_hidden_layers", "hidden": "hidden_size", "intermediate": "intermediate_size",
-    "heads": "num_attention_heads",
+    "heads": "num_attention_heads", "vocabulary": "vocab_size",
 }  # fmt: skip
+MAY_CHANGE = {
+    "rope_base_global": "global rope", "rope_base_local": "local rope", "window": "window",
+    "causal_window": "causal window",
+}  # fmt: skip
+"""Fields that a recipe may change between stages, and their names in the line about the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +122,7 @@ def from_run_finding(config: RunConfig) -> Finding:
     """The run that is continued: its shape and that it has a checkpoint."""
     folder, step = parse_source(config.start.from_run)
     other = read_config(folder)
-    refuse_other_shape(config.model, {name: getattr(other.model, name) for name in SHAPE_FIELDS}, str(folder))
+    refuse_other_shape(config.model, other.model, str(folder))
     if config.stage != "cross" and config.objective != other.objective:
         raise CheckpointError(
             f"{folder} was trained on {other.objective}, this run is {config.objective}: stage {config.stage} goes on "
@@ -130,7 +136,12 @@ def from_run_finding(config: RunConfig) -> Finding:
         steps = ", ".join(str(found.step) for found in saved)
         raise CheckpointError(f"{checkpoints_of(folder)}: step {step} is not there; steps there: {steps}")
     which = "newest checkpoint" if step is None else "checkpoint"
-    return Finding("ok", "start", f"{folder}: {other.objective} {other.stage}, {which} {chosen[-1].path.name}")
+    text = f"{folder}: {other.objective} {other.stage}, {which} {chosen[-1].path.name}"
+    for field, words in MAY_CHANGE.items():
+        there, here = getattr(other.model, field), getattr(config.model, field)
+        if there != here:
+            text += f", {words} {there:,g} -> {here:,g}"
+    return Finding("ok", "start", text)
 
 
 def from_huggingface_finding(config: RunConfig) -> Finding:
@@ -139,6 +150,7 @@ def from_huggingface_finding(config: RunConfig) -> Finding:
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         shape = {ours: fields[theirs] for ours, theirs in HUGGINGFACE_NAMES.items()}
+        shape["global_every"] = fields.get("global_attn_every_n_layers", every_of(fields.get("layer_types")))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{folder}/config.json: no such file; --init-from takes the Hugging Face folder of a model"
@@ -147,19 +159,10 @@ def from_huggingface_finding(config: RunConfig) -> Finding:
         raise CheckpointError(
             f"{folder}: its config.json is not that of a ModernBERT or Ettin model ({error!r}); give the folder of one"
         ) from error
-    refuse_other_shape(config.model, shape, str(folder))
+    refuse_other_shape(config.model, replace(config.model, size=folder.resolve().name, **shape), str(folder))
     if not list(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder}: no .safetensors file; weights from elsewhere are read from safetensors alone")
     return Finding("ok", "start", f"{folder}: {fields.get('model_type', 'model')}")
-
-
-def refuse_other_shape(model: ModelConfig, shape: dict[str, int], where: str) -> None:
-    """Raise CheckpointError where another model has other sizes."""
-    other = [
-        f"{name} {value}, here {getattr(model, name)}" for name, value in shape.items() if value != getattr(model, name)
-    ]
-    if other:
-        raise CheckpointError(f"{where} holds another shape: {'; '.join(other)}; choose the SIZE it was trained with")
 
 
 def folder_findings(config: RunConfig, run: Path) -> Iterator[Finding]:

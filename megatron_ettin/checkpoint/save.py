@@ -54,7 +54,10 @@ def _seal(staging: Path) -> None:
 
 @contextlib.contextmanager
 def _published_by_first(target: Path, still_owned: Callable[[], None]) -> Iterator[Path]:
-    """A staging folder that all ranks write to and the first rank renames to ``target`` at the end."""
+    """A staging folder that all ranks write to and the first rank renames to ``target`` at the end.
+
+    The one folder that is not made with ``publish``: every step of it must succeed on all ranks or fail on all.
+    """
     staging = on_first(lambda: _stage(target))
     try:
         yield staging

@@ -31,7 +31,6 @@ def main(arguments: list[str]) -> int:
 
     if not flags.runs:
         raise ConfigError("ettin plot takes one or several run folders, for example: ettin plot runs/*")
-    default = flags.runs[0] / "plot" if len(flags.runs) == 1 else Path("plots/comparison")
-    for path in plot_runs(flags.runs, flags.out or default, flags.title, flags.reference):
+    for path in plot_runs(flags.runs, flags.out, flags.title, flags.reference):
         print(path)
     return 0

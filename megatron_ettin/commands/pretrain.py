@@ -13,7 +13,7 @@ from megatron_ettin.commands.run_flags import RunFlags, parse, run_folder
 from megatron_ettin.heavy_imports import heavy_imports
 from megatron_ettin.launcher import end_with_launcher
 from megatron_ettin.run_folder import own_run
-from megatron_ettin.train.signals import EXIT_INTERRUPTED, EXIT_STOPPED
+from megatron_ettin.train.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +33,17 @@ def main(arguments: list[str]) -> int:
     end_with_launcher()
     owns = os.environ.get("RANK", "0") == "0"  # known before the ranks know one another
     command = shlex.join(sys.orig_argv)
-    with own_run(run, command, take_over=flags.take_over) if owns else contextlib.nullcontext() as claim:
+    with (
+        StopRequest() as stop,
+        own_run(run, command, take_over=flags.take_over) if owns else contextlib.nullcontext() as claim,
+    ):
         with heavy_imports():
             from megatron_ettin.export.huggingface import read_canonical
             from megatron_ettin.parallel.groups import finish
             from megatron_ettin.train.run import train
 
         still_owned = claim.require if claim else lambda: None
-        outcome = train(config, run, read_canonical, start_over=flags.start_over, still_owned=still_owned)
+        outcome = train(config, run, read_canonical, start_over=flags.start_over, still_owned=still_owned, stop=stop)
         finish()
     if not outcome.signal:
         return 0

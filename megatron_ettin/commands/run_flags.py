@@ -99,7 +99,7 @@ def parse(arguments: list[str], kind: type[Flags], verb: str, checked: bool = Tr
     """The run and the verb's own flags; with ``checked=False`` the rules are left to the caller."""
     base, rest = recipe_named(arguments, verb)
     refuse_typos(kind, rest)
-    rest = [expanded(argument) for argument in rest]
+    rest = expanded(rest)
     base = without_dead_carry(base, rest)
     sections = {name: getattr(base, name) for name in RUN_FIELDS}
     flags = tyro.cli(
@@ -201,13 +201,29 @@ def flag_names(kind: type, prefix: str = "") -> list[str]:
     return names
 
 
-def expanded(argument: str) -> str:
-    """One argument with short forms and token counts written out."""
-    name, equals, value = argument.partition("=")
-    if name in ALIASES:
-        return ALIASES[name] + equals + value
-    count = COUNT.fullmatch(argument)
-    return str(round(float(count[1]) * COUNT_UNITS[count[2]])) if count else argument
+def expanded(arguments: list[str]) -> list[str]:
+    """The arguments with short forms written out, and K, M, B and T in the values of token counts."""
+    written: list[str] = []
+    flag = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            flag = ALIASES.get(name, name)
+            written.append(flag + equals + (token_count(value) if counts_tokens(flag) else value))
+        else:
+            written.append(token_count(argument) if counts_tokens(flag) else argument)
+    return written
+
+
+def counts_tokens(flag: str) -> bool:
+    """Whether the value of a flag is a number of tokens; the names of such fields end so."""
+    return re.split("[.-]", flag.replace("_", "-"))[-1] == "tokens"
+
+
+def token_count(value: str) -> str:
+    """A number of tokens with its unit written out: 1.5K is 1500; anything else as it is."""
+    count = COUNT.fullmatch(value)
+    return str(round(float(count[1]) * COUNT_UNITS[count[2]])) if count else value
 
 
 def without_dead_carry(base: RunConfig, arguments: list[str]) -> RunConfig:

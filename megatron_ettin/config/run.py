@@ -196,6 +196,8 @@ class ObserveConfig:
     """Write TensorBoard event files."""
     wandb: str = ""
     """Weights & Biases project to report to as well; empty: none."""
+    hang_minutes: float = 10.0
+    """Without a step, a save or an evaluation for this long all ranks say where they are and end; 0: never."""
 
 
 @dataclass(frozen=True, kw_only=True)

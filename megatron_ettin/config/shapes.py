@@ -56,3 +56,11 @@ def tensor_sizes(model: ModelConfig) -> list[int]:
     """The tensor-parallel sizes that divide heads, intermediate size and padded vocabulary."""
     parts = (model.heads, model.intermediate, padded_vocabulary(model.vocabulary))
     return [size for size in range(1, model.heads + 1) if all(part % size == 0 for part in parts)]
+
+
+def every_of(types: object) -> int:
+    """The distance of the second global layer from the first; 3, ModernBERT's own default, without a list."""
+    if not isinstance(types, list):
+        return 3
+    later = [i for i, name in enumerate(types) if name == "full_attention" and i]
+    return later[0] if later else max(len(types), 1)

@@ -17,11 +17,11 @@ from megatron_ettin.evaluate.losses import HeldOut, held_out
 from megatron_ettin.evaluate.pieces import masked_pieces, plain_pieces
 from megatron_ettin.evaluate.text import token_bytes
 from megatron_ettin.export.huggingface import read_folder_config
+from megatron_ettin.export.runs import TRAINING_FILE, export_checkpoint
 from megatron_ettin.export.tokenizer_files import read_tokenizer
 from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.run_folder import is_run, parse_source
 
-TRAINING_FILE = "training.json"
 USUAL_ROW = 1_024
 
 
@@ -43,7 +43,6 @@ def exported(models: Mapping[str, str]) -> Iterator[dict[str, Path]]:
 
 def _export(run: Path, step: int | None, target: Path) -> Path:
     from megatron_ettin.checkpoint.load import find
-    from megatron_ettin.export.runs import export_checkpoint
 
     export_checkpoint(find(run, step), target)
     return target

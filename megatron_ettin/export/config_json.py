@@ -8,6 +8,7 @@ from typing import Any
 
 from megatron_ettin.config.objective import OBJECTIVES, Objective, ObjectiveName
 from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.config.shapes import every_of
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.export.mapping import Kind
 
@@ -183,19 +184,11 @@ def _refuse_others(fields: Fields, where: str) -> None:
 
 
 def _global_every(fields: Fields, where: str) -> int:
-    every = _integer(fields, "global_attn_every_n_layers", where, default=_every_of(fields.get("layer_types")))
+    every = _integer(fields, "global_attn_every_n_layers", where, default=every_of(fields.get("layer_types")))
     pattern = ["sliding_attention" if i % every else "full_attention" for i in range(fields["num_hidden_layers"])]
     if fields.get("layer_types") not in (None, pattern):
         raise CheckpointError(f"{where}: layer_types is not 'global at 0, {every}, {2 * every}, ...', the only pattern")
     return every
-
-
-def _every_of(types: object) -> int:
-    """The distance of the second global layer from the first; 3, ModernBERT's own default, without a list."""
-    if not isinstance(types, list):
-        return 3
-    later = [i for i, name in enumerate(types) if name == "full_attention" and i]
-    return later[0] if later else max(len(types), 1)
 
 
 def _rope_base(fields: Fields, layer_type: str, old_name: str, where: str) -> float:

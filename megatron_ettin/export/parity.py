@@ -167,15 +167,18 @@ def load_transformers(folder: Path, config: FolderConfig, attention: str = "eage
 
 
 def _batches(model: Any, pieces: Sequence[Tensor], size: int) -> Iterator[Tensor]:  # noqa: ANN401
-    """Logits [T, V] of each piece by transformers, in batches of ``size``, padded and masked where it is above 1."""
+    """Logits [T, V] of each piece by transformers, in batches of ``size``, padded and masked where it is above 1.
+
+    The output projection is given the positions of the pieces alone: logits of padding would cost as much memory.
+    """
     for start in range(0, len(pieces), size):
         batch = pieces[start : start + size]
         ids = torch.nn.utils.rnn.pad_sequence(list(batch), batch_first=True, padding_value=model.config.pad_token_id)
         attended = torch.arange(ids.shape[1])[None] < torch.tensor([len(piece) for piece in batch])[:, None]
-        with torch.no_grad():
-            logits = model(input_ids=ids, **({"attention_mask": attended.long()} if size > 1 else {})).logits
-        for i, piece in enumerate(batch):
-            yield logits[i, : len(piece)]
+        projection = model.get_output_embeddings()
+        with torch.no_grad(), projection.register_forward_pre_hook(lambda _, x, kept=attended: (x[0][kept],)):
+            logits_TV = model(input_ids=ids, **({"attention_mask": attended.long()} if size > 1 else {})).logits
+        yield from torch.split(logits_TV, [len(piece) for piece in batch])
 
 
 def _case(name: str, ours: Sequence[PutAway], theirs: Iterator[Tensor]) -> Case:

@@ -111,11 +111,13 @@ def smoothed(values: Sequence[float], share: float = SMOOTHING_SHARE) -> list[fl
     return result
 
 
-def plot_runs(runs: Sequence[Path], target: Path, title: str = "", reference: float = 0.0) -> list[Path]:
+def plot_runs(
+    runs: Sequence[Path], target: Path | None = None, title: str = "", reference: float = 0.0
+) -> list[Path]:
     """Draw the runs and write ``target`` with the endings .png and .svg; returns the files.
 
-    ``reference`` is a loss drawn as a dashed line, such as a unigram entropy; 0: none. Raises DataError when a run
-    has no records.
+    Without ``target`` it is plot in the run's folder, or plots/comparison for several. ``reference`` is a loss drawn as
+    a dashed line, such as a unigram entropy; 0: none. Raises DataError when a run has no records.
     """
     import matplotlib as mpl
 
@@ -136,6 +138,7 @@ def plot_runs(runs: Sequence[Path], target: Path, title: str = "", reference: fl
         )
         if len(curves) > 1:
             draw_legend(figure, curves)
+        target = target or (runs[0] / "plot" if len(runs) == 1 else Path("plots/comparison"))
         target.parent.mkdir(parents=True, exist_ok=True)
         files = [target.with_name(f"{target.name}.{ending}") for ending in FORMATS]
         figure.savefig(files[0], dpi=150)

@@ -95,6 +95,17 @@ def recorded_digest(run: Path, step: int) -> str | None:
     return None
 
 
+def has_evaluation(run: Path, step: int) -> bool:
+    """Whether the records end with an evaluation of ``step``, as those of a finished run do."""
+    path = Path(run) / METRICS
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
+        keys = [_key(line) for line in file.readlines()]
+    return ("evaluation", step) in keys
+
+
 def last_recorded_step(run: Path) -> int:
     """The step of the last whole record, or 0. Reads the end of the file only."""
     path, last = Path(run) / METRICS, 0

@@ -132,6 +132,11 @@ class Sinks:
         if self._console is not None:
             self._console.message(text)
 
+    @property
+    def failing(self) -> list[str]:
+        """Sinks that have not taken the last record."""
+        return sorted(self._failing)
+
     def close(self) -> None:
         """Close every sink."""
         for name, sink in self._sinks.items():

@@ -14,6 +14,7 @@ from megatron_ettin.sources.records import DocumentBatch
 
 BATCH_BYTES = 2 << 20
 LARGEST_BATCH = 16_384
+LARGEST_ID = 0xFFFFFFFF
 
 
 def parquet_documents(source: Source, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:
@@ -98,5 +99,5 @@ def _text(column: Any) -> tuple[memoryview, NDArray[np.uint64]]:  # noqa: ANN401
 
 def id_array(values: NDArray[Any]) -> NDArray[np.uint32]:
     """Ids as uint32; those outside its range become the largest, which no vocabulary holds."""
-    wide = values.astype(np.int64)
-    return np.where((wide < 0) | (wide > 0xFFFFFFFF), 0xFFFFFFFF, wide).astype(np.uint32)
+    ids = values.astype(np.int64)
+    return np.where((ids < 0) | (ids > LARGEST_ID), LARGEST_ID, ids).astype(np.uint32)

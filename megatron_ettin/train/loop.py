@@ -12,7 +12,10 @@ from megatron_ettin.checkpoint.retention import Reason
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.derived import micro_batch_rows_at
 from megatron_ettin.config.run import CheckpointConfig
-from megatron_ettin.parallel.together import everywhere
+from megatron_ettin.errors import EttinError
+from megatron_ettin.observe.records import has_evaluation
+from megatron_ettin.parallel.together import everywhere, everywhere_own, on_first
+from megatron_ettin.parallel.watchdog import Watchdog
 from megatron_ettin.rows.loader import Loader
 from megatron_ettin.rows.run_data import RunData
 from megatron_ettin.schedule import learning_rate_factor
@@ -32,13 +35,15 @@ def train_loop(
     recorder: Recorder,
     stop: StopRequest,
     still_owned: Callable[[], None],
+    watchdog: Watchdog,
 ) -> tuple[TrainState, int]:
     """Take steps until the stage has seen its tokens or a signal asks to stop.
 
-    Returns the saved state and the signal, whichever rank received it; 0: none.
+    Saving comes before evaluating: nothing that is only looked at can cost a checkpoint. Returns the saved state and
+    the signal, whichever rank received it; 0: none.
     """
     config, data = parts.config, parts.groups.data
-    schedule, observe = config.schedule, config.observe
+    schedule, every = config.schedule, config.observe.evaluate_every
     clock = SaveClock(minutes=config.checkpoint.every_minutes)
     stopped = max(everywhere(lambda: stop.received))
     rows = partial(micro_batch_rows_at, config)
@@ -46,24 +51,43 @@ def train_loop(
         while not state.finished and not stopped:
             started = time.perf_counter()
             rate = schedule.peak_rate * learning_rate_factor(schedule, state.tokens)
+            watchdog.moved(state.step, "waiting for rows")
             _, batches = next(loader)
+            watchdog.moved(state.step, "taking a step")
             asks = Asks(stop=stop.received, save=clock.rings())
             result = train_step(parts, batches, step=state.step, rate=rate, asks=asks)
             state = state.after(tokens=result.totals.tokens, accepted=result.accepted)
             state = replace(state, finished=state.tokens >= schedule.tokens)
             recorder.step(state, result, rate, time.perf_counter() - started)
-            evaluates = state.finished or bool(observe.evaluate_every and state.step % observe.evaluate_every == 0)
-            if config.data.held_out_share and evaluates:
-                held_out = stage.held_out(config.objective, observe.evaluate_rows)
-                recorder.evaluation(state, held_out_loss(parts, held_out))
             if reason := save_reason(state, result.totals, config.checkpoint):
+                watchdog.moved(state.step, f"saving ({reason})")
                 state, saving = mark_saved(state, reason, config.checkpoint), time.perf_counter()
                 checkpoint = save_run(parts, run, state, reason, stage.fingerprint, still_owned)
-                recorder.say(f"saved {checkpoint.path} ({reason}) in {time.perf_counter() - saving:.1f} s")
+                recorder.saved(checkpoint.path, reason, time.perf_counter() - saving)
                 clock.restart()
+            if every and state.step % every == 0 and not state.finished:
+                watchdog.moved(state.step, "evaluating")
+                evaluate(parts, stage, state, recorder)
             stop_when_hopeless(state.refused_in_a_row, state.step)
             stopped = result.totals.stop
+    watchdog.moved(state.step, "evaluating")
+    if state.finished and not on_first(lambda: has_evaluation(run, state.step)):
+        evaluate(parts, stage, state, recorder)
     return state, stopped
+
+
+def evaluate(parts: Parts, stage: RunData, state: TrainState, recorder: Recorder) -> None:
+    """Record the held-out loss. Where it fails, that is said and the run goes on; every rank calls this."""
+    config = parts.config
+    try:
+        if not config.data.held_out_share or on_first(lambda: stage.held_out_rows) == 0:
+            return
+        held_out = everywhere_own(lambda: stage.held_out(config.objective, config.observe.evaluate_rows))
+        recorder.evaluation(state, held_out_loss(parts, held_out))
+    except Exception as error:
+        if parts.groups.world.size > 1 and not isinstance(error, EttinError):
+            raise  # of this rank alone: the others wait for it in the middle of the evaluation
+        recorder.say(f"no evaluation at step {state.step}: {error or type(error).__name__}; the training goes on")
 
 
 @dataclass(kw_only=True)

@@ -40,6 +40,12 @@ class Recorder:
         else:
             self._sinks.message(text)
 
+    def saved(self, path: Path, reason: str, seconds: float) -> None:
+        """A checkpoint is there. What has not been written beside it is said with it."""
+        failing = self._sinks.failing if self._sinks is not None else []
+        lacking = f"; not written at present: {', '.join(failing)}" if failing else ""
+        self.say(f"saved {path} ({reason}) in {seconds:.1f} s{lacking}")
+
     def step(self, state: TrainState, result: StepResult, rate: float, seconds: float) -> None:
         """A step has ended that took ``seconds``, waiting for data included; ``state`` is the one after it."""
         totals = result.totals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.parallel.device import limit_threads
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.parallel.together import everywhere_own, on_first
+from megatron_ettin.parallel.watchdog import Watchdog
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.report import source_table
 from megatron_ettin.rows.run_data import open_data
@@ -42,14 +44,16 @@ def train(
     *,
     start_over: bool = False,
     still_owned: Callable[[], None] = lambda: None,
+    stop: StopRequest | None = None,
 ) -> Outcome:
     """Train, or continue, the run in folder ``run``, which the caller owns; every rank calls this.
 
     With ``start_over`` the run begins at step 0 whatever is there, and what is there is kept under another name.
     ``still_owned`` is asked on the first rank before a checkpoint is published, and raises when the run was taken over.
+    ``stop`` is a request that listens already.
     Raises ConfigError, DataError, CheckpointError or TrainingError on every rank.
     """
-    with StopRequest() as stop:
+    with StopRequest() if stop is None else nullcontext(stop) as stop:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         rules.check(config, world)
         limit_threads(config.compute.threads)
@@ -61,6 +65,7 @@ def train(
         config = with_vocabulary(config, stage.vocabulary.size)
         on_first(lambda: open_run_folder(run, config, start_over=start_over))
         on_first(lambda: record_data(stage, run))
+        watchdog = Watchdog(groups.world.rank, groups.world.size, 60 * config.observe.hang_minutes)
         parts = build_parts(config, groups, len(stage.sources))
         recorder = Recorder(config, groups, run, stage.sources)
         recorder.say(source_table(stage))
@@ -68,6 +73,9 @@ def train(
             recorder.say("compute.compile is off: every pointwise part reads and writes all of its numbers by itself")
         state = start(parts, run, stage.fingerprint, read_huggingface, recorder.say)
         everywhere_own(lambda: recorder.open(state))
-        state, stopped = train_loop(run, parts, stage, state, recorder, stop, still_owned)
+        if config.data.held_out_share and on_first(lambda: stage.held_out_rows) == 0:
+            recorder.say("nothing is held out of so few documents, and no evaluation is made; see data.held_out_share")
+        state, stopped = train_loop(run, parts, stage, state, recorder, stop, still_owned, watchdog)
+        watchdog.close()
         recorder.close(state, stopped)
         return Outcome(state=state, signal=0 if state.finished else stopped)

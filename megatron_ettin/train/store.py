@@ -20,8 +20,7 @@ from megatron_ettin.checkpoint.save import save
 from megatron_ettin.checkpoint.shards import Shards, metadata_for
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
-from megatron_ettin.config.run import ModelConfig
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.config.compatible import refuse_other_shape
 from megatron_ettin.model.canonical import Entry, entries
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.together import on_first
@@ -33,8 +32,6 @@ NamedShards = dict[str, ShardedTensor | ShardedTensorFactory]
 
 _SPLIT_AXIS = {"columns": 1, "heads": 0, "halves": 0, "vocabulary": 0}
 """The axis that the tensor ranks share, for each kind of sharding in ``model.canonical``."""
-
-SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "vocabulary")
 
 
 def describe(parts: Parts, *, loading: bool = False) -> Shards:
@@ -89,17 +86,6 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> T
         state = replace(state, updates=0)
     parts.optimizer.updates = state.updates
     return state
-
-
-def refuse_other_shape(ours: ModelConfig, theirs: ModelConfig, where: str) -> None:
-    """Raise CheckpointError when the tensors in ``where`` have other shapes than the model's."""
-    different = [name for name in SHAPE_FIELDS if getattr(ours, name) != getattr(theirs, name)]
-    if different:
-        details = ", ".join(f"{name} {getattr(theirs, name)} there, {getattr(ours, name)} here" for name in different)
-        raise CheckpointError(
-            f"{where} holds a model of size {theirs.size}, this run is of size {ours.size}: {details}; "
-            "give the size and the tokenizer that it was trained with"
-        )
 
 
 def named_shards(models: Sequence[torch.nn.Module], groups: Groups) -> NamedShards:

@@ -101,7 +101,7 @@ def test_the_run_to_go_on_from_must_have_the_shape_and_a_checkpoint(
     assert status == 0, "an @ in a folder's name names no step"
     for name, folder, message in (
         ("step", f"{good}@7", "step 7 is not there; steps there: 120"),
-        ("size", previous_run(tmp_path / "big", size="17m"), "hidden 256, here 128"),
+        ("size", previous_run(tmp_path / "big", size="17m"), "hidden 256 there, 128 here"),
         ("empty", previous_run(tmp_path / "empty", saved=False), "no checkpoint yet"),
         ("absent", tmp_path / "nowhere", "no such file"),
     ):
@@ -115,13 +115,22 @@ def test_a_hugging_face_folder_must_have_the_shape_and_safetensors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fields = {"num_hidden_layers": 7, "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4}
+    fields["vocab_size"] = 512
     (tmp_path / "config.json").write_text(json.dumps(fields))
     arguments = ("tiny", "mlm", "pretrain", "--init-from", tmp_path)
     assert "no .safetensors file" in checked(capsys, *arguments)[1]["error"][0]
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert checked(capsys, *arguments)[0] == 0
-    (tmp_path / "config.json").write_text(json.dumps(fields | {"hidden_size": 256}))
-    assert "hidden 256, here 128" in checked(capsys, *arguments)[1]["error"][0]
+    for changed, message in (
+        ({"hidden_size": 256}, "hidden 256 there, 128 here"),
+        ({"global_attn_every_n_layers": 2}, "global_every 2 there, 3 here"),
+        ({"layer_types": ["full_attention"] * 7}, "global_every 1 there, 3 here"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(fields | changed))
+        assert message in checked(capsys, *arguments)[1]["error"][0]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    arguments = ("tiny", "mlm", "pretrain", "--model.vocabulary", "576", "--init-from", tmp_path)
+    assert "vocabulary 512 there, 576 here" in checked(capsys, *arguments)[1]["error"][0]
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

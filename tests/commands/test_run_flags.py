@@ -37,6 +37,12 @@ def test_short_forms_and_token_counts_are_written_out() -> None:
     assert later.start.from_run == "runs/a@3" and later.start.carry_optimizer
 
 
+def test_only_token_counts_take_units() -> None:
+    run, folder = parse_run([*NAMES, "--run", "17M", "--data", "1B", "--checkpoint.every-tokens=2.5M"])
+    assert (folder, run.data.data, run.checkpoint.every_tokens) == (Path("17M"), "1B", 2_500_000)
+    assert parse_run([*NAMES, "--run=17M", "--batch.warmup_tokens", "1K"])[1] == Path("17M")
+
+
 def test_weights_from_hugging_face_bring_no_optimizer_state() -> None:
     run, _ = parse_run(["17m", "clm", "decay", "--init-from", "folder"])
     assert run.start.huggingface == "folder" and not run.start.carry_optimizer

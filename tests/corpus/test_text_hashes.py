@@ -23,7 +23,7 @@ def test_built_and_merged_corpora_come_with_their_text_hashes(tmp_path, texts, t
         build_corpus([source], tmp_path / str(part), tokenizer, options)
     merge_corpora([tmp_path / "0", tmp_path / "1"], tmp_path / "both")
     assert len(list(tmp_path.glob("*.hash"))) == 3  # those of what was replaced are gone
-    monkeypatch.setattr("megatron_ettin.rows.held_out._write_hashes", lambda *_: pytest.fail("hashes were missing"))
+    monkeypatch.setattr("megatron_ettin.rows.held_out.publish_file", lambda *_: pytest.fail("hashes were missing"))
     for name in ("0", "1", "both"):
         corpus = open_corpus(tmp_path / name)
         stored = text_hashes(corpus, native_corpus(corpus), 1)

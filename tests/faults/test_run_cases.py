@@ -17,7 +17,7 @@ from tests.support.launch import ROOT, environment
 QUICK = (
     "nothing is wrong", "a flipped bit in the newest shards", "no common.pt, with a manifest that fits",
     "config.json is lost", "a dead owner", "no room for metrics.jsonl", "nobody reads the output",
-    "SIGHUP while it trains", "state.json cannot be read", "a newer version's manifest",
+    "the evaluation fails", "SIGHUP while it trains", "state.json cannot be read", "a newer version's manifest",
     "a flipped bit in every manifest", "checkpoints/ is deleted", "a living owner", "no room for shards",
     "taken over while it saves", "checkpoints/ is deleted, start over",
 )  # fmt: skip

@@ -16,9 +16,11 @@ static float largest_of(const float* logits, const float* bias, size_t size, flo
     const float value = logits[i] + bias[i];
     lanes[0] = value > lanes[0] ? value : lanes[0];
   }
-  float largest = lanes[0];
-  for (const float lane : lanes) largest = lane > largest ? lane : largest;
-  return largest;
+  // By halves: lane after lane, each would wait for the one before.
+  for (size_t half = kLanes / 2; half > 0; half /= 2)
+    for (size_t lane = 0; lane < half; ++lane)
+      lanes[lane] = lanes[lane + half] > lanes[lane] ? lanes[lane + half] : lanes[lane];
+  return lanes[0];
 }
 
 static float exponential_sum(const float* logits, const float* bias, size_t size, float largest) {

@@ -30,11 +30,12 @@ static void ungate(const float* __restrict first, const float* __restrict second
   }
 }
 
-static void turn(float* __restrict first, float* __restrict second, const float* __restrict cosine,
+template <typename Number>
+static void turn(Number* __restrict first, Number* __restrict second, const float* __restrict cosine,
                  const float* __restrict sine, size_t size) {
   for (size_t i = 0; i < size; ++i) {
-    const float a = first[i], b = second[i], s = sine[i];
-    first[i] = a * cosine[i] - b * s;
-    second[i] = b * cosine[i] + a * s;
+    const float a = as_float(first[i]), b = as_float(second[i]), s = sine[i];
+    put(first + i, a * cosine[i] - b * s);
+    put(second + i, b * cosine[i] + a * s);
   }
 }

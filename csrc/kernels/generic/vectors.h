@@ -30,12 +30,6 @@ static ETTIN_INLINE void store(uint16_t* to, Vector x) {
   *reinterpret_cast<HalfBits*>(to) = __builtin_convertvector(rounded, HalfBits);
 }
 
-static ETTIN_INLINE float as_float(float x) { return x; }
-static ETTIN_INLINE float as_float(uint16_t half) { return from_bfloat16(half); }
-
-static ETTIN_INLINE void put(float* to, float x) { *to = x; }
-static ETTIN_INLINE void put(uint16_t* to, float x) { *to = to_bfloat16(x); }
-
 // 2^x within 2e-7 of its value for x <= 0; 2^-126 below.
 static ETTIN_INLINE Vector power_of_two(Vector x) {
   x = larger(x, all(-126.0f));

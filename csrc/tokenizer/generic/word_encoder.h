@@ -1,10 +1,11 @@
-// The word encoder for one instruction set. Included by word_encoder_*.cpp inside a namespace of their own, after all
-// other headers, with ETTIN_AVX512 or ETTIN_AVX2 defined where those may be used. Not a header for anybody else.
+// The word encoder for one instruction set. Included by portable.cpp, avx2.cpp and avx512.cpp inside namespaces of
+// their own, after all other headers, with ETTIN_AVX512 or ETTIN_AVX2 defined where those may be used. Not for anybody
+// else.
 
 template <class Id>
-class PathEncoder final : public WordEncoder {
+class SetEncoder final : public WordEncoder {
  public:
-  explicit PathEncoder(const WordModel& model) : model_(model), merger_(model) { fill_cache(); }
+  explicit SetEncoder(const WordModel& model) : model_(model), merger_(model) { fill_cache(); }
 
   void encode(std::string_view piece, IdVector& ids) override { encode_as(piece, ids); }
   void encode(std::string_view piece, NarrowIdVector& ids) override { encode_as(piece, ids); }
@@ -424,6 +425,6 @@ class PathEncoder final : public WordEncoder {
 };
 
 inline std::unique_ptr<WordEncoder> make(const WordModel& model) {
-  if (model.vocabulary_size <= 65536) return std::make_unique<PathEncoder<uint16_t>>(model);
-  return std::make_unique<PathEncoder<uint32_t>>(model);
+  if (model.vocabulary_size <= 65536) return std::make_unique<SetEncoder<uint16_t>>(model);
+  return std::make_unique<SetEncoder<uint32_t>>(model);
 }

@@ -55,8 +55,8 @@ FIELDS = ("magic", *BuildState._fields[:-3], "reserved")
 FIRST_OUTPUT = len(FIELDS) + len(_native.REJECT_KINDS)
 OUTPUT_WORDS = len(OutputState._fields)
 for read, written in (
-    (FIELDS[1:-1], _native.JOURNAL_FIELDS),
-    (OutputState._fields, _native.JOURNAL_OUTPUT_FIELDS),
+    (FIELDS[1:-1], getattr(_native, "JOURNAL_FIELDS", None)),
+    (OutputState._fields, getattr(_native, "JOURNAL_OUTPUT_FIELDS", None)),
     ((FIRST_OUTPUT + OUTPUT_WORDS + 1,), (_native.journal_words(1),)),
 ):
     if read != written:
