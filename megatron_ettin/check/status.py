@@ -1,0 +1,156 @@
+"""What ``ettin status`` says of a run: who owns it, how far it is, what is saved, and what a start would do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from megatron_ettin.checkpoint.manifest import check_sizes, read_manifest
+from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import CheckpointError, DamagedError
+from megatron_ettin.observe.records import MetricsRecord, last_records
+from megatron_ettin.ownership import owner_of
+from megatron_ettin.progress import format_count, format_seconds
+from megatron_ettin.run_folder import (
+    OWNER,
+    STATE,
+    Checkpoint,
+    checkpoints_of,
+    furthest_save,
+    is_run,
+    list_checkpoints,
+    read_config,
+)
+
+
+def run_status(run: Path) -> Iterator[tuple[str, str]]:
+    """Names and what they are, in reading order. Reads no tensor and hashes nothing.
+
+    Raises CheckpointError when ``run`` is no run, OSError when it cannot be read.
+    """
+    if not is_run(run):
+        raise CheckpointError(f"{run} is not the folder of a run; give the folder that was given to --run")
+    config = read_config(run)
+    records = last_records(run)
+    steps = [record for record in records if record.get("kind") == "step"]
+    evaluations = [record for record in records if record.get("kind") == "evaluation"]
+    yield "run", f"{run}: {config.model.size} {config.objective} {config.stage}"
+    yield "owner", owner_line(run)
+    yield "progress", progress_line(config, steps)
+    if steps:
+        yield "loss", loss_line(steps[-1], evaluations)
+        yield "rate", rate_line(config, steps)
+    checkpoints = list_checkpoints(run)
+    yield "saved", saved_line(checkpoints)
+    yield "disk", disk_line(run, config, checkpoints, steps)
+    if others := [path.name for path in checkpoints_of(run).glob("damaged-*")] if checkpoints else []:
+        yield "damaged", f"{len(others)} set aside: {', '.join(sorted(others))}; look at them, then delete them"
+    yield "a start", start_line(run, checkpoints)
+
+
+def owner_line(run: Path) -> str:
+    """Who trains it."""
+    owner, standing = owner_of(run, OWNER)
+    if owner is None or standing == "free":
+        return "nobody"
+    return {
+        "alive": f"{owner}; it lives",
+        "gone": f"{owner}; it is gone",
+        "undecided": f"{owner}; its heart has beaten within the last minute",
+    }[standing]
+
+
+def progress_line(config: RunConfig, steps: list[MetricsRecord]) -> str:
+    """How far it is."""
+    total = config.schedule.tokens
+    step, tokens = (steps[-1]["step"], steps[-1]["tokens"]) if steps else (0, 0)
+    share = min(1.0, tokens / total)
+    return f"step {step:,}, {format_count(tokens)} of {format_count(total)} tokens ({share:.0%})"
+
+
+def loss_line(last: MetricsRecord, evaluations: list[MetricsRecord]) -> str:
+    """The newest losses."""
+    loss = last.get("loss")
+    text = f"{loss:.4f}" if isinstance(loss, float) else "not finite"
+    if evaluations:
+        text += f"; held out {evaluations[-1]['loss']:.4f} at step {evaluations[-1]['step']:,}"
+    return f"{text}; {last['refused']:,} steps refused" if last.get("refused") else text
+
+
+def rate_line(config: RunConfig, steps: list[MetricsRecord]) -> str:
+    """Learning rate, tokens a second and time left."""
+    last, speed = steps[-1], steps[-1].get("tokens_per_second")
+    text = f"learning rate {last['lr']:.2e}"
+    if speed:
+        left = max(0, config.schedule.tokens - last["tokens"]) / speed
+        text += f"; {format_count(speed)} tokens/s, {format_seconds(left)} left at that rate"
+    return text
+
+
+def saved_line(checkpoints: list[Checkpoint]) -> str:
+    """The newest checkpoint, why and when it was saved."""
+    if not checkpoints:
+        return "no checkpoint"
+    newest = checkpoints[-1]
+    ago = format_seconds(time.time() - newest.path.stat().st_mtime)
+    return f"step {newest.step:,} ({reason_of(newest)}), {ago} ago; {len(checkpoints)} checkpoints"
+
+
+def reason_of(checkpoint: Checkpoint) -> str:
+    """Why a checkpoint was saved."""
+    try:
+        return str(json.loads((checkpoint.path / STATE).read_bytes()).get("reason"))
+    except (FileNotFoundError, ValueError, AttributeError):
+        return "damaged"
+
+
+def disk_line(run: Path, config: RunConfig, checkpoints: list[Checkpoint], steps: list[MetricsRecord]) -> str:
+    """Bytes that the run holds, that it will still take for its milestones, and that are free."""
+    held = bytes_below(run)
+    text = f"{format_count(held, 'B')} held"
+    if checkpoints:
+        one = bytes_below(checkpoints[-1].path)
+        seen = steps[-1]["tokens"] if steps else 0
+        every = config.checkpoint.every_tokens
+        milestones = (config.schedule.tokens // every - seen // every if every else 0) + 1
+        text += f", about {format_count(max(0, milestones) * one, 'B')} to come ({format_count(one, 'B')} a checkpoint)"
+    return f"{text}, {format_count(shutil.disk_usage(run).free, 'B')} free"
+
+
+def bytes_below(folder: Path) -> int:
+    """Sizes of all files in a folder; what vanishes meanwhile counts nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def start_line(run: Path, checkpoints: list[Checkpoint]) -> str:
+    """What the same command would do."""
+    if owner_of(run, OWNER)[1] == "alive":
+        return "would be refused: the owner lives"
+    reasons = []
+    for checkpoint in reversed(checkpoints):
+        try:
+            check_sizes(checkpoint.path, read_manifest(checkpoint.path))
+        except DamagedError as error:
+            reasons.append(f"{checkpoint.path.name} is damaged ({error})")
+            continue
+        except CheckpointError as error:
+            return f"would be refused: {error}"
+        skipped = f", setting aside {'; '.join(reasons)}" if reasons else ""
+        if reason_of(checkpoint) == "end":
+            return f"would find the stage finished at step {checkpoint.step:,}{skipped}"
+        return f"would go on from step {checkpoint.step:,}{skipped} (sizes fit; the content is verified at the start)"
+    if further := furthest_save(run):
+        why = "; ".join(reasons) or "no checkpoint is left"
+        return f"would be refused: it was saved at step {further:,}, and {why}; see --start-over"
+    return "would begin at step 0: nothing has been saved yet"
