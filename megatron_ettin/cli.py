@@ -33,7 +33,7 @@ VERBS: dict[str, Verb] = {
     "order": Verb("megatron_ettin.commands.order", "what a run has read: by step, by document, between checkpoints"),
     "pack": Verb("megatron_ettin.commands.pack", "build pack indexes ahead of training, and report what a stage reads"),
     "plot": Verb("megatron_ettin.commands.plot", "loss, rate and throughput of runs as PNG and SVG"),
-    "status": Verb("megatron_ettin.commands.status", "owner, progress, last save and disk of runs, and what a start does"),
+    "status": Verb("megatron_ettin.commands.status", "owner, progress, last save and disk of runs; what a start does"),
     "study": Verb("megatron_ettin.commands.study", "the paired experiment: train, cross, export, evaluate, report"),
     "tokenizer": Verb("megatron_ettin.commands.tokenizer", "train a byte-level BPE tokenizer"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -99,7 +100,7 @@ def parse(arguments: list[str], kind: type[Flags], verb: str, checked: bool = Tr
     """The run and the verb's own flags; with ``checked=False`` the rules are left to the caller."""
     base, rest = recipe_named(arguments, verb)
     refuse_typos(kind, rest)
-    rest = expanded(rest)
+    rest = expanded(rest, ALIASES)
     base = without_dead_carry(base, rest)
     sections = {name: getattr(base, name) for name in RUN_FIELDS}
     flags = tyro.cli(
@@ -201,14 +202,14 @@ def flag_names(kind: type, prefix: str = "") -> list[str]:
     return names
 
 
-def expanded(arguments: list[str]) -> list[str]:
+def expanded(arguments: list[str], aliases: Mapping[str, str]) -> list[str]:
     """The arguments with short forms written out, and K, M, B and T in the values of token counts."""
     written: list[str] = []
     flag = ""
     for argument in arguments:
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
-            flag = ALIASES.get(name, name)
+            flag = aliases.get(name, name)
             written.append(flag + equals + (token_count(value) if counts_tokens(flag) else value))
         else:
             written.append(token_count(argument) if counts_tokens(flag) else argument)

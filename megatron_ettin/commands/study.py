@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from megatron_ettin.commands.run_flags import expanded
 from megatron_ettin.study.settings import StudySettings
 
 
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
     from megatron_ettin.study.report import write_report
     from megatron_ettin.study.runner import run_steps
 
-    flags = tyro.cli(StudyFlags, args=arguments, prog="ettin study", description=DESCRIPTION)
+    flags = tyro.cli(StudyFlags, args=expanded(arguments, {}), prog="ettin study", description=DESCRIPTION)
     settings = StudySettings(**{item.name: getattr(flags, item.name) for item in fields(StudySettings)})
     steps = plan(settings)
     if flags.dry_run:

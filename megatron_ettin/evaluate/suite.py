@@ -14,9 +14,6 @@ from megatron_ettin.evaluate.report import Results
 from megatron_ettin.evaluate.scorer import Scorer, load_scorer
 from megatron_ettin.export.tokenizer_files import read_tokenizer
 
-BEGINNING = 12
-"""Words of a beginning that a model continues."""
-
 
 def evaluate(folders: Mapping[str, Path], text: HeldOut, tokenizer_json: Path, beginnings: Sequence[str]) -> Results:
     """Results of all models: name -> folder. Raises DataError for a model of another tokenizer, before any loads."""

@@ -95,15 +95,22 @@ def recorded_digest(run: Path, step: int) -> str | None:
     return None
 
 
-def has_evaluation(run: Path, step: int) -> bool:
-    """Whether the records end with an evaluation of ``step``, as those of a finished run do."""
+def last_records(run: Path) -> list[MetricsRecord]:
+    """The whole records near the end of a run's metrics.jsonl, oldest first; none where there is no such file.
+
+    Reads the last TAIL_BYTES only. Raises OSError when they cannot be read.
+    """
     path = Path(run) / METRICS
     if not path.is_file():
-        return False
+        return []
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
-        keys = [_key(line) for line in file.readlines()]
-    return ("evaluation", step) in keys
+        return [json.loads(line) for line in file.readlines() if _key(line) is not None]
+
+
+def has_evaluation(run: Path, step: int) -> bool:
+    """Whether the records end with an evaluation of ``step``, as those of a finished run do."""
+    return any((record.get("kind"), record["step"]) == ("evaluation", step) for record in last_records(run))
 
 
 def last_recorded_step(run: Path) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_ettin.commands import study
 from megatron_ettin.commands.run_flags import parse_run
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.errors import ConfigError
@@ -41,6 +42,11 @@ def test_only_token_counts_take_units() -> None:
     run, folder = parse_run([*NAMES, "--run", "17M", "--data", "1B", "--checkpoint.every-tokens=2.5M"])
     assert (folder, run.data.data, run.checkpoint.every_tokens) == (Path("17M"), "1B", 2_500_000)
     assert parse_run([*NAMES, "--run=17M", "--batch.warmup_tokens", "1K"])[1] == Path("17M")
+
+
+def test_the_tokens_of_a_study_take_units_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", "text", "--run", str(tmp_path / "17M"), "--tokens", "50M", "--dry-run"]
+    assert study.main(arguments) == 0 and "[1/" in capsys.readouterr().out
 
 
 def test_weights_from_hugging_face_bring_no_optimizer_state() -> None:

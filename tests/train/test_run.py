@@ -213,6 +213,7 @@ def test_a_stage_can_begin_from_a_named_step_of_an_unfinished_run(corpus, tmp_pa
     ("objective", "fields", "message"),
     [
         ("mlm", {"model__layers": 4}, "layers 3 there, 4 here"),
+        ("mlm", {"model__global_every": 2}, "global_every 3 there, 2 here"),
         ("clm", {}, "was trained on mlm, this run is clm.*stage cross"),
     ],
 )

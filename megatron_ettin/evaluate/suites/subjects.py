@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megatron_ettin.errors import CheckpointError, ConfigError
-from megatron_ettin.evaluate.source import TRAINING_FILE, exported
+from megatron_ettin.evaluate.source import exported
 from megatron_ettin.evaluate.suites.local import hashed
 from megatron_ettin.export.config_json import ARCHITECTURES, OFFSET_FIELD
 from megatron_ettin.export.huggingface import read_folder_config
+from megatron_ettin.export.runs import TRAINING_FILE
 
 Kind = Literal["encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder"]
 
