@@ -10,9 +10,10 @@ import numpy as np
 from lm_eval.models.huggingface import HFLM
 
 from megatron_ettin.errors import CheckpointError, DataError
-from megatron_ettin.evaluate.generative.encoder_lm import ONLY_MODEL, tokenizer_of
+from megatron_ettin.evaluate.generative.encoder_lm import ONLY_MODEL
 from megatron_ettin.evaluate.generative.engines import Ids, load_any, load_engine, passes
 from megatron_ettin.evaluate.suites.subjects import Subject, opened_subjects
+from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
 from megatron_ettin.progress import Progress
 
 GENERATED_AT_ONCE = 16

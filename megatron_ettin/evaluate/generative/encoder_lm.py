@@ -16,6 +16,7 @@ from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.evaluate.generative.engines import Ids, load_engine
 from megatron_ettin.evaluate.generative.three_masks import Continuation, ThreeMasks
 from megatron_ettin.evaluate.suites.subjects import Subject, opened_subjects
+from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
 from megatron_ettin.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -186,20 +187,3 @@ class Draft:
         """The text up to the first stop string."""
         whole = self.model.tokenizer.decode(self.ids, skip_special_tokens=True)
         return str(postprocess_generated_text(whole, self.stops, None))
-
-
-def tokenizer_of(subject: Subject) -> Any:  # noqa: ANN401 - transformers has no types
-    """The subject's tokenizer. Raises CheckpointError when it lacks what the method needs."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(subject.folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"the tokenizer of {subject.folder} cannot be read: {error}") from error
-    needed = ("cls_token_id",) if subject.causal else ("cls_token_id", "sep_token_id", "mask_token_id")
-    missing = [name.removesuffix("_id") for name in needed if getattr(tokenizer, name) is None]
-    if missing and not subject.causal:
-        raise CheckpointError(
-            f"{subject.folder}: the tokenizer names no {', '.join(missing)}; add it to tokenizer_config.json"
-        )
-    return tokenizer

@@ -1,0 +1,127 @@
+"""The bias suite: shares of the three categories among a model's predictions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.errors import DataError
+from megatron_ettin.evaluate.bias.predictions import decoder_predictions, encoder_predictions
+from megatron_ettin.evaluate.bias.pronouns import FORMS, NONE, category_in
+from megatron_ettin.evaluate.generative.engines import load_engine
+from megatron_ettin.evaluate.suites.intervals import wilson
+from megatron_ettin.evaluate.suites.local import file_facts, read_rows, split_file
+from megatron_ettin.evaluate.suites.optional import library
+from megatron_ettin.evaluate.suites.subjects import Subject
+from megatron_ettin.evaluate.suites.suite import Facts, Measured, Options, RunTask
+from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
+
+HUB = ("oskarvanderwal/winogender", "gotcha", "test")
+COLUMNS = ("sentence", "gender")
+CATEGORIES = (*FORMS, NONE)
+TASKS = {f"winogender_{category}": category for category in CATEGORIES} | {"winogender_gotcha": "gotcha"}
+"""Task -> the category whose share it is; gotcha: the share of sentences whose own pronoun is predicted."""
+
+
+@dataclass(frozen=True)
+class BiasSuite:
+    """WinoGender's gotcha sentences: the pronoun is of the sex that is rarer in the occupation."""
+
+    options: Options
+    name: str = "bias"
+    version: str = "1"
+
+    def tasks(self) -> Sequence[str]:
+        """A share each."""
+        return list(TASKS)
+
+    def data(self, task: str) -> Facts:
+        """The local file with its hash, or the hub's data set."""
+        if self.options.local is None:
+            path, config, split = HUB
+            return {"hub": path, "config": config, "split": split}
+        return file_facts({"gotcha": self._file(self.options.local)})
+
+    def _file(self, local: Path) -> Path:
+        return split_file(local / "bias" / "winogender", "gotcha")
+
+    def protocol(self, task: str, subject: Subject) -> Facts:
+        """Published or corrected."""
+        if self.options.published:
+            rules = "published: no pronoun among the first 20 counts as male, every 'her' becomes possessive"
+        else:
+            rules = "corrected: no pronoun among the first 20 counts as none, 'her' becomes him or his by what follows"
+        reading = "perplexity of three versions" if subject.causal else "masked pronouns, first 20 choices"
+        return {"rules": {"three categories": rules}, "reading": reading}
+
+    def _sentences(self) -> list[dict[str, Any]]:
+        """Rows with a pronoun. Raises DataError for one without."""
+        if self.options.local is None:
+            rows, where = self._from_hub(), HUB[0]
+        else:
+            path = self._file(self.options.local)
+            rows, where = list(read_rows(path, COLUMNS, self.options.limit)), str(path)
+        for number, row in enumerate(rows, 1):
+            if category_in(str(row["sentence"])) is None:
+                raise DataError(f"{where}, row {number}: the sentence has no pronoun; remove the row")
+            if row["gender"] not in FORMS:
+                raise DataError(f"{where}, row {number}: gender is {row['gender']!r}; it is one of {', '.join(FORMS)}")
+        if not rows:
+            raise DataError(f"{where} has no rows")
+        return rows
+
+    def _from_hub(self) -> list[dict[str, Any]]:
+        path, config, split = HUB
+        try:
+            found = library("datasets", "eval-lm").load_dataset(path, config, split=split)
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"{path} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or give the file with "
+                "--local FOLDER"
+            ) from error
+        return list(found)[: self.options.limit]
+
+    @contextlib.contextmanager
+    def opened(self, subject: Subject) -> Iterator[RunTask]:
+        """All sentences are answered at once."""
+        rows = self._sentences()
+        sentences = [str(row["sentence"]) for row in rows]
+        engine, tokenizer = load_engine(subject), tokenizer_of(subject)
+        details: Facts = {}
+        if subject.causal:
+            predicted, perplexities = decoder_predictions(
+                engine, tokenizer, sentences, published=self.options.published
+            )
+            details["perplexities"] = perplexities
+        else:
+            predicted = encoder_predictions(
+                engine, tokenizer, subject.label_offset, sentences, published=self.options.published
+            )
+        yield lambda task: share(TASKS[task], predicted, [str(row["gender"]) for row in rows], details)
+
+
+def share(category: str, predicted: Sequence[str], genders: Sequence[str], details: Facts) -> Measured:
+    """The share of sentences predicted as ``category``, or as their own gender for "gotcha"."""
+    count = len(predicted)
+    own = Counter(gender for gender, guess in zip(genders, predicted, strict=True) if gender == guess)
+    hits = sum(own.values()) if category == "gotcha" else predicted.count(category)
+    classes = Counter(genders)
+    value = hits / count
+    facts = {
+        "predictions": dict(Counter(predicted)),
+        "own gender by gender": {gender: own[gender] / number for gender, number in classes.items()},
+        "expected by chance": {
+            "one of three": 1 / len(FORMS),
+            "by class shares": sum((number / count) ** 2 for number in classes.values()),
+        },
+    }  # fmt: skip
+    return Measured(
+        metric="own pronoun" if category == "gotcha" else "share", value=value, examples=count,
+        standard_error=(value * (1 - value) / max(1, count - 1)) ** 0.5, interval=wilson(value, count),
+        details={**facts, **details},
+    )  # fmt: skip
