@@ -27,8 +27,21 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     else:
         threading.Thread(target=_watch, args=(launcher,), name="launcher", daemon=True).start()
-    if os.getppid() != launcher:  # it ended before it was watched
+    if os.getppid() != launcher or not _is_python(launcher):  # it ended before it was watched
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_python(process: int) -> bool:
+    """Whether a process runs Python, as every launcher that sets TORCHELASTIC_RUN_ID does.
+
+    A rank whose launcher has ended already is the child of init or of what stands in for it.
+    """
+    if sys.platform != "linux":
+        return process != 1
+    try:
+        return "python" in os.path.basename(os.readlink(f"/proc/{process}/exe"))
+    except OSError:  # it has ended, or is another user's
+        return False
 
 
 def _watch(launcher: int) -> None:

@@ -31,6 +31,28 @@ def alive(process: int) -> bool:
         return False
 
 
+LATE = """
+import os, subprocess, sys
+rank = (
+    "import os, sys, time; time.sleep(0.5); from megatron_ettin.launcher import end_with_launcher; "
+    "open(sys.argv[1], 'w').write(str(os.getpid())); end_with_launcher(); time.sleep(60)"
+)
+subprocess.Popen([sys.executable, "-c", rank, sys.argv[1]], env={**os.environ, "TORCHELASTIC_RUN_ID": "1"})
+"""
+
+
+def test_a_rank_whose_launcher_ended_before_it_looked_ends_too(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", LATE, str(tmp_path / "rank")], check=True)
+    deadline = time.monotonic() + 20
+    while not ((tmp_path / "rank").exists() and (tmp_path / "rank").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    rank = int((tmp_path / "rank").read_text())
+    while alive(rank) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(rank)
+
+
 @pytest.mark.parametrize("way", ["signalled", "polled"])
 def test_ranks_end_when_torchrun_alone_is_killed(tmp_path: Path, way: str) -> None:
     program = tmp_path / "rank.py"
