@@ -199,7 +199,7 @@ def torch_loader_speed(prefix: str, row_length: int, batch_rows: int, quick: boo
     stage = open_data(run_on(prefix, row_length))
     count = batch_rows * (40 if quick else 200)
     numbers = np.concatenate([stage.step_rows(step) for step in range(1 + count // 600)])[:count]
-    dataset = peers.RowDataset(prefix, row_length, stage.resolve(numbers).rows)
+    dataset = peers.RowDataset(prefix, row_length, stage.pool.resolve(numbers).rows)
     batch = stage.batch(numbers[:20], "mlm")
     restored = batch.input_ids_BT.reshape(-1).copy()
     restored[batch.label_positions_L] = batch.label_ids_L

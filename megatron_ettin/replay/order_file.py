@@ -30,7 +30,7 @@ def write_order_file(data: RunData, first: int, last: int, path: Path) -> int:
     if not 0 <= first < last:
         raise DataError(f"--between {first} {last}: the second step must come after the first, and none is below 0")
     schema = _schema(data, pa)
-    begin, end = data.rows_at(first)[0], sum(data.rows_at(last - 1))
+    begin, end = data.batch_schedule.rows_at(first)[0], sum(data.batch_schedule.rows_at(last - 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"compression": "zstd", "compression_level": ZSTD_LEVEL, "write_statistics": False}
     with (
@@ -64,7 +64,7 @@ def _table(data: RunData, first: int, count: int, schema: Any, pa: Any) -> Any: 
     flat = pa.array(ids.reshape(-1).astype(schema.field("input_ids").type.value_type.to_pandas_dtype()))
     columns = [
         pa.ListArray.from_arrays(pa.array(bounds), flat),
-        pa.array([data.step_of_row(first + i) + 1 for i in range(count)], pa.uint64()),
+        pa.array([data.batch_schedule.step_of_row(first + i) + 1 for i in range(count)], pa.uint64()),
         pa.array([row.source for row in rows]),
         pa.array(numbers),
         pa.array([row.pass_number for row in rows], pa.uint32()),

@@ -82,7 +82,7 @@ def open_run_data(run: Path) -> RunData:
 
 def seen_rows(data: RunData, numbers: RowNumbers) -> list[SeenRow]:
     """Source, pass and pieces of some pool rows."""
-    resolved = data.resolve(numbers)
+    resolved = data.pool.resolve(numbers)
     return [
         SeenRow(
             number=int(number),
@@ -133,18 +133,18 @@ def sightings(data: RunData, document: int, last_step: int, source: str | None =
     if not 0 <= document < data.corpora[index].documents:
         count = data.corpora[index].documents
         raise DataError(f"source {data.sources[index]!r} has no document {document}; it has {count}")
-    consumed = sum(data.rows_at(last_step - 1)) if last_step > 0 else 0
+    consumed = sum(data.batch_schedule.rows_at(last_step - 1)) if last_step > 0 else 0
     epochs = -(-consumed // data.pool_rows)
     found = []
     for row, start, length in data.packs[index].native.document(document):
         for number in data.pool.numbers_of(index, row):
             numbers = number + data.pool_rows * np.arange(epochs, dtype=np.int64)
-            positions, passes = data.order.position_of(numbers).tolist(), data.resolve(numbers).passes.tolist()
+            positions, passes = data.order.position_of(numbers).tolist(), data.pool.resolve(numbers).passes.tolist()
             for position, pool_row, pass_number in zip(positions, numbers.tolist(), passes, strict=True):
                 if position < consumed:
-                    step = data.step_of_row(position)
+                    step = data.batch_schedule.step_of_row(position)
                     found.append(Sighting(
-                        step=step + 1, place=position - data.rows_at(step)[0], number=pool_row,
+                        step=step + 1, place=position - data.batch_schedule.rows_at(step)[0], number=pool_row,
                         pass_number=pass_number, start=start, length=length,
                     ))  # fmt: skip
     return sorted(found, key=lambda sighting: (sighting.step, sighting.place, sighting.start))

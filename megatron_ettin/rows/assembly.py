@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from megatron_ettin import _native
-from megatron_ettin.batch import Batch
 from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import DataConfig, RunConfig
-from megatron_ettin.rows.order import FIXED_SEED, STAGE_NUMBERS, RowNumbers, Stream, stream_key
+from megatron_ettin.rows.order import FIXED_SEED, STAGE_NUMBERS, Stream, stream_key
 from megatron_ettin.rows.packing import PackIndex, Side
-from megatron_ettin.rows.pool import PoolRows
 from megatron_ettin.tokenizer.special_tokens import CLS, MASK, PAD, SEP
 
 LARGEST_DRAW = 2**32 - 1
@@ -67,18 +65,3 @@ def make_assembler(
         mask=rule,
     )
     return _native.Assembler(sources=sources, format=row_format)
-
-
-def assemble_batch(assembler: _native.Assembler, row_length: int, numbers: RowNumbers, resolved: PoolRows) -> Batch:
-    """Some rows as a batch, which calls them ``numbers``. Raises DataError where text cannot be read."""
-    parts = assembler.assemble(resolved.rows, resolved.sources, resolved.passes)
-    return Batch(
-        input_ids_BT=parts["input_ids"].reshape(-1, row_length),
-        positions_BT=parts["positions"].reshape(-1, row_length),
-        cu_seqlens_S=parts["segments"],
-        label_positions_L=parts["label_positions"],
-        label_ids_L=parts["label_ids"],
-        rows_B=numbers,
-        sources_B=resolved.sources,
-        tokens=int(parts["tokens"]),
-    )

@@ -25,11 +25,6 @@ def split_key() -> int:
     return first << 32 | second
 
 
-def split_below(share: float) -> int:
-    """Keyed hashes below this are held out; a larger share holds out a superset."""
-    return round(share * 2**32)
-
-
 def text_hashes(corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> NDArray[np.uint32]:
     """One hash a document, memory-mapped. `ettin prepare` writes them; for other corpora the .bin is read once."""
     path = hash_path(corpus.prefix, corpus.fingerprint)

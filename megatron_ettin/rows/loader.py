@@ -36,7 +36,8 @@ class Loader:
 
     ``micro_batch_rows`` may depend on the rows of the step, all data ranks together: then it is asked for each one.
     ``ahead`` micro-batches, or one whole step if that is more, are in preparation while the caller computes. An error
-    while reading is raised by the iteration that needs the batch. ``close`` stops the threads.
+    while reading is raised by the iteration that needs the batch. Leaving the ``with`` block stops the threads; it
+    waits for what is being computed.
     """
 
     def __init__(
@@ -68,29 +69,22 @@ class Loader:
         size = self._micro_batch_rows
         return rank_slice(rows, self.data_rank, self.data_size, size(len(rows)) if callable(size) else size)
 
-    def _prepare(self) -> None:
+    def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
+        return self
+
+    def __next__(self) -> tuple[int, list[Batch]]:
         while not self._waiting or sum(len(step) for step in self._waiting) < self._ahead + len(self._waiting[0]):
             parts = self._micro_batches(self._asked)
             size = len(parts[0])
-            resolved = self.data.resolve(np.concatenate(parts))  # once a step: it costs more in small parts
+            resolved = self.data.pool.resolve(np.concatenate(parts))  # once a step: it costs more in small parts
             self._waiting.append([
                 self._threads.submit(self.data.assemble, part, resolved.part(i * size, (i + 1) * size), self.objective)
                 for i, part in enumerate(parts)
             ])  # fmt: skip
             self._asked += 1
-
-    def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
-        return self
-
-    def __next__(self) -> tuple[int, list[Batch]]:
-        self._prepare()
         batches = [future.result() for future in self._waiting.popleft()]
         self.step += 1
         return self.step - 1, batches
-
-    def close(self) -> None:
-        """Stop preparing; waits for what is being computed."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Loader:
         return self
@@ -98,4 +92,4 @@ class Loader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)

@@ -89,7 +89,16 @@ def parse_mixture(content: object, path: Path) -> Mixture:
         raise DataError(f"{path}: {error}; {form}") from error
     if not found.sources:
         raise DataError(f"{path}: {form}")
-    sources = tuple(_source(item, path) for item in found.sources)
+    sources: list[MixtureSource] = []
+    for item in found.sources:
+        where = f"{path}: source {item.name!r}"
+        amounts = {name: getattr(item, name) for name in get_args(Measure) if getattr(item, name) is not None}
+        if len(amounts) != 1:
+            found_ones = list(amounts) or "none"
+            raise DataError(f"{where} must have exactly one of tokens, weight and passes, found {found_ones}")
+        ((measure, value),) = amounts.items()
+        prefix, amount = corpus_prefix(path.parent / item.prefix), _positive(value, f"{where}: {measure}")
+        sources.append(MixtureSource(name=item.name, prefix=prefix, measure=measure, amount=amount))
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
@@ -102,19 +111,7 @@ def parse_mixture(content: object, path: Path) -> Mixture:
     if weighted and found.tokens is None:
         raise DataError(f"{path}: sources with weights need the tokens of the whole, as in {{'tokens': 1e9, ...}}")
     tokens = None if found.tokens is None else _positive(found.tokens, f"{path}: tokens")
-    return Mixture(sources=sources, tokens=tokens)
-
-
-def _source(item: _SourceFields, path: Path) -> MixtureSource:
-    where = f"{path}: source {item.name!r}"
-    amounts = {measure: getattr(item, measure) for measure in get_args(Measure) if getattr(item, measure) is not None}
-    if len(amounts) != 1:
-        raise DataError(f"{where} must have exactly one of tokens, weight and passes, found {list(amounts) or 'none'}")
-    ((measure, amount),) = amounts.items()
-    prefix = corpus_prefix(path.parent / item.prefix)
-    return MixtureSource(
-        name=item.name, prefix=prefix, measure=measure, amount=_positive(amount, f"{where}: {measure}")
-    )
+    return Mixture(sources=tuple(sources), tokens=tokens)
 
 
 def _positive(value: float, where: str) -> float:

@@ -88,12 +88,6 @@ class StageOrder:
         self.pool_rows, self.seed, self.stage = pool_rows, seed, stage
         self._epochs: dict[int, Permutation] = {}
 
-    def _epoch(self, epoch: int) -> Permutation:
-        if epoch not in self._epochs:
-            keys = permutation_keys(self.seed, Stream.ORDER, self.stage, epoch)
-            self._epochs[epoch] = Permutation(self.pool_rows, keys)
-        return self._epochs[epoch]
-
     def at(self, first: int, count: int) -> RowNumbers:
         """The rows consumed as number ``first`` to ``first + count - 1``."""
         consumed = np.arange(first, first + count, dtype=np.int64)
@@ -106,8 +100,10 @@ class StageOrder:
     def _by_epoch(self, numbers: RowNumbers, apply: Callable[[Permutation, RowNumbers], RowNumbers]) -> RowNumbers:
         result = np.empty_like(numbers)
         epochs = numbers // self.pool_rows
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            base = int(epoch) * self.pool_rows
-            result[chosen] = base + apply(self._epoch(int(epoch)), numbers[chosen] - base)
+        for epoch in np.unique(epochs).tolist():
+            if epoch not in self._epochs:
+                keys = permutation_keys(self.seed, Stream.ORDER, self.stage, epoch)
+                self._epochs[epoch] = Permutation(self.pool_rows, keys)
+            chosen, base = epochs == epoch, epoch * self.pool_rows
+            result[chosen] = base + apply(self._epochs[epoch], numbers[chosen] - base)
         return result

@@ -22,7 +22,7 @@ from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import publish_file
-from megatron_ettin.rows.held_out import split_below, split_key, text_hashes, unwritable
+from megatron_ettin.rows.held_out import split_key, text_hashes, unwritable
 
 Side = Literal["train", "held_out"]
 
@@ -56,8 +56,8 @@ class PackSpec:
 
     @property
     def below(self) -> int:
-        """Bound on the keyed hash of the held-out documents."""
-        return split_below(self.held_out_share)
+        """Documents with a keyed hash below this are held out; a larger share holds out a superset."""
+        return round(self.held_out_share * 2**32)
 
     def path(self, corpus: Corpus) -> Path:
         """Where the pack index lies."""
@@ -86,21 +86,11 @@ class PackIndex:
     """Rows to pieces and back: ``row(n)``, ``document(d)``, ``row_tokens(rows)``."""
     corpus: _native.IndexedCorpus
     """The corpus that it belongs to."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return int(self.native.rows)
-
-    @property
-    def pieces(self) -> int:
-        """Number of pieces in all rows."""
-        return int(self.native.entries)
-
-    @property
-    def text_tokens(self) -> int:
-        """Text tokens in all rows, without [CLS] and end positions."""
-        return int(self.native.text_tokens)
+    rows: int
+    pieces: int
+    """Number of pieces in all rows."""
+    text_tokens: int
+    """Text tokens in all rows, without [CLS] and end positions."""
 
     @property
     def tokens(self) -> int:
@@ -136,7 +126,10 @@ def _checksum(header: bytes) -> bytes:
     return zlib.crc32(header[: HEADER.size - 4]).to_bytes(4, "little")
 
 
-def _read_header(path: Path) -> tuple[_Header, bytes]:
+def _current_header(corpus: Corpus, spec: PackSpec, path: Path) -> _Header | None:
+    """The header of an index that was built from this corpus in this way, else None."""
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
             content = file.read(HEADER_BYTES)
@@ -151,7 +144,7 @@ def _read_header(path: Path) -> tuple[_Header, bytes]:
         blocks=blocks, documents=documents, rows=rows, entries=entries, text_tokens=text_tokens,
         table_offset=table_offset, fingerprint=values[15].decode("ascii", "replace"),
     )  # fmt: skip
-    return header, content
+    return header if header.fingerprint == corpus.fingerprint and content == header.pack(spec) else None
 
 
 def native_corpus(corpus: Corpus) -> _native.IndexedCorpus:
@@ -172,15 +165,10 @@ def open_pack(corpus: Corpus, spec: PackSpec, threads: int = 1) -> PackIndex:
     pack = _native.PackFile(str(path), header.table_offset, header.blocks, header.documents, spec.row_length)
     if (pack.rows, pack.entries, pack.text_tokens) != (header.rows, header.entries, header.text_tokens):
         raise DataError(f"{path}: damaged pack index: totals differ; delete the file, it is built again")
-    return PackIndex(spec=spec, path=path, native=pack, corpus=native)
-
-
-def _current_header(corpus: Corpus, spec: PackSpec, path: Path) -> _Header | None:
-    """The header of an index that was built from this corpus in this way, else None."""
-    if not path.is_file():
-        return None
-    header, content = _read_header(path)
-    return header if header.fingerprint == corpus.fingerprint and content == header.pack(spec) else None
+    return PackIndex(
+        spec=spec, path=path, native=pack, corpus=native,
+        rows=header.rows, pieces=header.entries, text_tokens=header.text_tokens,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

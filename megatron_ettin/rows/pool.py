@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.rows.mixture import Mixture, MixtureSource
+from megatron_ettin.rows.mixture import Mixture
 from megatron_ettin.rows.order import FIXED_SEED, Permutation, Stream, permutation_keys
 from megatron_ettin.rows.packing import PackIndex
 
@@ -46,7 +46,7 @@ class PoolSource:
     @property
     def whole_passes(self) -> int:
         """Passes that read every row."""
-        return self.pool_rows // self.rows if self.rows else 0
+        return self.pool_rows // self.rows
 
     @property
     def partial_rows(self) -> int:
@@ -59,32 +59,14 @@ class PoolSource:
         return self.whole_passes + (self.partial_rows > 0)
 
 
-def pool_source(source: MixtureSource, index: int, pack: PackIndex, wanted_tokens: float | None) -> PoolSource:
-    """How many rows of a source the pool holds. Raises DataError when it has none, naming the source."""
-    if pack.rows == 0:
-        raise DataError(
-            f"source {source.name!r} ({source.prefix}) has no text to train on: every document is empty or held out; "
-            "take it out of the mixture, or rebuild its corpus"
-        )
-    passes = source.amount if wanted_tokens is None else wanted_tokens / pack.tokens
-    pool_rows = max(1, round(pack.rows * passes))
-    if pool_rows > LARGEST_POOL:
-        raise DataError(f"source {source.name!r}: {passes:g} passes make more than 2^62 rows; ask for less")
-    partial = Permutation(pack.rows, permutation_keys(FIXED_SEED, Stream.PARTIAL_PASS, index, 0))
-    return PoolSource(name=source.name, rows=pack.rows, pool_rows=pool_rows, partial=partial)
-
-
 class Pool:
     """The concatenation of (source, pass, row) in the order of the mixture; O(number of sources) memory."""
 
     def __init__(self, sources: list[PoolSource]) -> None:
         self.sources = sources
         self._first = np.concatenate(([0], np.cumsum([source.pool_rows for source in sources], dtype=np.int64)))
-
-    @property
-    def rows(self) -> int:
+        self.rows = int(self._first[-1])
         """Rows of one epoch."""
-        return int(self._first[-1])
 
     def resolve(self, numbers: ArrayLike) -> PoolRows:
         """Source, pass and row of some pool rows; numbers count on over epochs."""
@@ -112,8 +94,19 @@ class Pool:
 
 
 def build_pool(mixture: Mixture, packs: list[PackIndex]) -> Pool:
-    """The pool that a mixture describes."""
-    return Pool([
-        pool_source(source, index, pack, mixture.tokens_wanted(source))
-        for index, (source, pack) in enumerate(zip(mixture.sources, packs, strict=True))
-    ])  # fmt: skip
+    """The pool that a mixture describes. Raises DataError naming a source that gives no rows or too many."""
+    sources = []
+    for index, (source, pack) in enumerate(zip(mixture.sources, packs, strict=True)):
+        if pack.rows == 0:
+            raise DataError(
+                f"source {source.name!r} ({source.prefix}) has no text to train on: every document is empty or held "
+                "out; take it out of the mixture, or rebuild its corpus"
+            )
+        wanted_tokens = mixture.tokens_wanted(source)
+        passes = source.amount if wanted_tokens is None else wanted_tokens / pack.tokens
+        pool_rows = max(1, round(pack.rows * passes))
+        if pool_rows > LARGEST_POOL:
+            raise DataError(f"source {source.name!r}: {passes:g} passes make more than 2^62 rows; ask for less")
+        partial = Permutation(pack.rows, permutation_keys(FIXED_SEED, Stream.PARTIAL_PASS, index, 0))
+        sources.append(PoolSource(name=source.name, rows=pack.rows, pool_rows=pool_rows, partial=partial))
+    return Pool(sources)

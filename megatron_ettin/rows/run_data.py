@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +17,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
-from megatron_ettin.rows.assembly import assemble_batch, make_assembler, mask_rule
+from megatron_ettin.rows.assembly import make_assembler, mask_rule
 from megatron_ettin.rows.mixture import Mixture, MixtureSource, read_mixture
 from megatron_ettin.rows.order import (
     FIXED_SEED,
@@ -57,30 +56,18 @@ class RunData:
         self.config, self.mixture, self.corpora, self.packs = config, mixture, corpora, packs
         self.threads = threads
         self.vocabulary = common_vocabulary(mixture, corpora, config)
-        self.pool: Pool = build_pool(mixture, packs)
-        self.batch_schedule: BatchSchedule = batch_schedule(config.batch, config.data.row_length)
-        self.order = StageOrder(self.pool.rows, config.data.seed, STAGE_NUMBERS[config.stage])
-        self._assemblers: dict[tuple[ObjectiveName, Side], _native.Assembler] = {}
-
-    @property
-    def sources(self) -> list[str]:
-        """Names of the sources, as ``Batch.sources_B`` counts them."""
-        return [source.name for source in self.mixture.sources]
-
-    @property
-    def special_ids(self) -> dict[str, int]:
+        self.special_ids = self.vocabulary.special_ids
         """Content of each special token and its id."""
-        return self.vocabulary.special_ids
-
-    @property
-    def tokenizer_json(self) -> Path:
+        self.tokenizer_json = corpora[0].tokenizer_json
         """The tokenizer that made the ids."""
-        return self.corpora[0].tokenizer_json
-
-    @property
-    def pool_rows(self) -> int:
+        self.sources = [source.name for source in mixture.sources]
+        """Names of the sources, as ``Batch.sources_B`` counts them."""
+        self.pool: Pool = build_pool(mixture, packs)
+        self.pool_rows = self.pool.rows
         """Rows of one epoch."""
-        return self.pool.rows
+        self.batch_schedule: BatchSchedule = batch_schedule(config.batch, config.data.row_length)
+        self.order = StageOrder(self.pool_rows, config.data.seed, STAGE_NUMBERS[config.stage])
+        self._assemblers: dict[tuple[ObjectiveName, Side], _native.Assembler] = {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,25 +81,13 @@ class RunData:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def rows_at(self, step: int) -> tuple[int, int]:
-        """(Rows consumed before a step, rows of the step). Steps count from 0."""
-        return self.batch_schedule.rows_at(step)
-
-    def step_of_row(self, consumed: int) -> int:
-        """The step that consumes the row with this number in the order; the inverse of ``rows_at``."""
-        return self.batch_schedule.step_of_row(consumed)
-
     def step_rows(self, step: int) -> RowNumbers:
-        """The pool rows of a step, in order, shape [rows of the step]; numbers count on over epochs."""
-        return self.order.at(*self.rows_at(step))
-
-    def resolve(self, pool_rows: ArrayLike) -> PoolRows:
-        """Source, pass and row of some pool rows."""
-        return self.pool.resolve(pool_rows)
+        """The pool rows of a step, from 0, in order, shape [rows of the step]; numbers count on over epochs."""
+        return self.order.at(*self.batch_schedule.rows_at(step))
 
     def row_tokens(self, pool_rows: ArrayLike) -> NDArray[np.int64]:
         """Tokens seen in each row, without reading text. Shape [rows]."""
-        resolved = self.resolve(pool_rows)
+        resolved = self.pool.resolve(pool_rows)
         tokens = np.zeros(len(resolved.rows), np.int64)
         for index in np.unique(resolved.sources):
             chosen = resolved.sources == index
@@ -122,19 +97,28 @@ class RunData:
     def batch(self, pool_rows: ArrayLike, objective: ObjectiveName) -> Batch:
         """Some rows of the pool as a batch. Raises DataError, naming file and offset, when text cannot be read."""
         numbers = np.asarray(pool_rows, np.int64).reshape(-1)
-        return self.assemble(numbers, self.resolve(numbers), objective)
+        return self.assemble(numbers, self.pool.resolve(numbers), objective)
 
-    def assemble(self, numbers: RowNumbers, resolved: PoolRows, objective: ObjectiveName) -> Batch:
-        """``batch`` for rows that are resolved already."""
-        return assemble_batch(self._assembler(objective, "train"), self.config.data.row_length, numbers, resolved)
-
-    def _assembler(self, objective: ObjectiveName, side: Side) -> _native.Assembler:
+    def assemble(
+        self, numbers: RowNumbers, resolved: PoolRows, objective: ObjectiveName, side: Side = "train"
+    ) -> Batch:
+        """``batch`` for rows that are resolved already, and that the batch calls ``numbers``."""
         if (objective, side) not in self._assemblers:
             rule = mask_rule(self.config.data, self.vocabulary.size, self.special_ids, self.corpora[0].eod)
             packs = dict(zip(self.sources, self.packs if side == "train" else self.held_out_packs, strict=True))
             made = make_assembler(self.config, rule, self.special_ids, packs, objective, side)
             self._assemblers[objective, side] = made
-        return self._assemblers[objective, side]
+        parts = self._assemblers[objective, side].assemble(resolved.rows, resolved.sources, resolved.passes)
+        return Batch(
+            input_ids_BT=parts["input_ids"].reshape(-1, self.config.data.row_length),
+            positions_BT=parts["positions"].reshape(-1, self.config.data.row_length),
+            cu_seqlens_S=parts["segments"],
+            label_positions_L=parts["label_positions"],
+            label_ids_L=parts["label_ids"],
+            rows_B=numbers,
+            sources_B=resolved.sources,
+            tokens=int(parts["tokens"]),
+        )
 
     @cached_property
     def held_out_packs(self) -> list[PackIndex]:
@@ -173,9 +157,8 @@ class RunData:
             passes=np.zeros(len(numbers), np.uint32),
             rows=numbers,
         )
-        assembler, length = self._assembler(objective, "held_out"), self.config.data.row_length
         return [
-            assemble_batch(assembler, length, numbers[i : i + size], resolved.part(i, i + size))
+            self.assemble(numbers[i : i + size], resolved.part(i, i + size), objective, "held_out")
             for i in range(0, len(numbers), size)
         ]
 

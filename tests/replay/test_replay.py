@@ -68,7 +68,7 @@ def test_replayed_steps_are_those_that_were_trained_on(run):
     for step in (1, 2, 17, STEPS):
         seen = seen_step(stage, step)
         assert seen.digest() == recorded_digest(run, step)
-        assert seen.batch.rows == len(seen.rows) == stage.rows_at(step - 1)[1]
+        assert seen.batch.rows == len(seen.rows) == stage.batch_schedule.rows_at(step - 1)[1]
     assert recorded_digest(run, STEPS + 1) is None
     assert last_recorded_step(run) == STEPS
     assert newest_step(run, stage) == (STEPS, "metrics.jsonl")
@@ -213,7 +213,7 @@ def test_realised_counts_are_exact(corpora, capsys):
     stage = open_data(config)
     reports = source_reports(stage, count=True)
     tokens = stage.row_tokens(np.arange(stage.pool_rows))
-    sources = stage.resolve(np.arange(stage.pool_rows)).sources
+    sources = stage.pool.resolve(np.arange(stage.pool_rows)).sources
     assert [item.tokens for item in reports] == [int(tokens[sources == index].sum()) for index in range(2)]
     assert [item.rows for item in reports] == np.bincount(sources).tolist()
     assert "~" not in source_table(stage, count=True) and "~" in source_table(stage)

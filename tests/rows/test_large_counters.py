@@ -104,8 +104,8 @@ def test_pools_past_2_to_the_32_rows_resolve_and_invert(rows):
 def test_rows_and_steps_past_2_to_the_32_answer_each_other(corpus):
     stage = open_data(run_config(corpus))
     for step in (2**29, 2**32 + 1):
-        first, count = stage.rows_at(step)
-        assert first == 8 * step > 2**31 and stage.step_of_row(first + count - 1) == step
+        first, count = stage.batch_schedule.rows_at(step)
+        assert first == 8 * step > 2**31 and stage.batch_schedule.step_of_row(first + count - 1) == step
         rows = stage.step_rows(step)
         assert (stage.order.position_of(rows) == np.arange(first, first + count)).all()
     assert stage.batch(stage.step_rows(2**24), "mlm").rows == 8

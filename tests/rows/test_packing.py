@@ -8,7 +8,7 @@ import pytest
 from megatron_ettin import _native
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import ConfigError, DataError
-from megatron_ettin.rows.held_out import split_below, split_key, text_hashes
+from megatron_ettin.rows.held_out import split_key, text_hashes
 from megatron_ettin.rows.packing import PackSpec, native_corpus, open_pack
 from tests.twins.corpus_writer import index_bytes, random_documents, write_arrays, write_corpus
 from tests.twins.packing import best_fit_rows, concatenated_rows
@@ -173,11 +173,13 @@ def test_held_out_documents_are_chosen_by_their_text(tmp_path):
     assert [int(h) for h in hashes[:200]] == [text_hash(document) for document in documents[:200]]
     keyed = np.array([mix64(split_key() ^ int(h)) >> 32 for h in hashes])
     for share in (0.01, 0.2):
-        pack = open_pack(small, spec(held_out_share=share, side="held_out"))
+        held_out = spec(held_out_share=share, side="held_out")
+        pack = open_pack(small, held_out)
         held = {document for row in rows_of(pack) for document, _, _ in row}
         texts = {n for n, document in enumerate(documents + documents[::-1]) if document}
-        assert held == {n for n in texts if keyed[n] < split_below(share)}
-    assert abs(np.mean(keyed[:3000] < split_below(0.2)) - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 3000)  # 4 standard deviations
+        assert held == {n for n in texts if keyed[n] < held_out.below}
+    share_held_out = np.mean(keyed[:3000] < spec(held_out_share=0.2).below)
+    assert abs(share_held_out - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 3000)  # 4 standard deviations
 
 
 def test_a_rebuilt_corpus_gets_a_new_pack_index(tmp_path):

@@ -50,7 +50,7 @@ def mixture(tmp_path_factory):
 
 
 def twin_rows(stage, numbers, documents):
-    resolved = stage.resolve(numbers)
+    resolved = stage.pool.resolve(numbers)
     packs = [stage.packs[source] for source in resolved.sources]
     pieces = [
         [Piece(*piece) for piece in pack.native.row(int(row))] for pack, row in zip(packs, resolved.rows, strict=True)
@@ -144,7 +144,7 @@ def test_held_out_batches_are_the_same_for_every_stage_and_seed(mixture):
 
 def test_a_mixture_reads_each_source_as_often_as_asked(mixture):
     stage = open_data(run_config(mixture))
-    resolved = stage.resolve(np.arange(stage.pool_rows))
+    resolved = stage.pool.resolve(np.arange(stage.pool_rows))
     for index, passes in enumerate((2.5, 1 / 3, 2)):
         rows = stage.packs[index].rows
         counts = np.bincount(resolved.rows[resolved.sources == index], minlength=rows)
@@ -162,14 +162,14 @@ def test_the_pool_does_not_depend_on_the_length_of_the_run(mixture):
     config = run_config(mixture)
     longer = replace(config, schedule=replace(config.schedule, tokens=10**9), batch=BatchConfig(rows=32))
     numbers = np.arange(open_data(config).pool_rows)
-    a, b = open_data(config).resolve(numbers), open_data(longer).resolve(numbers)
+    a, b = open_data(config).pool.resolve(numbers), open_data(longer).pool.resolve(numbers)
     assert (a.rows == b.rows).all() and (a.passes == b.passes).all() and (a.sources == b.sources).all()
 
 
 def test_a_repeated_row_is_masked_differently_in_every_pass(mixture):
     stage = open_data(run_config(mixture))
     numbers = stage.pool.numbers_of(2, 0) + [number + stage.pool_rows for number in stage.pool.numbers_of(2, 0)]
-    assert stage.resolve(numbers).passes.tolist() == [0, 1, 2, 3]
+    assert stage.pool.resolve(numbers).passes.tolist() == [0, 1, 2, 3]
     batch = stage.batch(numbers, "mlm")
     assert len({tuple(row) for row in batch.input_ids_BT.tolist()}) == 4
 
@@ -208,9 +208,9 @@ def test_steps_and_rows_answer_each_other(corpus, batch):
     consumed = 0
     sizes = set()
     for step in range(60):
-        first, count = stage.rows_at(step)
+        first, count = stage.batch_schedule.rows_at(step)
         assert first == consumed
-        assert {stage.step_of_row(row) for row in (first, first + count - 1)} == {step}
+        assert {stage.batch_schedule.step_of_row(row) for row in (first, first + count - 1)} == {step}
         assert (stage.order.position_of(stage.step_rows(step)) == np.arange(first, first + count)).all()
         consumed += count
         sizes.add(count)
