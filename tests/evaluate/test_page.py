@@ -1,0 +1,55 @@
+"""The commands of docs/evaluate.md run, one after the other."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_ettin.cli import main
+from tests.evaluate.bias import test_suite as bias
+from tests.evaluate.generative import synthetic
+
+ARTIFACTS = Path(__file__).parent.parent / "artifacts"
+
+
+@pytest.fixture
+def place(make_folder, tmp_path, monkeypatch):
+    """What the page says is there."""
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e .[eval-lm]")
+    folder = tmp_path / "place"
+    shutil.copytree(ARTIFACTS, folder)
+    (folder / "run-mlm").rename(folder / "my_encoder")
+    make_folder("clm").rename(folder / "my_decoder")
+    bias.write(synthetic.write(folder / "my_data"))
+    (folder / "my_tasks").mkdir()
+    (folder / "my_tasks" / "local_arc.yaml").write_text(
+        f"include: {lm_eval.__path__[0]}/tasks/arc/arc_challenge.yaml\ntask: local_arc\ndataset_path: json\n"
+        "dataset_name: null\ntraining_split: null\nvalidation_split: null\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {folder}/my_data/generative/arc_challenge/test.jsonl.gz\n"
+    )
+    monkeypatch.chdir(folder)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return folder
+
+
+def test_the_commands_of_the_page_run(place, root, capsys):
+    blocks = re.findall(r"```bash\n(.*?)```", (root / "docs" / "evaluate.md").read_text(), flags=re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines() if line]
+    assert len(commands) == 5
+    for command in commands:
+        if command[0] == "ettin":
+            assert main(command[1:]) == 0
+            continue
+        assert command[:3] == ["python", "-m", "megatron_ettin.evaluate.harness"]
+        environment = os.environ | {"PYTHONPATH": str(root)}
+        subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True, timeout=300, env=environment)
+    shown = capsys.readouterr().out
+    for words in ("## bias", "## generative", "## losses", "| encoder | encoder |", "| my_decoder | decoder |"):
+        assert words in shown
