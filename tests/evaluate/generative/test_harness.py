@@ -216,6 +216,16 @@ def test_a_split_that_is_absent_is_listed_and_a_missing_column_stops_with_its_ro
         evaluated({"mlm": folders["mlm"]}, local, tmp_path / "out", ("arc_challenge",))
 
 
+def test_an_offline_hub_names_the_way_without_it(folders, tmp_path, monkeypatch):
+    import datasets.config
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="the data of piqa cannot be fetched .*--local FOLDER"):
+        evaluated({"mlm": folders["mlm"]}, None, tmp_path / "out", ("piqa",))
+
+
 def test_real_tasks_on_real_data(folders, shared, tmp_path):
     local = shared / "evaluation"
     if not (local / "generative").is_dir():
