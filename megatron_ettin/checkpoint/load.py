@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from megatron_ettin.checkpoint.manifest import check_hashes, check_sizes, read_manifest
-from megatron_ettin.checkpoint.shards import Shards, check_complete, read_shards
+from megatron_ettin.checkpoint.shards import check_complete
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import CheckpointError, DamagedError
-from megatron_ettin.parallel.together import everywhere, everywhere_own, on_first, rank_and_size
-from megatron_ettin.run_folder import CHECKPOINTS, SHARDS, STATE, Checkpoint, checkpoints_of, is_run, list_checkpoints
+from megatron_ettin.parallel.together import everywhere, on_first, rank_and_size
+from megatron_ettin.run_folder import CHECKPOINTS, STATE, Checkpoint, checkpoints_of, is_run, list_checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +113,3 @@ def stored_run(checkpoint: Checkpoint) -> tuple[TrainState, RunConfig]:
         raise CheckpointError(
             f"{checkpoint.path}: state.json is not of this version: {error}; go on with the version that wrote it"
         ) from error
-
-
-def read_tensors(checkpoint: Checkpoint, shards: Shards, data_group: torch.distributed.ProcessGroup) -> Shards:
-    """Fill the described tensors from a verified checkpoint; every rank calls this."""
-    return everywhere_own(lambda: read_shards(checkpoint.path / SHARDS, shards, data_group))

@@ -81,10 +81,7 @@ def read_manifest(folder: Path) -> dict[str, FileRecord]:
         )
     if version != VERSION:
         raise DamagedError(f"{path} has version {version!r}, which never was")
-    return _records(path, content.get("files"))
-
-
-def _records(path: Path, files: object) -> dict[str, FileRecord]:
+    files = content.get("files")
     if not isinstance(files, dict) or not files:
         raise DamagedError(f"{path}: 'files' is not a table of files")
     for name, entry in files.items():

@@ -31,15 +31,14 @@ def expendable(checkpoints: Sequence[tuple[Checkpoint, str]], keep: int) -> list
 
 def thin_out(run: Path, keep: int) -> list[Checkpoint]:
     """Delete what ``expendable`` names. Only the one writer of a run may call this, on one rank."""
-    known = [(checkpoint, _reason(checkpoint)) for checkpoint in list_checkpoints(run)]
+    known = []
+    for checkpoint in list_checkpoints(run):
+        try:
+            reason = str(read_numbers(checkpoint).get("reason"))
+        except (CheckpointError, OSError):
+            reason = "unreadable"
+        known.append((checkpoint, reason))
     gone = expendable(known, keep)
     for checkpoint in gone:
         delete(checkpoint)
     return gone
-
-
-def _reason(checkpoint: Checkpoint) -> str:
-    try:
-        return str(read_numbers(checkpoint).get("reason"))
-    except (CheckpointError, OSError):
-        return "unreadable"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,38 +33,26 @@ def save(
     Raises CheckpointError on every rank when any of them cannot write, or a file is not there that had to be written;
     then nothing is published.
     """
+    # Not made with ``publish``: every step must succeed on all ranks or fail on all.
     target = path_of(run, step)
-    with _published_by_first(target, still_owned) as staging:
+    rank, ranks = rank_and_size()
+    staging = on_first(lambda: _stage(target))
+    try:
         everywhere(lambda: write_shards(staging / SHARDS, shards, data_group))
         on_first(lambda: (staging / STATE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8"))
-        _seal(staging)
+        names = on_first(lambda: files_of(staging))
+        on_first(lambda: check_complete(staging, names))
+        shares = everywhere(lambda: hash_share(staging, names, rank, ranks))
+        records = {name: record for share in shares for name, record in share.items()}
+        on_first(lambda: write_manifest(staging, records))
+        on_first(lambda: _rename(staging, target, still_owned))
+    except BaseException:
+        if rank == 0:
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
     checkpoint = Checkpoint(path=target, step=step)
     on_first(lambda: note_save(run, checkpoint, str(numbers.get("reason", ""))))
     return checkpoint
-
-
-def _seal(staging: Path) -> None:
-    rank, ranks = rank_and_size()
-    names = on_first(lambda: files_of(staging))
-    on_first(lambda: check_complete(staging, names))
-    shares = everywhere(lambda: hash_share(staging, names, rank, ranks))
-    on_first(lambda: write_manifest(staging, {name: record for share in shares for name, record in share.items()}))
-
-
-@contextlib.contextmanager
-def _published_by_first(target: Path, still_owned: Callable[[], None]) -> Iterator[Path]:
-    """A staging folder that all ranks write to and the first rank renames to ``target`` at the end.
-
-    The one folder that is not made with ``publish``: every step of it must succeed on all ranks or fail on all.
-    """
-    staging = on_first(lambda: _stage(target))
-    try:
-        yield staging
-        on_first(lambda: _rename(staging, target, still_owned))
-    except BaseException:
-        if rank_and_size()[0] == 0:
-            shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _stage(target: Path) -> Path:

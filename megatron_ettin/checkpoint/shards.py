@@ -40,18 +40,6 @@ Shards = dict[str, Any]
 INDEX, COMMON, FORMAT_OF_SHARDS = ".metadata", "common.pt", "metadata.json"
 """Torch's index of the shards; what Megatron-Core stores beside them."""
 
-OPTIMIZER_FORMAT = "fully_reshardable"
-
-
-def metadata_for(data_group: torch.distributed.ProcessGroup) -> dict[str, Any]:
-    """What Megatron-Core's modules and optimizer must know to describe their tensors."""
-    return {
-        "distrib_optim_sharding_type": OPTIMIZER_FORMAT,
-        "non_homogeneous_layers": True,
-        "dp_cp_group": data_group,
-        "chained_optim_avoid_prefix": True,
-    }
-
 
 class _WriteHere(TorchDistSaveShardedStrategy):  # type: ignore[misc]
     """Megatron-Core's torch_dist format, written by this process.
@@ -162,27 +150,19 @@ def check_index(path: Path) -> Any:  # noqa: ANN401
         raise DamagedError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
-def files_of_shards(folder: Path) -> set[str]:
-    """Every file that a whole folder of shards holds: those that its index names, and Megatron-Core's own.
+def check_complete(folder: Path, names: Iterable[str]) -> None:
+    """Raise DamagedError unless ``names`` (relative to a checkpoint's folder) hold all that a checkpoint must.
 
-    Raises as ``check_index``, and DamagedError where there is no index.
+    That is the state, every file that the index of the shards names, and Megatron-Core's own. Raises as
+    ``check_index`` too.
     """
-    path = folder / INDEX
+    path = folder / SHARDS / INDEX
     try:
-        places = check_index(path).storage_data
-        named = {place.relative_path for place in places.values()}
+        shards = {place.relative_path for place in check_index(path).storage_data.values()}
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing") from None
     except AttributeError as error:
         raise DamagedError(f"{path} is no index of shards: {error}") from error
-    return {INDEX, COMMON, FORMAT_OF_SHARDS, *named}
-
-
-def check_complete(folder: Path, names: Iterable[str]) -> None:
-    """Raise DamagedError unless ``names`` (relative to a checkpoint's folder) hold all that a checkpoint must.
-
-    That is the state and every shard; the index of the shards says which files of shards there must be.
-    """
-    needed = {STATE, *(f"{SHARDS}/{name}" for name in files_of_shards(folder / SHARDS))}
+    needed = {STATE, *(f"{SHARDS}/{name}" for name in (INDEX, COMMON, FORMAT_OF_SHARDS, *shards))}
     if lacking := sorted(needed - set(names)):
         raise DamagedError(f"{folder / lacking[0]} had to be written and was not")

@@ -42,18 +42,9 @@ def kind_of(objective: Objective) -> Kind:
     return "decoder" if objective.causal else "encoder"
 
 
-def local_attention(model: ModelConfig, kind: Kind) -> int:
-    """The window in Hugging Face's terms.
-
-    An encoder sees local_attention // 2 keys on each side; a decoder sees local_attention // 2 keys with itself
-    among them, one fewer to the left. So every window of ours has an exact form.
-    """
-    return 2 * model.window if kind == "encoder" else 2 * (model.causal_window + 1)
-
-
-def layer_types(model: ModelConfig) -> list[str]:
+def layer_types(layers: int, global_every: int) -> list[str]:
     """Layers 0, n, 2n, ... see the whole piece, the others a window."""
-    return ["sliding_attention" if layer % model.global_every else "full_attention" for layer in range(model.layers)]
+    return ["sliding_attention" if layer % global_every else "full_attention" for layer in range(layers)]
 
 
 def write_config(model: ModelConfig, objective: Objective, special_ids: Mapping[str, int], dtype: str) -> Fields:
@@ -64,6 +55,9 @@ def write_config(model: ModelConfig, objective: Objective, special_ids: Mapping[
     """
     kind = kind_of(objective)
     model_type, architecture = ARCHITECTURES[kind]
+    # An encoder sees local_attention // 2 keys on each side; a decoder sees local_attention // 2 keys with itself
+    # among them, one fewer to the left. So every window of ours has an exact form.
+    half = model.window if kind == "encoder" else model.causal_window + 1
     fields: Fields = {
         "architectures": [architecture],
         "model_type": model_type,
@@ -77,14 +71,22 @@ def write_config(model: ModelConfig, objective: Objective, special_ids: Mapping[
         "initializer_range": model.initial_std,
         "initializer_cutoff_factor": model.initial_cutoff,
         **FIXED_FIELDS,
-        **_window_and_rope(model, kind),
+        "local_attention": 2 * half,
+        "layer_types": layer_types(model.layers, model.global_every),
+        "global_attn_every_n_layers": model.global_every,
+        "global_rope_theta": model.rope_base_global,
+        "local_rope_theta": model.rope_base_local,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": model.rope_base_global},
+            "sliding_attention": {"rope_type": "default", "rope_theta": model.rope_base_local},
+        },
         **{f"{name}_token_id": special_ids[token] for name, token in TOKENS.items()},
         "dtype": dtype,
         "torch_dtype": dtype,
         OBJECTIVE_FIELD: objective.name,
         OFFSET_FIELD: objective.label_offset,
     }
-    return fields | (ENCODER_FIELDS if kind == "encoder" else DECODER_FIELDS)
+    return fields | (ENCODER_FIELDS if kind == "encoder" else {**DECODER_FIELDS, "sliding_window": half})
 
 
 TOKENS = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "cls": "[CLS]", "sep": "[SEP]"}
@@ -115,38 +117,29 @@ ENCODER_FIELDS: Fields = {
 DECODER_FIELDS: Fields = {"classifier_pooling": "mean", "is_causal": True, "use_cache": True}
 
 
-def _window_and_rope(model: ModelConfig, kind: Kind) -> Fields:
-    window = local_attention(model, kind)
-    fields: Fields = {
-        "local_attention": window,
-        "layer_types": layer_types(model),
-        "global_attn_every_n_layers": model.global_every,
-        "global_rope_theta": model.rope_base_global,
-        "local_rope_theta": model.rope_base_local,
-        "rope_parameters": {
-            "full_attention": {"rope_type": "default", "rope_theta": model.rope_base_global},
-            "sliding_attention": {"rope_type": "default", "rope_theta": model.rope_base_local},
-        },
-    }
-    return fields | ({"sliding_window": window // 2} if kind == "decoder" else {})
-
-
 def read_config(fields: Fields, where: str, size: str) -> FolderConfig:
     """What ``fields`` of ``where``/config.json mean for us; ``size`` names the shape.
 
     Raises CheckpointError for code to run, another architecture, or a value that our model does not compute.
     """
-    kind = _kind(fields, where)
-    _refuse_others(fields, where)
+    kind = _supported_kind(fields, where)
+    layers = _integer(fields, "num_hidden_layers", where, most=MOST_LAYERS)
+    global_every = _integer(fields, "global_attn_every_n_layers", where, default=every_of(fields.get("layer_types")))
+    if fields.get("layer_types") not in (None, layer_types(layers, global_every)):
+        pattern = f"global at 0, {global_every}, {2 * global_every}, ..."
+        raise CheckpointError(f"{where}: layer_types is not '{pattern}', the only pattern")
+    objective = fields.get(OBJECTIVE_FIELD, "mlm" if kind == "encoder" else "clm")
+    if not isinstance(objective, str) or objective not in OBJECTIVES or kind_of(OBJECTIVES[objective]) != kind:
+        raise CheckpointError(f"{where}: {OBJECTIVE_FIELD}={objective!r} does not fit an {kind}")
     half = _integer(fields, "local_attention", where, default=128, least=2) // 2
     model = ModelConfig(
         size=size,
-        layers=_integer(fields, "num_hidden_layers", where, most=MOST_LAYERS),
+        layers=layers,
         hidden=_integer(fields, "hidden_size", where),
         intermediate=_integer(fields, "intermediate_size", where),
         heads=_integer(fields, "num_attention_heads", where),
         vocabulary=_integer(fields, "vocab_size", where),
-        global_every=_global_every(fields, where),
+        global_every=global_every,
         window=half,
         causal_window=half - 1,
         rope_base_global=_rope_base(fields, "full_attention", "global_rope_theta", where),
@@ -158,20 +151,15 @@ def read_config(fields: Fields, where: str, size: str) -> FolderConfig:
     )
     if model.hidden % model.heads:
         raise CheckpointError(f"{where}: hidden_size {model.hidden} is no multiple of {model.heads} heads")
-    return FolderConfig(model=model, kind=kind, objective=_objective(fields, kind, where))
+    return FolderConfig(model=model, kind=kind, objective=OBJECTIVES[objective].name)
 
 
-def _kind(fields: Fields, where: str) -> Kind:
-    kinds: tuple[Kind, ...] = ("encoder", "decoder")
-    for kind in kinds:
-        if fields.get("model_type") == ARCHITECTURES[kind][0]:
-            return kind
-    known = ", ".join(model_type for model_type, _ in ARCHITECTURES.values())
-    raise CheckpointError(f"{where}: model_type {fields.get('model_type')!r} cannot be read; known: {known}")
-
-
-def _refuse_others(fields: Fields, where: str) -> None:
-    """Raise CheckpointError for code to run, or a value that our model does not compute."""
+def _supported_kind(fields: Fields, where: str) -> Kind:
+    """Raises CheckpointError for another architecture, code to run, or a value that our model does not compute."""
+    kinds = {model_type: kind for kind, (model_type, _) in ARCHITECTURES.items()}
+    named = fields.get("model_type")
+    if not isinstance(named, str) or named not in kinds:
+        raise CheckpointError(f"{where}: model_type {named!r} cannot be read; known: {', '.join(kinds)}")
     if "auto_map" in fields or "custom_pipelines" in fields:
         raise CheckpointError(f"{where}: config.json asks to run code from the folder (auto_map); this is never done")
     for name, value in FIXED_FIELDS.items():
@@ -181,14 +169,7 @@ def _refuse_others(fields: Fields, where: str) -> None:
             raise CheckpointError(f"{where}: {name}={fields[name]!r}, but this model has {name}={value!r} only")
     if fields.get("rope_scaling"):
         raise CheckpointError(f"{where}: rope_scaling is not supported; only plain rotary bases are")
-
-
-def _global_every(fields: Fields, where: str) -> int:
-    every = _integer(fields, "global_attn_every_n_layers", where, default=every_of(fields.get("layer_types")))
-    pattern = ["sliding_attention" if i % every else "full_attention" for i in range(fields["num_hidden_layers"])]
-    if fields.get("layer_types") not in (None, pattern):
-        raise CheckpointError(f"{where}: layer_types is not 'global at 0, {every}, {2 * every}, ...', the only pattern")
-    return every
+    return kinds[named]
 
 
 def _rope_base(fields: Fields, layer_type: str, old_name: str, where: str) -> float:
@@ -205,13 +186,6 @@ def _rope_base(fields: Fields, layer_type: str, old_name: str, where: str) -> fl
         said = "contradict each other" if bases else "are absent"
         raise CheckpointError(f"{where}: rope_parameters.{layer_type}.rope_theta and {old_name} {said}; state one base")
     return bases.pop()
-
-
-def _objective(fields: Fields, kind: Kind, where: str) -> ObjectiveName:
-    name = fields.get(OBJECTIVE_FIELD, "mlm" if kind == "encoder" else "clm")
-    if not isinstance(name, str) or name not in OBJECTIVES or kind_of(OBJECTIVES[name]) != kind:
-        raise CheckpointError(f"{where}: {OBJECTIVE_FIELD}={name!r} does not fit an {kind}")
-    return OBJECTIVES[name].name
 
 
 def _integer(

@@ -17,7 +17,7 @@ from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.export.card import card
 from megatron_ettin.export.config_json import FolderConfig, kind_of, read_config, write_config
 from megatron_ettin.export.mapping import TIED_NAME, from_huggingface, huggingface_shapes, to_huggingface
-from megatron_ettin.export.tokenizer_files import read_tokenizer, vocabulary_length, write_json, write_tokenizer
+from megatron_ettin.export.tokenizer_files import read_tokenizer, write_json, write_tokenizer
 from megatron_ettin.export.weights import DTYPES, WEIGHTS, StoredTensors, save_weights, weight_files
 
 StoredType = Literal["float32", "bfloat16"]
@@ -52,10 +52,12 @@ class Import:
 def write_folder(folder: Path, export: Export) -> None:
     """Fill the existing, empty ``folder``; use it inside ``publish``. Raises CheckpointError, DataError."""
     kind = kind_of(export.objective)
-    length = vocabulary_length(read_tokenizer(export.tokenizer_json))
-    if length > export.model.vocabulary:
+    tokenizer = read_tokenizer(export.tokenizer_json)
+    added = [token["id"] for token in tokenizer.get("added_tokens", [])]
+    last = max([*tokenizer["model"]["vocab"].values(), *added])
+    if last >= export.model.vocabulary:
         raise DataError(
-            f"{export.tokenizer_json} has ids up to {length - 1}, the model a vocabulary of {export.model.vocabulary}; "
+            f"{export.tokenizer_json} has ids up to {last}, the model a vocabulary of {export.model.vocabulary}; "
             "give the tokenizer that the model was trained with"
         )
     ids = write_tokenizer(folder, export.tokenizer_json, kind, export.model.maximum_length)
@@ -90,22 +92,8 @@ def open_folder(folder: Path) -> Import:
     folder = Path(folder)
     config = read_folder_config(folder)
     stored = StoredTensors(weight_files(folder))
-    _require_stored(stored.shapes, config, folder)
-    tensors = from_huggingface(stored, config.model, config.kind)
-    types = {kind for _, kind in stored.shapes.values()}
-    dtype = str(DTYPES[types.pop()]).removeprefix("torch.") if len(types) == 1 else "mixed"
-    return Import(config=config, tensors=tensors, dtype=dtype)
-
-
-def read_folder(folder: Path) -> Import:
-    """The same with all tensors in memory, each looked through for NaN and infinity. Raises CheckpointError."""
-    opened = open_folder(folder)
-    return replace(opened, tensors=dict(opened.tensors))
-
-
-def _require_stored(stored: Mapping[str, tuple[tuple[int, ...], str]], config: FolderConfig, folder: Path) -> None:
     expected = huggingface_shapes(config.model, config.kind)
-    for name, (shape, kind) in stored.items():
+    for name, (shape, kind) in stored.shapes.items():
         if kind not in DTYPES:
             raise CheckpointError(f"tensor {name} of {folder} is stored as {kind}; {', '.join(DTYPES)} are read")
         if name in expected and shape != expected[name]:
@@ -116,6 +104,16 @@ def _require_stored(stored: Mapping[str, tuple[tuple[int, ...], str]], config: F
         raise CheckpointError(
             f"{folder} does not hold the tensors of its config.json: missing {missing[:4]}, not expected {extra[:4]}"
         )
+    tensors = from_huggingface(stored, config.model, config.kind)
+    types = {kind for _, kind in stored.shapes.values()}
+    dtype = str(DTYPES[types.pop()]).removeprefix("torch.") if len(types) == 1 else "mixed"
+    return Import(config=config, tensors=tensors, dtype=dtype)
+
+
+def read_folder(folder: Path) -> Import:
+    """The same with all tensors in memory, each looked through for NaN and infinity. Raises CheckpointError."""
+    opened = open_folder(folder)
+    return replace(opened, tensors=dict(opened.tensors))
 
 
 def read_canonical(folder: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:

@@ -83,26 +83,21 @@ class Parity:
         return {"met": self.met, "tolerance": TOLERANCE, **versions, "cases": cases}
 
 
-def probe_pieces(model: ModelConfig, seed: int = 0) -> list[Tensor]:
-    """Random ids over the whole vocabulary: every embedding may occur, specials too.
-
-    The lengths lie on both sides of the local window, the longest well beyond it.
-    """
-    window = max(model.window, model.causal_window + 1)
-    generator = torch.Generator().manual_seed(seed)
-    lengths = [min(max(n, 3), model.maximum_length) for n in (3, window - 1, window + 2, 3 * window + 7)]
-    return [torch.randint(model.vocabulary, (length,), generator=generator) for length in lengths]
-
-
 def compare(folder: Path, ours: LogitsOfPieces) -> Parity:
     """Compare ``ours`` on one packed row with transformers on each piece alone and on padded batches.
 
-    One side after the other, so that one model at a time is in memory; in between our logits lie in a file.
+    The pieces are random ids over the whole vocabulary, specials too; their lengths lie on both sides of the local
+    window, the longest well beyond it. One side after the other, so that one model at a time is in memory; in between
+    our logits lie in a file.
     """
     import transformers
 
     config = read_folder_config(folder)
-    pieces = probe_pieces(config.model)
+    shape = config.model
+    window = max(shape.window, shape.causal_window + 1)
+    lengths = [min(max(n, 3), shape.maximum_length) for n in (3, window - 1, window + 2, 3 * window + 7)]
+    generator = torch.Generator().manual_seed(0)
+    pieces = [torch.randint(shape.vocabulary, (length,), generator=generator) for length in lengths]
     with tempfile.TemporaryDirectory(prefix="ettin-parity-") as temporary:
         packed = [PutAway(Path(temporary, str(i)), logits_TV) for i, logits_TV in enumerate(ours(pieces))]
         give_back_memory()

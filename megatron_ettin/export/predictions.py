@@ -9,20 +9,16 @@ from torch import Tensor
 from megatron_ettin.export.config_json import OFFSET_FIELD
 
 
-def label_offset(config: Any) -> int:  # noqa: ANN401 - any transformers config
-    """Offset of the prediction from its token: 0 for masked-language encoders, -1 for MNTP encoders and decoders.
-
-    ``config`` is a transformers config; folders of other makers carry no field, and their class decides.
-    """
-    stated = getattr(config, OFFSET_FIELD, None)
-    if stated is not None:
-        return int(stated)
-    return -1 if config.model_type == "modernbert-decoder" else 0
-
-
 def prediction_positions(token_positions: Tensor, config: Any) -> Tensor:  # noqa: ANN401 - any transformers config
-    """The positions whose logits predict the tokens at ``token_positions`` (which are never 0: [CLS] is there)."""
-    return token_positions + label_offset(config)
+    """The positions whose logits predict the tokens at ``token_positions`` (which are never 0: [CLS] is there).
+
+    The same for masked-language encoders, one before for MNTP encoders and decoders. ``config`` is a transformers
+    config; folders of other makers do not state it, and their class decides.
+    """
+    offset = getattr(config, OFFSET_FIELD, None)
+    if offset is None:
+        offset = -1 if config.model_type == "modernbert-decoder" else 0
+    return token_positions + int(offset)
 
 
 def read_predictions(logits_TV: Tensor, token_positions: Tensor, config: Any) -> Tensor:  # noqa: ANN401

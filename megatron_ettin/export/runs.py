@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -51,15 +50,6 @@ class Loaded:
         """``step1200``, ``ext50``, ``decay20`` or ``cross60``."""
         return f"{REVISIONS[self.config.stage]}{self.state.step}"
 
-    def origin(self) -> dict[str, Any]:
-        """Content of training.json."""
-        return {
-            "run": codec.to_dict(self.config),
-            "revision": self.revision,
-            "state": self.state.to_dict(),
-            "checkpoint": self.fingerprint,
-        }
-
 
 def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
     """A verified checkpoint of any layout; the weights are the fp32 main ones."""
@@ -96,7 +86,15 @@ def export_checkpoint(
     Raises CheckpointError when the folder holds something else or the logits differ; then nothing is published.
     """
     if folder.exists():
-        require_same(checkpoint, folder, dtype)
+        try:
+            origin = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
+            stored_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
+        except (OSError, ValueError, KeyError, TypeError):
+            origin, stored_type = None, None
+        if (origin, stored_type) != (fingerprint_of(checkpoint), dtype) or not (folder / PARITY_FILE).exists():
+            raise CheckpointError(
+                f"{folder} exists and is no {dtype} export of {checkpoint.path}; give another folder or remove it"
+            )
         return False
     loaded = load_checkpoint(checkpoint)
     export = Export(
@@ -114,23 +112,16 @@ def export_checkpoint(
     )
     with publish(folder) as staging:
         write_folder(staging, export)
-        write_json(staging / TRAINING_FILE, loaded.origin())
+        training = {
+            "run": codec.to_dict(loaded.config),
+            "revision": loaded.revision,
+            "state": loaded.state.to_dict(),
+            "checkpoint": loaded.fingerprint,
+        }
+        write_json(staging / TRAINING_FILE, training)
         stored = open_folder(staging).tensors
         write_parity(staging, compare(staging, packed_logits(export.model, export.objective, stored)))
     return True
-
-
-def require_same(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
-    """Raise CheckpointError unless ``folder`` is a finished export of this very checkpoint."""
-    try:
-        origin = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
-        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
-    except (OSError, ValueError, KeyError, TypeError):
-        origin, stored = None, None
-    if (origin, stored) != (fingerprint_of(checkpoint), dtype) or not (folder / PARITY_FILE).exists():
-        raise CheckpointError(
-            f"{folder} exists and is no {dtype} export of {checkpoint.path}; give another folder or remove it"
-        )
 
 
 def export_all(

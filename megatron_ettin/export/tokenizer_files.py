@@ -35,29 +35,20 @@ def special_ids(content: Mapping[str, Any], where: Path) -> dict[str, int]:
     return {token: ids[token] for token in SPECIALS}
 
 
-def vocabulary_length(content: Mapping[str, Any]) -> int:
-    """One more than the largest id, added tokens included."""
-    ids: list[int] = [*content["model"]["vocab"].values(), *(token["id"] for token in content.get("added_tokens", []))]
-    return max(ids) + 1
-
-
 def template(kind: Kind, ids: Mapping[str, int]) -> dict[str, Any]:
     """The post-processor: [CLS] A [SEP] for encoders; [CLS] A for decoders, which write their own end."""
-
-    def special(token: str, segment: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": token, "type_id": segment}}
-
-    def text(name: str, segment: int) -> dict[str, Any]:
-        return {"Sequence": {"id": name, "type_id": segment}}
-
-    single, pair = [special("[CLS]", 0), text("A", 0)], [special("[CLS]", 0), text("A", 0), text("B", 1)]
     used = ["[CLS]"]
+    single: list[dict[str, Any]] = [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
+    second: list[dict[str, Any]] = [{"Sequence": {"id": "B", "type_id": 1}}]
     if kind == "encoder":
-        single.append(special("[SEP]", 0))
-        pair = [*single, text("B", 1), special("[SEP]", 1)]
         used.append("[SEP]")
+        single.append({"SpecialToken": {"id": "[SEP]", "type_id": 0}})
+        second.append({"SpecialToken": {"id": "[SEP]", "type_id": 1}})
     tokens = {token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in used}
-    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
+    return {"type": "TemplateProcessing", "single": single, "pair": single + second, "special_tokens": tokens}
 
 
 def write_tokenizer(folder: Path, source: Path, kind: Kind, maximum_length: int) -> dict[str, int]:

@@ -46,18 +46,14 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, one or those of its index; raises CheckpointError when there are none."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        return _indexed_files(folder)
-    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-    if pickles:
-        raise CheckpointError(
-            f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; "
-            f"it is never read: convert it to {WEIGHTS} where you trust it"
-        )
-    raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
-
-
-def _indexed_files(folder: Path) -> list[Path]:
+    if not (folder / INDEX).is_file():
+        pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise CheckpointError(
+                f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; "
+                f"it is never read: convert it to {WEIGHTS} where you trust it"
+            )
+        raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
     try:
         names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -70,31 +66,26 @@ def _indexed_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def stored_shapes(files: list[Path]) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name -> (shape, stored type), from the headers alone. Raises CheckpointError for a name stored twice."""
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
-    for path in files:
-        with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                if name in found:
-                    raise CheckpointError(f"tensor {name} is stored twice, the second time in {path}")
-                view = file.get_slice(name)
-                found[name] = (tuple(view.get_shape()), view.get_dtype())
-    return found
-
-
 class StoredTensors(Mapping[str, Tensor]):
     """The tensors of safetensors files in float32 (exact for the accepted types), each read when it is asked for.
 
-    Raises CheckpointError for NaN, infinity, other types.
+    Raises CheckpointError for a name stored twice, NaN, infinity, other types.
     """
 
+    shapes: dict[str, tuple[tuple[int, ...], str]]
+    """Name -> (shape, stored type), from the headers alone."""
+
     def __init__(self, files: list[Path]) -> None:
-        self.shapes = stored_shapes(files)
+        self.shapes = {}
         self._file_of: dict[str, Path] = {}
         for path in files:
             with _opened(path) as file:
-                self._file_of |= dict.fromkeys(file.keys(), path)
+                for name in file.keys():  # noqa: SIM118 - not a mapping
+                    if name in self.shapes:
+                        raise CheckpointError(f"tensor {name} is stored twice, the second time in {path}")
+                    view = file.get_slice(name)
+                    self.shapes[name] = (tuple(view.get_shape()), view.get_dtype())
+                    self._file_of[name] = path
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._file_of[name]

@@ -14,17 +14,17 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 from torch import Tensor
 
-from megatron_ettin.checkpoint.load import read_tensors, stored_run
+from megatron_ettin.checkpoint.load import stored_run
 from megatron_ettin.checkpoint.retention import Reason, thin_out
 from megatron_ettin.checkpoint.save import save
-from megatron_ettin.checkpoint.shards import Shards, metadata_for
+from megatron_ettin.checkpoint.shards import Shards, read_shards
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
 from megatron_ettin.config.compatible import refuse_other_shape
 from megatron_ettin.model.canonical import Entry, entries
 from megatron_ettin.parallel.groups import Groups
-from megatron_ettin.parallel.together import on_first
-from megatron_ettin.run_folder import Checkpoint
+from megatron_ettin.parallel.together import everywhere_own, on_first
+from megatron_ettin.run_folder import SHARDS, Checkpoint
 from megatron_ettin.train.parts import Parts
 
 NamedShards = dict[str, ShardedTensor | ShardedTensorFactory]
@@ -36,7 +36,12 @@ _SPLIT_AXIS = {"columns": 1, "heads": 0, "halves": 0, "vocabulary": 0}
 
 def describe(parts: Parts, *, loading: bool = False) -> Shards:
     """The tensors of a run, by names that do not depend on the layout: weights, main weights and moments."""
-    metadata = metadata_for(parts.groups.data_context.group)
+    metadata = {  # what Megatron-Core's optimizer must know to describe its tensors
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "non_homogeneous_layers": True,
+        "dp_cp_group": parts.groups.data_context.group,
+        "chained_optim_avoid_prefix": True,
+    }
     weights = named_shards(parts.chunks, parts.groups)
     optimizer = parts.optimizer.sharded_state_dict(weights, is_loading=loading, metadata=metadata)
     return {"weights": weights, "optimizer": optimizer}
@@ -75,7 +80,8 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> T
     """
     state, stored = stored_run(checkpoint)
     refuse_other_shape(parts.config.model, stored.model, str(checkpoint.path))
-    loaded = read_tensors(checkpoint, describe(parts, loading=True), parts.groups.data_context.group)
+    shards, data_group = describe(parts, loading=True), parts.groups.data_context.group
+    loaded = everywhere_own(lambda: read_shards(checkpoint.path / SHARDS, shards, data_group))
     take_over(parts.chunks, loaded["weights"])
     parts.optimizer.load_state_dict(loaded["optimizer"])
     if not moments:

@@ -25,11 +25,11 @@ from typing import Literal
 
 import torch  # noqa: F401 - imported before the forks
 
-from megatron_ettin.checkpoint import load as load_module
 from megatron_ettin.checkpoint import save as save_module
 from megatron_ettin.checkpoint.manifest import files_of, hash_share, write_manifest
 from megatron_ettin.errors import EttinError
 from megatron_ettin.run_folder import list_checkpoints, own_run, path_of
+from megatron_ettin.train import store as store_module
 from megatron_ettin.train.run import train
 from tests.train.runs import config_of, no_folder, write_toy
 
@@ -319,11 +319,11 @@ CASES = [
     Case("a living owner", "stops", living_owner, no_patience, says="in use by process"),
     Case(
         "no memory for loading", "stops",
-        inside=raising(load_module, "read_shards", MemoryError("no memory")), says="MemoryError",
+        inside=raising(store_module, "read_shards", MemoryError("no memory")), says="MemoryError",
     ),
     Case(
         "a module is missing for loading", "stops",
-        inside=raising(load_module, "read_shards", ImportError("no module")), says="ImportError",
+        inside=raising(store_module, "read_shards", ImportError("no module")), says="ImportError",
     ),
     Case("no room for shards", "stops", disk=("write", errno.ENOSPC, "checkpoints/.step"), says="make room"),
     Case(
