@@ -84,16 +84,16 @@ class Progress:
 def elapsed(title: str, stream: TextIO | None = None) -> Iterator[None]:
     """A line with a running clock while something works that cannot say how far it is; silence off a terminal."""
     done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(1.0):
+            progress.tick()
+
     with Progress(title, 0, "s", stream) as progress:
-        clock = threading.Thread(target=_tick, args=(progress, done), daemon=True)
+        clock = threading.Thread(target=tick, daemon=True)
         clock.start()
         try:
             yield
         finally:
             done.set()
             clock.join()
-
-
-def _tick(progress: Progress, done: threading.Event) -> None:
-    while not done.wait(1.0):
-        progress.tick()

@@ -123,12 +123,10 @@ def choose_heads(config: RunConfig) -> bool:
 
 def packed_pieces(pieces: tuple[int, ...], device: torch.device) -> PackedRows:
     """Pieces end to end."""
-    lengths = torch.tensor(pieces)
     return PackedRows(
-        cu_seqlens=(0, *lengths.cumsum(0).tolist()),
+        cu_seqlens=(0, *torch.tensor(pieces).cumsum(0).tolist()),
         positions_T=torch.cat([torch.arange(piece) for piece in pieces]).to(device),
-        segments_G=torch.repeat_interleave(torch.arange(len(pieces)), lengths).int().to(device),
-        start=0,
+        first_token=0,
     )
 
 
@@ -137,7 +135,9 @@ def definition(qkv_TN3D: Tensor, packed: PackedRows, left: int | None, right: in
     query, key, value = (qkv_TN3D[:, :, part].transpose(0, 1) for part in range(3))
     index = torch.arange(query.shape[1], device=query.device)
     offset = index[None, :] - index[:, None]
-    seen = packed.segments_G[:, None] == packed.segments_G[None, :]
+    bounds = torch.tensor(packed.cu_seqlens, device=query.device)
+    pieces = torch.arange(len(bounds) - 1, device=query.device).repeat_interleave(bounds.diff())
+    seen = pieces[:, None] == pieces[None, :]
     if left is not None:
         seen = seen & (offset >= -left)
     if right is not None:

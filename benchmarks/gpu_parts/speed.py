@@ -21,7 +21,7 @@ from megatron_ettin.cost.count import label_share
 from megatron_ettin.cost.hardware import peak_flops
 from megatron_ettin.cost.memory import memory
 from megatron_ettin.model import build
-from megatron_ettin.model.attention.choice import choices, last_layer_narrows, report
+from megatron_ettin.model.attention.choice import attention_report, choices, last_layer_narrows
 from megatron_ettin.model.pattern import layer_kinds
 
 MOST_STEPS = 50
@@ -82,7 +82,7 @@ def our_step(row: Row, machine: Machine, ceilings: Ceilings) -> dict[str, Any]:
     values |= against_limits(row, config, machine, ceilings, values["tokens_per_second"], side.step().flops)
     values |= memory_values(config, machine)
     made = choices(config, build.installed(machine.groups.device))
-    values["choices"] = report(made, layer_kinds(config), last_layer_narrows(config, made[-1], len(made)))
+    values["choices"] = attention_report(made, layer_kinds(config), last_layer_narrows(config, made[-1], len(made)))
     return values
 
 

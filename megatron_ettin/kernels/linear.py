@@ -56,7 +56,9 @@ class Linear(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         d_input = products.product(gradient, weight)
         if ctx.sequence:
-            input, d_input = _gathered(input, ctx.group), _scattered(d_input, ctx.group)
+            input, whole = _gathered(input, ctx.group), d_input
+            d_input = whole.new_empty(whole.shape[0] // dist.get_world_size(ctx.group), *whole.shape[1:])
+            dist.reduce_scatter_tensor(d_input, whole, group=ctx.group)
         elif ctx.group is not None:
             dist.all_reduce(d_input, group=ctx.group)
         rows, outputs = input.reshape(-1, input.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
@@ -82,10 +84,3 @@ def _gathered(input: Tensor, group: ProcessGroup | None) -> Tensor:
     whole = input.new_empty(input.shape[0] * dist.get_world_size(group), *input.shape[1:])
     dist.all_gather_into_tensor(whole, input.contiguous(), group=group)
     return whole
-
-
-def _scattered(gradient: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The sum over the tensor ranks for this rank's tokens."""
-    part = gradient.new_empty(gradient.shape[0] // dist.get_world_size(group), *gradient.shape[1:])
-    dist.reduce_scatter_tensor(part, gradient, group=group)
-    return part

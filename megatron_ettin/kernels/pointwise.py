@@ -1,5 +1,9 @@
-"""Pointwise parts of a layer and of the loss, as plain functions that torch.compile turns into single kernels."""
+"""Pointwise parts of a layer and of the loss: by the extension on a CPU, one pass over memory each, else by torch.
 
+Those by torch are plain functions that torch.compile turns into single kernels.
+"""
+
+# T tokens, N heads, D head size; the axis of three holds query, key, value
 # L labels, V vocabulary rows of this tensor rank, I intermediate size
 
 from __future__ import annotations
@@ -13,9 +17,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from megatron_ettin import _native
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.kernels.native_pointwise import native_gated_gelu, native_rotate_
-from megatron_ettin.kernels.native_types import is_native
 from megatron_ettin.kernels.rope import rotate_
 
 Rotation = Callable[[Tensor, Tensor, Tensor], None]
@@ -52,19 +55,66 @@ def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-def gated_gelu_here(gated: Tensor) -> Tensor:
-    """gelu(first half) * second half of the last axis, by the extension where it can, else by torch."""
-    return native_gated_gelu(gated) if is_native(gated) else gated_gelu(gated)
+def is_native(x: Tensor) -> bool:
+    """Whether the extension computes with this tensor: on a CPU, float32 or bfloat16; it adds up in float32."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def rotate_here_(qkv_TN3D: Tensor, cosine_TD: Tensor, sine_TD: Tensor) -> None:
-    """The rotary embedding in place by the extension where it can, else by torch."""
-    native = is_native(qkv_TN3D) and qkv_TN3D.is_contiguous()
-    (native_rotate_ if native else rotate_)(qkv_TN3D, cosine_TD, sine_TD)
+    """Turn queries and keys in place by the tables [T, D/2], by the extension where it can, else by torch."""
+    if not (is_native(qkv_TN3D) and qkv_TN3D.is_contiguous()):
+        rotate_(qkv_TN3D, cosine_TD, sine_TD)
+        return
+    tokens, heads, _, size = qkv_TN3D.shape
+    cosine, sine = cosine_TD.float().contiguous(), sine_TD.float().contiguous()
+    _native.rotate(
+        projection=qkv_TN3D.data_ptr(), bfloat16=qkv_TN3D.dtype == torch.bfloat16, tokens=tokens, heads=heads,
+        head_size=size, cosine=cosine.data_ptr(), sine=sine.data_ptr(), threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def gated_gelu_here(gated: Tensor) -> Tensor:
+    """gelu(first half) * second half of the last axis, by the extension where it can, else by torch."""
+    if not is_native(gated):
+        return gated_gelu(gated)
+    output: Tensor = _GatedGelu.apply(gated)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _GatedGelu(torch.autograd.Function):
+    """One pass each way, in float32 whatever the type; keeps nothing but its input."""
+
+    @staticmethod
+    def forward(ctx: Any, gated: Tensor) -> Tensor:
+        gated = gated.contiguous()
+        ctx.save_for_backward(gated)
+        output = gated.new_empty(*gated.shape[:-1], gated.shape[-1] // 2)
+        _native.gated_gelu(output=output.data_ptr(), **_operand(gated))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gated,) = ctx.saved_tensors
+        gradient, gated_gradient = gradients[0].contiguous(), torch.empty_like(gated)
+        _native.gated_gelu_backward(
+            gradient=gradient.data_ptr(), gated_gradient=gated_gradient.data_ptr(), **_operand(gated)
+        )
+        return gated_gradient
+
+
+def _operand(gated: Tensor) -> dict[str, Any]:
+    width = gated.shape[-1] // 2
+    return {
+        "gated": gated.data_ptr(),
+        "bfloat16": gated.dtype == torch.bfloat16,
+        "rows": gated.numel() // (2 * width),
+        "width": width,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def gated_gelu(gated: Tensor) -> Tensor:
-    """gelu(first half) * second half of the last axis."""
+    """gelu(first half) * second half of the last axis, with the exact (erf) GELU."""
     activated, linear = gated.chunk(2, dim=-1)
     return functional.gelu(activated) * linear
 

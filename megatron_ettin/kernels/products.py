@@ -6,6 +6,7 @@ A float32 product of bf16 numbers is the exact one up to float32 rounding, so wi
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 import torch
@@ -37,9 +38,7 @@ class _Scratch:
 
     def floats(self, name: str, *shape: int) -> Tensor:
         """Uninitialized float32 of that shape; the same memory for the same name."""
-        needed = 1
-        for size in shape:
-            needed *= size
+        needed = math.prod(shape)
         if name not in self._memory or self._memory[name].numel() < needed:
             self._memory[name] = torch.empty(needed)
         return self._memory[name][:needed].view(shape)

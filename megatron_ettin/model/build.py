@@ -11,9 +11,9 @@ from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
 from megatron_ettin.cost.memory import LOSS_CHUNK_BYTES
 from megatron_ettin.cost.placement import layer_placement
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.model.attention.choice import choices, installed, last_layer_narrows, report
+from megatron_ettin.model.attention.choice import attention_report, choices, installed, last_layer_narrows
 from megatron_ettin.model.attention.core import attend_by
-from megatron_ettin.model.canonical import entries
+from megatron_ettin.model.canonical import canonical_parameters
 from megatron_ettin.model.ettin import EttinModel
 from megatron_ettin.model.initialize import initialize_weights
 from megatron_ettin.model.layer import layer_spec
@@ -31,7 +31,7 @@ CHUNK_ON_CPU = 256 << 20
 
 
 def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> list[EttinModel]:
-    """This rank's stages, one for each virtual chunk, with initial weights that do not depend on the layout.
+    """This rank's pipeline stages, one for each virtual chunk, with initial weights that do not depend on the layout.
 
     Without ``initial`` the weights are left as memory was, for a caller who sets them all.
     Parameters have the type of `compute.precision` (bf16 for fp8). Raises ConfigError for a layout that does not
@@ -45,7 +45,7 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
     made = choices(config, has)
     narrows = last_layer_narrows(config, made[-1], layers[-1])
     if groups.world.is_first:
-        for line in report(made, layer_kinds(config), narrows):
+        for line in attention_report(made, layer_kinds(config), narrows):
             logger.info(line)
     specs = [
         layer_spec(kind, config, groups, attend_by(choice.backend, kind, config, has), narrows and kind.index == last)
@@ -53,15 +53,15 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
     ]
     models = []
     for chunk in range(config.layout.virtual_pipeline):
-        stage = chunk * groups.pipeline.size + groups.pipeline.rank
+        pipeline_stage = chunk * groups.pipeline.size + groups.pipeline.rank
         models.append(
             EttinModel(
                 config=megatron,
                 model=config.model,
                 groups=groups,
-                layers=specs[bounds[stage] : bounds[stage + 1]],
-                first=stage == 0,
-                last=stage == len(layers) - 1,
+                layers=specs[bounds[pipeline_stage] : bounds[pipeline_stage + 1]],
+                first=pipeline_stage == 0,
+                last=pipeline_stage == len(layers) - 1,
                 narrows=narrows,
                 virtual_stage=chunk if config.layout.virtual_pipeline > 1 else None,
                 padded_vocabulary=padded_vocabulary(config.model.vocabulary),
@@ -102,7 +102,7 @@ def check_division(config: RunConfig) -> None:
 
 def mark_parameters(models: list[EttinModel]) -> None:
     """Tell Megatron-Core what a tensor does not show: whether the tensor ranks share it, and along which axis."""
-    for entry in entries(models):
+    for entry in canonical_parameters(models):
         parameter: Any = entry.parameter
         parameter.tensor_model_parallel = entry.sharding != "copied"
         parameter.partition_dim = {"copied": -1, "columns": 1}.get(entry.sharding, 0)

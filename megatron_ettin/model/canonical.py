@@ -37,7 +37,7 @@ _OUTSIDE = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class CanonicalParameter:
     """One parameter of this rank under its canonical name."""
 
     name: str
@@ -53,10 +53,10 @@ class Entry:
             into[: len(part)] = part
             into[len(part) :] = 0
         else:
-            into.copy_(_SHARD[self.sharding](full, rank, ranks, heads))
+            into.copy_(_shard(full, self.sharding, rank, ranks, heads))
 
 
-def entries(models: list[Any]) -> Iterator[Entry]:
+def canonical_parameters(models: list[Any]) -> Iterator[CanonicalParameter]:
     """This rank's parameters under their canonical names; the models may be wrapped by Megatron-Core's DDP.
 
     The tied embedding appears twice in a pipeline: on the first and on the last stage.
@@ -64,7 +64,13 @@ def entries(models: list[Any]) -> Iterator[Entry]:
     for model in map(unwrapped, models):
         numbers = {str(place): layer.layer_number - 1 for place, layer in enumerate(model.decoder.layers)}
         for name, parameter in model.named_parameters():
-            yield _entry(name, parameter, numbers)
+            if name in _OUTSIDE:
+                weight = canonical = _OUTSIDE[name]
+            else:
+                _, _, place, local = name.split(".", 3)
+                weight = LAYER + _LAYER[local]
+                canonical = weight.format(i=numbers[place])
+            yield CanonicalParameter(canonical, TABLE[weight][1], parameter)
 
 
 def unwrapped(model: Any) -> Any:
@@ -72,14 +78,6 @@ def unwrapped(model: Any) -> Any:
     while hasattr(model, "module"):
         model = model.module
     return model
-
-
-def _entry(name: str, parameter: torch.nn.Parameter, numbers: Mapping[str, int]) -> Entry:
-    if name in _OUTSIDE:
-        return Entry(_OUTSIDE[name], TABLE[_OUTSIDE[name]][1], parameter)
-    _, _, place, local = name.split(".", 3)
-    row = LAYER + _LAYER[local]
-    return Entry(row.format(i=numbers[place]), TABLE[row][1], parameter)
 
 
 def full_state(
@@ -91,7 +89,7 @@ def full_state(
     where there is one; those of a distributed optimizer must have been gathered over the data ranks before.
     """
     model = unwrapped(models[0]).model
-    here = {entry.name: entry for entry in entries(models)}
+    here = {parameter.name: parameter for parameter in canonical_parameters(models)}
     result = {}
     for name, shape in shapes(model).items():
         owner = _owner(groups, name in here)
@@ -108,32 +106,30 @@ def load_full_state(models: list[Any], groups: Groups, tensors: Mapping[str, Ten
         raise CheckpointError(f"the weights lack {sorted(missing)[0]} and {len(missing) - 1} more; is the size right?")
     if unknown := tensors.keys() - expected.keys():
         raise CheckpointError(f"the weights hold {sorted(unknown)[0]}, which {model.size} has not")
-    for entry in entries(models):
-        full = tensors[entry.name]
-        if tuple(full.shape) != expected[entry.name]:
+    for parameter in canonical_parameters(models):
+        full = tensors[parameter.name]
+        if tuple(full.shape) != expected[parameter.name]:
             raise CheckpointError(
-                f"{entry.name} has shape {tuple(full.shape)}, but {model.size} needs {expected[entry.name]}"
+                f"{parameter.name} has shape {tuple(full.shape)}, but {model.size} needs {expected[parameter.name]}"
             )
-        entry.take(full, groups.tensor.rank, groups.tensor.size, model.heads)
+        parameter.take(full, groups.tensor.rank, groups.tensor.size, model.heads)
 
 
-def _value(parameter: torch.nn.Parameter, what: str) -> Tensor:
-    if what == "weights":
-        return parameter.detach()
-    gradient = getattr(parameter, "main_grad", None)
-    gradient = parameter.grad if gradient is None else gradient
-    return torch.zeros_like(parameter) if gradient is None else gradient.detach()
-
-
-def _gathered(entry: Entry, groups: Groups, model: ModelConfig, what: str) -> Tensor:
-    local = _value(entry.parameter, what).contiguous()
-    if entry.sharding == "copied":
+def _gathered(parameter: CanonicalParameter, groups: Groups, model: ModelConfig, what: str) -> Tensor:
+    local = parameter.parameter.detach()
+    if what == "gradients":
+        gradient = getattr(parameter.parameter, "main_grad", None)
+        gradient = parameter.parameter.grad if gradient is None else gradient
+        local = torch.zeros_like(local) if gradient is None else gradient.detach()
+    local = local.contiguous()
+    if parameter.sharding == "copied":
         return local
     parts = [local]
     if groups.tensor.size > 1:
         parts = [torch.empty_like(local) for _ in range(groups.tensor.size)]
         dist.all_gather(parts, local, group=groups.tensor.group)
-    return _JOIN[entry.sharding](parts, model.heads)[: model.vocabulary if entry.sharding == "vocabulary" else None]
+    full = _join(parts, parameter.sharding, model.heads)
+    return full[: model.vocabulary] if parameter.sharding == "vocabulary" else full
 
 
 def _owner(groups: Groups, here: bool) -> int:
@@ -156,43 +152,22 @@ def _broadcast(full: Tensor | None, shape: tuple[int, ...], owner: int, groups: 
     return double if full is None else double.to(full.dtype)
 
 
-def _shard_copied(full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
-    return full
-
-
-def _shard_columns(full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
-    return full.chunk(ranks, dim=1)[rank]
-
-
-def _shard_heads(full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
+def _shard(full: Tensor, sharding: Split, rank: int, ranks: int, heads: int) -> Tensor:
+    """One tensor rank's part of a full tensor whose parts are all of one size."""
+    if sharding == "copied":
+        return full
+    if sharding == "columns":
+        return full.chunk(ranks, dim=1)[rank]
+    if sharding == "halves":
+        return torch.cat([half.chunk(ranks)[rank] for half in full.chunk(2)])
     by_head = full.view(3, heads, -1, full.shape[1]).transpose(0, 1)
     return by_head.chunk(ranks)[rank].reshape(-1, full.shape[1])
 
 
-def _shard_halves(full: Tensor, rank: int, ranks: int, heads: int) -> Tensor:
-    return torch.cat([half.chunk(ranks)[rank] for half in full.chunk(2)])
-
-
-def _join_columns(parts: list[Tensor], heads: int) -> Tensor:
-    return torch.cat(parts, dim=1)
-
-
-def _join_heads(parts: list[Tensor], heads: int) -> Tensor:
-    return from_head_order(torch.cat(parts), heads)
-
-
-def _join_halves(parts: list[Tensor], heads: int) -> Tensor:
-    return torch.cat([part.chunk(2)[half] for half in (0, 1) for part in parts])
-
-
-def _join_rows(parts: list[Tensor], heads: int) -> Tensor:
-    return torch.cat(parts)
-
-
-_SHARD = {
-    "copied": _shard_copied,
-    "columns": _shard_columns,
-    "heads": _shard_heads,
-    "halves": _shard_halves,
-}
-_JOIN = {"columns": _join_columns, "heads": _join_heads, "halves": _join_halves, "vocabulary": _join_rows}
+def _join(parts: list[Tensor], sharding: Split, heads: int) -> Tensor:
+    """The full tensor of all ranks' parts, padding included."""
+    if sharding == "columns":
+        return torch.cat(parts, dim=1)
+    if sharding == "halves":
+        return torch.cat([part.chunk(2)[half] for half in (0, 1) for part in parts])
+    return from_head_order(torch.cat(parts), heads) if sharding == "heads" else torch.cat(parts)

@@ -42,19 +42,18 @@ class DeviceBatch:
         `dropout_seed` keys the micro-batch's dropout: derive it from (seed, stage, step, micro-batch).
         """
         device = groups.device.torch_device
-        start, length = context_slice(batch.rows * batch.row_length, groups)
-        first, last = np.searchsorted(batch.label_positions_L, [start, start + length])
+        first_token, length = context_slice(batch.rows * batch.row_length, groups)
+        first, last = np.searchsorted(batch.label_positions_L, [first_token, first_token + length])
         bounds = np.searchsorted(batch.label_positions_L, batch.cu_seqlens_S).clip(first, last) - first
-        label_positions_L = _to(device, batch.label_positions_L[first:last] - start)
-        ids = batch.input_ids_BT.reshape(-1)[start : start + length]
-        positions = batch.positions_BT.reshape(-1)[start : start + length]
+        label_positions_L = _to(device, batch.label_positions_L[first:last] - first_token)
+        ids = batch.input_ids_BT.reshape(-1)[first_token : first_token + length]
+        positions = batch.positions_BT.reshape(-1)[first_token : first_token + length]
         return cls(
             input_ids_T=_to(device, ids),
             packed=PackedRows(
                 cu_seqlens=tuple(batch.cu_seqlens_S.tolist()),
                 positions_T=_to(device, positions),
-                segments_G=_to(device, _segment_numbers(batch.cu_seqlens_S), np.int32),
-                start=start,
+                first_token=first_token,
                 dropout_seed=dropout_seed,
                 wanted=Wanted(positions_L=label_positions_L, bounds=tuple(bounds.tolist())),
             ),
@@ -75,9 +74,5 @@ def context_slice(tokens: int, groups: Groups) -> tuple[int, int]:
     return groups.context.rank * length, length
 
 
-def _segment_numbers(cu_seqlens_S: np.ndarray) -> np.ndarray:
-    return np.repeat(np.arange(len(cu_seqlens_S) - 1), np.diff(cu_seqlens_S))
-
-
-def _to(device: torch.device, array: np.ndarray, dtype: type = np.int64) -> Tensor:
-    return to_device(torch.from_numpy(np.ascontiguousarray(array, dtype=dtype)), device)
+def _to(device: torch.device, array: np.ndarray) -> Tensor:
+    return to_device(torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)), device)

@@ -102,14 +102,12 @@ class Head(torch.nn.Module):
 
     def forward(self, hidden_LH: Tensor) -> Tensor:
         """Same shape as the input."""
-        query: Tensor = self.norm(functional.gelu(self._projected(hidden_LH)))
+        if hidden_LH.device.type == "cpu":
+            projected_LH = linear(hidden_LH, self.dense.weight, None, True, False, False)
+        else:
+            projected_LH = self.dense(hidden_LH)
+        query: Tensor = self.norm(functional.gelu(projected_LH))
         return query
-
-    def _projected(self, hidden_LH: Tensor) -> Tensor:
-        if hidden_LH.device.type != "cpu":
-            projected: Tensor = self.dense(hidden_LH)
-            return projected
-        return linear(hidden_LH, self.dense.weight, None, True, False, False)
 
 
 class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
@@ -156,7 +154,7 @@ class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
 
 
 class EttinModel(LanguageModule):  # type: ignore[misc]
-    """One stage of the paired model; all of it without a pipeline."""
+    """One pipeline stage of the paired model; all of it without a pipeline."""
 
     def __init__(
         self,
@@ -232,18 +230,14 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
             hidden_LH = self._through_layers(batch, batch.packed)[:, 0]
         else:
             positions_L = batch.label_positions_L if positions_L is None else positions_L
-            hidden_LH = self._whole(self.hidden(batch))[:, 0].index_select(0, positions_L)
+            hidden_TH = self.hidden(batch)
+            if self.config.sequence_parallel:  # the tensor ranks share the tokens
+                hidden_TH = gather_from_sequence_parallel_region(
+                    hidden_TH, tensor_parallel_output_grad=False, group=self.groups.tensor.group
+                )
+            hidden_LH = hidden_TH[:, 0].index_select(0, positions_L)
         query_LH: Tensor = self.head(hidden_LH)
         return query_LH
-
-    def _whole(self, hidden_TH: Tensor) -> Tensor:
-        """All tokens of this rank's slice, where sequence parallelism has shared them among the tensor ranks."""
-        if not self.config.sequence_parallel:
-            return hidden_TH
-        whole_TH: Tensor = gather_from_sequence_parallel_region(
-            hidden_TH, tensor_parallel_output_grad=False, group=self.groups.tensor.group
-        )
-        return whole_TH
 
     def logits(self, batch: DeviceBatch, positions_L: Tensor | None = None) -> Tensor:
         """This tensor rank's logits [L, V] at the labels, or at the given positions. Last stage only."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.config.weights import shapes
-from megatron_ettin.model.canonical import entries
+from megatron_ettin.model.canonical import canonical_parameters
 from megatron_ettin.model.ettin import EttinModel
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.seeds import generator
@@ -36,6 +36,6 @@ def standard_deviation(model: ModelConfig, name: str) -> float:
 
 def initialize_weights(models: list[EttinModel], config: RunConfig, groups: Groups) -> None:
     """Set every parameter of this rank. One full tensor at a time is in memory."""
-    for entry in entries(models):
-        full = initial_tensor(config.model, config.seed, entry.name)
-        entry.take(full, groups.tensor.rank, groups.tensor.size, config.model.heads)
+    for parameter in canonical_parameters(models):
+        full = initial_tensor(config.model, config.seed, parameter.name)
+        parameter.take(full, groups.tensor.rank, groups.tensor.size, config.model.heads)

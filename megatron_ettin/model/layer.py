@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import megatron_ettin.parallel.megatron  # noqa: F401
+from megatron_ettin.parallel.megatron import genuine
 
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -25,13 +27,12 @@ from megatron_ettin.errors import ConfigError
 from megatron_ettin.kernels.pointwise import Rotation, pointwise
 from megatron_ettin.kernels.rope import rotate, split
 from megatron_ettin.model.attention.core import Attend, CoreAttention
-from megatron_ettin.model.dropout import add_dropped
 from megatron_ettin.model.norm import Norm
 from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import LayerKind
 from megatron_ettin.parallel.device import compute_capability
 from megatron_ettin.parallel.groups import Groups
-from megatron_ettin.parallel.packages import genuine
+from megatron_ettin.parallel.seeds import generator
 
 
 class EttinAttention(SelfAttention):  # type: ignore[misc]
@@ -83,18 +84,22 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
         attention = self.self_attention(self.input_layernorm(hidden_states), packed_seq_params, wanted)
         if wanted is not None:
             hidden_states = hidden_states.index_select(0, wanted.positions_L)
-        hidden_states = add_dropped(hidden_states, attention, self.drop_share, self.drop_key(packed_seq_params))
+        share = float(self.hidden_dropout) if self.training else 0.0
+        shard = self.tp_group.rank() if self.config.sequence_parallel else 0
+        key = (packed_seq_params.dropout_seed, self.layer_number - 1, packed_seq_params.first_token, shard)
+        hidden_states = add_dropped(hidden_states, attention, share, key)
         return hidden_states + self.mlp(self.pre_mlp_layernorm(hidden_states)), None
 
-    @property
-    def drop_share(self) -> float:
-        """Share of the attention output that is dropped; 0 in evaluation."""
-        return float(self.hidden_dropout) if self.training else 0.0
 
-    def drop_key(self, packed: PackedRows) -> tuple[int, ...]:
-        """Names this layer's draw: the micro-batch, the layer, and the rank where ranks hold different tokens."""
-        shard = self.tp_group.rank() if self.config.sequence_parallel else 0
-        return (packed.dropout_seed, self.layer_number - 1, packed.start, shard)
+def add_dropped(residual: Tensor, x: Tensor, share: float, key: tuple[int, ...]) -> Tensor:
+    """residual + dropout(x): a share of `x`, drawn by the key, is zeroed and the rest scaled to keep the mean.
+
+    The same after a restart and in a recomputation.
+    """
+    if share == 0.0:
+        return residual + x
+    kept = torch.empty_like(x).bernoulli_(1.0 - share, generator=generator(x.device, "dropout", *key))
+    return torch.addcmul(residual, x, kept, value=1.0 / (1.0 - share))
 
 
 FP8_CAPABILITY = {"delayed": (8, 9), "current": (8, 9), "blocks": (9, 0)}

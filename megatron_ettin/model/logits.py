@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ettin import _native
-from megatron_ettin.kernels.pointwise import one_kernel, softmax_gradients_, softmax_statistics
+from megatron_ettin.kernels.pointwise import is_native, one_kernel, softmax_gradients_, softmax_statistics
 from megatron_ettin.parallel.groups import Axis
 
 TILE_COLUMNS = 1024
@@ -94,21 +94,19 @@ class CrossEntropy:
 
     def __init__(self, shard: VocabularyShard, bias_V: Tensor, label_ids_L: Tensor) -> None:
         self.shard, self.bias_V, self.label_ids_L = shard, bias_V, label_ids_L
-        self.rows: dict[int, _Rows] = {}
+        self.passes: dict[int, _Passes] = {}
         self.statistics: list[tuple[Tensor, Tensor, Tensor]] = []
         self.log_sum_L: Tensor | None = None
 
     def read(self, tile: LogitTile) -> None:
         """Take the statistics of a tile's logits, which must stay as they are until its gradients are made."""
         first_row = self.shard.first_row + tile.columns.start
-        rows = self._passes(tile.logits_LV)(tile.logits_LV, self.bias_V[tile.columns], self.label_ids_L, first_row)
-        self.rows[tile.columns.start] = rows
-        self.statistics.append(rows.statistics())
-
-    def _passes(self, logits_LV: Tensor) -> type[_Rows]:
-        if logits_LV.device.type == "cpu" and logits_LV.dtype in (torch.float32, torch.bfloat16):
-            return _NativeRows
-        return _CompiledRows if self.shard.compiled else _PlainRows
+        kind: type[_Passes] = _CompiledPasses if self.shard.compiled else _PlainPasses
+        if is_native(tile.logits_LV):
+            kind = _NativePasses
+        passes = kind(tile.logits_LV, self.bias_V[tile.columns], self.label_ids_L, first_row)
+        self.passes[tile.columns.start] = passes
+        self.statistics.append(passes.statistics())
 
     def losses(self) -> Tensor:
         """The loss of each label [L], once all tiles of all shards have been read."""
@@ -123,10 +121,10 @@ class CrossEntropy:
         """Turn a tile's logits into d loss / d logits; returns the gradient of its part of the bias."""
         if self.log_sum_L is None:
             raise RuntimeError("gradients are made from the sum over all tiles: ask for the losses first")
-        return self.rows[tile.columns.start].gradients_(self.log_sum_L)
+        return self.passes[tile.columns.start].gradients_(self.log_sum_L)
 
 
-class _Rows(Protocol):
+class _Passes(Protocol):
     """Both passes over the logits of a tile."""
 
     def __init__(self, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor, first_row: int) -> None: ...
@@ -140,7 +138,7 @@ class _Rows(Protocol):
         ...
 
 
-class _NativeRows:
+class _NativePasses:
     """The two passes by the native kernel: no copy of the logits in another type, nothing of their size but they."""
 
     def __init__(self, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor, first_row: int) -> None:
@@ -164,7 +162,7 @@ class _NativeRows:
         return gradient_V
 
 
-class _PlainRows:
+class _PlainPasses:
     """The same in torch, on any device and in any type."""
 
     def __init__(self, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor, first_row: int) -> None:
@@ -186,7 +184,7 @@ class _PlainRows:
         return gradient_LV.sum(dim=0)
 
 
-class _CompiledRows:
+class _CompiledPasses:
     """The same compiled: two readings of the logits for the first pass, one and a writing for the second."""
 
     def __init__(self, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor, first_row: int) -> None:

@@ -64,7 +64,9 @@ class _VocabularyLoss(torch.autograd.Function):
         exact = torch.promote_types(hidden_LH.dtype, torch.float32)
         labels = hidden_LH.shape[0]
         loss_L = hidden_LH.new_empty(labels, dtype=exact)
-        hidden, weight = _operands(hidden_LH, weight_VH)
+        hidden, weight = hidden_LH, weight_VH
+        if hidden_LH.dtype == torch.bfloat16 and hidden_LH.device.type == "cpu" and products.widens():
+            hidden, weight = hidden_LH.float(), products.widened("vocabulary", weight_VH)
         late = buffer_VH is not None and with_gradients and 0 < labels <= chunk
         sums = _Sums(hidden, weight, bias_V, None if late else chunk)
         for first in range(0, labels, chunk):
@@ -93,7 +95,9 @@ class _VocabularyLoss(torch.autograd.Function):
         hidden_LH, d_weight_VH, bias_V = ctx.saved_tensors
         if scale_L.numel() > 1 and any(scale_L.stride()):
             raise RuntimeError("the loss of all labels must be scaled alike: sum it before anything else")
-        scale = scale_L.reshape(-1)[0] if scale_L.numel() and not _is_one(scale_L) else None
+        scale = scale_L.reshape(-1)[0] if scale_L.numel() else None
+        if scale is not None and scale.device.type == "cpu" and float(scale) == 1.0:  # a GPU would have to wait for it
+            scale = None
         if scale is not None:
             hidden_LH, bias_V = (x.mul_(scale.to(x.dtype)) for x in (hidden_LH, bias_V))
         if ctx.buffer_VH is None:
@@ -102,13 +106,6 @@ class _VocabularyLoss(torch.autograd.Function):
             return hidden_LH, weight_VH.to(ctx.weight_VH.dtype), bias_V, None, None, None, None, None
         _add_to_buffer(ctx, d_weight_VH, 1.0 if scale is None else float(scale))
         return hidden_LH, no_gradient(ctx.weight_VH), bias_V, None, None, None, None, None
-
-
-def _operands(hidden_LH: Tensor, weight_VH: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as the products take them: bf16 in float32 where that is faster, logits included."""
-    if hidden_LH.dtype == torch.bfloat16 and hidden_LH.device.type == "cpu" and products.widens():
-        return hidden_LH.float(), products.widened("vocabulary", weight_VH)
-    return hidden_LH, weight_VH
 
 
 def _add_to_buffer(ctx: Any, d_weight_VH: Tensor | None, scale: float) -> None:
@@ -127,11 +124,6 @@ def gradient_buffer(weight: Tensor, axis: Axis) -> Tensor | None:
     if weight.device.type != "cpu" or axis.size > 1:
         return None
     return getattr(weight, "main_grad", None)
-
-
-def _is_one(scale_L: Tensor) -> bool:
-    """Whether nothing need be scaled; asked on a CPU only, a GPU would have to wait for the answer."""
-    return scale_L.device.type == "cpu" and float(scale_L.reshape(-1)[0]) == 1.0
 
 
 class _Sums:

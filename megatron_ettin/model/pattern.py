@@ -48,14 +48,12 @@ class LayerKind:
 
 def layer_kinds(config: RunConfig) -> tuple[LayerKind, ...]:
     """Every layer of the run's model, in order."""
-    return tuple(_kind(config, layer) for layer in range(config.model.layers))
-
-
-def _kind(config: RunConfig, layer: int) -> LayerKind:
     model, causal = config.model, OBJECTIVES[config.objective].causal
-    if is_global(model, layer):
-        return LayerKind(
-            index=layer, reach=Reach(left=None, right=0 if causal else None), rope_base=model.rope_base_global
-        )
-    reach = Reach(left=model.causal_window, right=0) if causal else Reach(left=model.window, right=model.window)
-    return LayerKind(index=layer, reach=reach, rope_base=model.rope_base_local)
+    whole = Reach(left=None, right=0 if causal else None)
+    window = Reach(left=model.causal_window, right=0) if causal else Reach(left=model.window, right=model.window)
+    return tuple(
+        LayerKind(index=layer, reach=whole, rope_base=model.rope_base_global)
+        if is_global(model, layer)
+        else LayerKind(index=layer, reach=window, rope_base=model.rope_base_local)
+        for layer in range(model.layers)
+    )

@@ -21,7 +21,16 @@ FP8_RECIPES = {"delayed": "delayed", "current": "tensorwise", "blocks": "blockwi
 
 def transformer_config(config: RunConfig, groups: Groups) -> TransformerConfig:
     """Megatron-Core's view of the run. Fusions that approximate (tanh GeGLU) or need kernels we do not use stay off."""
-    model, layout, dtype = config.model, config.layout, DTYPES[config.compute.precision]
+    model, layout, compute, dtype = config.model, config.layout, config.compute, DTYPES[config.compute.precision]
+    options: dict[str, Any] = {}
+    if compute.precision == "fp8":  # linear layers in fp8: 4 bits of exponent forward, 5 backward
+        options |= {
+            "fp8": "hybrid",
+            "fp8_recipe": FP8_RECIPES[compute.fp8_recipe],
+            "first_last_layers_bf16": compute.fp8_ends_in_bf16,
+        }
+    if layout.recompute != "none":
+        options |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     return TransformerConfig(
         num_layers=model.layers,
         hidden_size=model.hidden,
@@ -43,39 +52,29 @@ def transformer_config(config: RunConfig, groups: Groups) -> TransformerConfig:
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
         calculate_per_token_loss=True,
-        deterministic_mode=config.compute.deterministic and groups.device.kind == "cuda",
+        deterministic_mode=compute.deterministic and groups.device.kind == "cuda",
         tensor_model_parallel_size=layout.tensor,
         sequence_parallel=layout.sequence_parallel and layout.tensor > 1,
         context_parallel_size=layout.context,
-        **_fp8(config),
+        **options,
         **_pipeline(config, groups),
-        **_recompute(config),
     )
-
-
-def _fp8(config: RunConfig) -> dict[str, Any]:
-    """Linear layers in fp8: 4 bits of exponent forward, 5 backward."""
-    compute = config.compute
-    if compute.precision != "fp8":
-        return {}
-    return {
-        "fp8": "hybrid",
-        "fp8_recipe": FP8_RECIPES[compute.fp8_recipe],
-        "first_last_layers_bf16": compute.fp8_ends_in_bf16,
-    }
 
 
 def _pipeline(config: RunConfig, groups: Groups) -> dict[str, Any]:
     layout = config.layout
     if layout.pipeline == 1:
         return {}
+    stages = [["decoder"] * count for count in layer_placement(config)]
+    stages[0].insert(0, "embedding")
+    stages[-1].append("loss")
     # Two interleaved stages exchange forward and backward messages with the same neighbour: batched point-to-point
     # calls then pair the wrong ones and gradients are silently wrong.
     unbatched = layout.pipeline == 2 and layout.virtual_pipeline > 1
     return {
         "pipeline_model_parallel_size": layout.pipeline,
         "virtual_pipeline_model_parallel_size": layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
-        "pipeline_model_parallel_layout": _layer_types(layer_placement(config)),
+        "pipeline_model_parallel_layout": stages,
         "overlap_p2p_comm": unbatched,
         "batch_p2p_comm": not unbatched,
         # Else every message makes the host wait for the device, for the sake of torch versions of long ago.
@@ -83,16 +82,3 @@ def _pipeline(config: RunConfig, groups: Groups) -> dict[str, Any]:
         # Gloo reads an output while it is being sent: freeing it early would send garbage.
         "deallocate_pipeline_outputs": groups.device.kind == "cuda",
     }
-
-
-def _layer_types(layers: tuple[int, ...]) -> list[list[str]]:
-    stages = [["decoder"] * count for count in layers]
-    stages[0].insert(0, "embedding")
-    stages[-1].append("loss")
-    return stages
-
-
-def _recompute(config: RunConfig) -> dict[str, Any]:
-    if config.layout.recompute == "none":
-        return {}
-    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}

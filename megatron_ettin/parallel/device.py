@@ -8,6 +8,7 @@ CPU, and replaces the functions of `torch.cuda` that have no device argument. On
 from __future__ import annotations
 
 import megatron_ettin.parallel.megatron  # noqa: F401
+from megatron_ettin.parallel.megatron import check_packages
 
 import logging
 import os
@@ -23,7 +24,6 @@ from torch.overrides import TorchFunctionMode
 from megatron_ettin import _native
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.kernels.linear import linear
-from megatron_ettin.parallel.packages import check_packages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +52,13 @@ class CudaOnCpu(TorchFunctionMode):
             return args[0]
         if not kwargs:  # nearly every call: nothing more is done for it, since a step makes thousands
             return func(*args).replace("torch.", "torch.cuda.", 1) if func is _TYPE and len(args) == 1 else func(*args)
-        if _names_cuda(kwargs.get("device")):
+        if str(kwargs.get("device")).startswith("cuda"):
             kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"} | {"device": "cpu"}
         return func(*args, **kwargs)
 
 
-def _names_cuda(device: Any) -> bool:
-    if isinstance(device, torch.device):
-        return device.type == "cuda"
-    return isinstance(device, str) and device.startswith("cuda")
-
-
-class _SharedGeneratorFilter(logging.Filter):
-    """On a CPU Megatron-Core's "GPU" generator is the CPU generator, so its warning about that is always wrong."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Drop that one warning."""
-        return "CPU RNG state changed within GPU RNG context" not in record.getMessage()
-
-
-KEPT_BLOCK = 32 << 20
-"""Freed blocks up to this many bytes, the most that glibc allows, are kept: every step asks for the same ones again,
+KEPT_BYTES = 32 << 20
+"""Freed memory up to this many bytes, the most that glibc allows, is kept: every step asks for as much again,
 and fresh pages cost as much as a pass over them."""
 FP32_PRODUCT = 2e-6
 """Error of a true fp32 product of 256 terms; one with bf16 inside errs by 1e-3."""
@@ -95,7 +81,7 @@ def prepare() -> Device:
         return Device(kind="cuda", backend="nccl", torch_device=torch.device("cuda", index))
     _install()
     use_fast_products()
-    _native.keep_freed_memory(KEPT_BLOCK)
+    _native.keep_freed_memory(KEPT_BYTES)
     return Device(kind="cpu", backend="gloo", torch_device=torch.device("cpu"))
 
 
@@ -106,7 +92,11 @@ def use_fast_products() -> bool:
     processor is asked first and a product is checked afterwards; where either fails nothing is changed.
     """
     settings: Any = torch.backends.mkldnn
-    if not (settings.is_available() and hasattr(settings, "matmul")) or _has_amx():
+    try:
+        has_amx = "amx_tile" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        has_amx = True
+    if has_amx or not (settings.is_available() and hasattr(settings, "matmul")):
         return False
     before = settings.matmul.fp32_precision
     settings.matmul.fp32_precision = "bf16"
@@ -124,13 +114,6 @@ def product_error() -> float:
     return float(((one @ other).double() - exact).abs().max() / exact.abs().max())
 
 
-def _has_amx() -> bool:
-    try:
-        return "amx_tile" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return True
-
-
 def _install() -> None:
     global _installed
     if _installed is not None:
@@ -138,33 +121,28 @@ def _install() -> None:
     _installed = CudaOnCpu()
     _installed.__enter__()  # type: ignore[no-untyped-call]
     cuda: Any = torch.cuda
+    get_state, set_state = torch.random.get_rng_state, torch.random.set_rng_state
     cuda.current_device = lambda: torch.device("cpu")
     cuda.synchronize = lambda device=None: None
     cuda.current_stream = lambda device=None: None
     cuda.default_stream = lambda device=None: None
-    cuda.get_rng_state = _get_rng_state
-    cuda.random.get_rng_state = _get_rng_state
-    cuda.set_rng_state = _set_rng_state
+    cuda.get_rng_state = cuda.random.get_rng_state = lambda device=None: get_state()
+    cuda.set_rng_state = lambda new_state, device=None: set_state(new_state)
     cuda.manual_seed = torch.manual_seed
-    _replace_generators()
-    _replace_linear()
 
-
-def _get_rng_state(device: Any = None) -> torch.Tensor:
-    return torch.random.get_rng_state()
-
-
-def _set_rng_state(new_state: torch.Tensor, device: Any = None) -> None:
-    torch.random.set_rng_state(new_state)
-
-
-def _replace_generators() -> None:
-    """Megatron-Core reaches into CUDA's generators by two functions of its own."""
+    # Megatron-Core reaches into CUDA's generators by two functions of its own. Its "GPU" generator is that of the CPU
+    # here, so its warning that the one changed inside the other is always wrong.
     from megatron.core.tensor_parallel import random as megatron_random
 
-    megatron_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: _get_rng_state()
-    megatron_random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: _set_rng_state(new_state)
-    logging.getLogger(megatron_random.__name__).addFilter(_SharedGeneratorFilter())
+    megatron_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: get_state()
+    megatron_random._set_cuda_rng_state = lambda new_state, device=-1, graph_safe=False: set_state(new_state)
+    logging.getLogger(megatron_random.__name__).addFilter(
+        lambda record: "CPU RNG state changed within GPU RNG context" not in record.getMessage()
+    )
+    # Its linear layers look their function up in their module; a mode does not reach a backward pass.
+    from megatron.core.tensor_parallel import layers as megatron_layers
+
+    megatron_layers.linear_with_grad_accumulation_and_async_allreduce = linear
 
 
 def compute_capability(device: Device) -> tuple[int, int] | None:
@@ -178,13 +156,6 @@ def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
         return host
     pinned = host.pin_memory() if device.type == "cuda" else host
     return pinned.to(device, non_blocking=True)
-
-
-def _replace_linear() -> None:
-    """Megatron-Core's linear layers look their function up in their module; a mode does not reach a backward pass."""
-    from megatron.core.tensor_parallel import layers as megatron_layers
-
-    megatron_layers.linear_with_grad_accumulation_and_async_allreduce = linear
 
 
 def limit_threads(threads: int) -> None:

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.parallel.device import Device, prepare
-from megatron_ettin.parallel.seeds import seed_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +63,6 @@ class Groups:
     """The same groups as Megatron-Core's ProcessGroupCollection."""
 
     @property
-    def is_first_stage(self) -> bool:
-        """This rank embeds the tokens."""
-        return self.pipeline.is_first
-
-    @property
     def is_last_stage(self) -> bool:
         """This rank computes the loss."""
         return self.pipeline.is_last
@@ -84,6 +78,7 @@ def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minut
     _join(device, timeout_minutes)
     from megatron.core import parallel_state
     from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
     _check_world(layout, dist.get_world_size())
     if not _has_groups_of(layout):
@@ -97,7 +92,8 @@ def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minut
             distributed_timeout_minutes=int(timeout_minutes),
             create_gloo_process_groups=dist.get_backend() in ("gloo", "nccl"),
         )
-    seed_trackers()
+    # Its generator tracker insists on states; nothing of ours draws from them.
+    model_parallel_cuda_manual_seed(1, force_reset_rng=True)
     collection = ProcessGroupCollection.use_mpu_process_groups()
     assert dist.group.WORLD is not None
     return Groups(
@@ -163,8 +159,3 @@ def _check_world(layout: LayoutConfig, world: int) -> None:
             f"layout.data={layout.data} x {model} (tensor x pipeline x context) is {layout.data * model} processes, "
             f"but {world} were started; leave layout.data=0 to take what is left"
         )
-
-
-def local_device(groups: Groups) -> torch.device:
-    """Where the tensors of this rank live."""
-    return groups.device.torch_device

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import megatron_ettin.parallel.megatron  # noqa: F401
-
 import hashlib
 
 import torch
@@ -18,10 +16,3 @@ def derive(*parts: int | str) -> int:
 def generator(device: torch.device | str, *parts: int | str) -> torch.Generator:
     """A generator on the device, seeded by the parts."""
     return torch.Generator(device).manual_seed(derive(*parts))
-
-
-def seed_trackers(seed: int = 1) -> None:
-    """Give Megatron-Core's generator tracker the states that it insists on; nothing of ours draws from them."""
-    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
-
-    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)

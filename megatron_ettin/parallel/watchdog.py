@@ -88,7 +88,8 @@ class Watchdog:
             print(f"error: {culprits(answers, known)}", file=sys.stderr, flush=True)
             for answer, place in zip(answers, known, strict=True):
                 if answer is None and place is not None and place.host == here.host:
-                    _kill(place.process)  # a stopped process does not end by itself
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(place.process, signal.SIGKILL)  # a stopped process does not end by itself
         os._exit(EXIT_HUNG)
 
     def _answer(self, kind: str, rank: int) -> Place | None:
@@ -113,8 +114,3 @@ def culprits(answers: Sequence[Place | None], known: Sequence[Place | None]) -> 
         where = f"step {common[0]}, {common[1]}"
         return f"the other ranks are at {where} and wait for " + "; ".join(map(str, behind))
     return f"all ranks are at step {common[0]}, {common[1]}: the stacks above say what each waits for"
-
-
-def _kill(process: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL)

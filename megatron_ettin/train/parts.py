@@ -19,7 +19,7 @@ from megatron.core.utils import get_model_config
 from megatron_ettin.config.run import LayoutConfig, RunConfig
 from megatron_ettin.config.weights import shapes
 from megatron_ettin.model.build import build_model
-from megatron_ettin.model.canonical import entries
+from megatron_ettin.model.canonical import canonical_parameters
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.optimizer import ShardedOptimizer, build_optimizer
 
@@ -45,7 +45,7 @@ def build_parts(config: RunConfig, groups: Groups, sources: int, bucket_size: in
     models = build_model(config, groups)
     chunks = wrap(models, config.layout, groups, bucket_size=bucket_size)
     whole = shapes(config.model)
-    sizes = [math.prod(whole[entry.name]) for entry in entries(models)]
+    sizes = [math.prod(whole[entry.name]) for entry in canonical_parameters(models)]
     return Parts(
         config=config,
         chunks=chunks,

@@ -148,7 +148,7 @@ def _forward(
     config = parts.config
     seed = derive(config.seed, "dropout", config.stage, step, parts.groups.data.rank, micro_batch)
     device_batch = DeviceBatch.from_batch(batch, parts.groups, seed)
-    rows_L = (device_batch.label_positions_L + device_batch.packed.start) // batch.row_length
+    rows_L = (device_batch.label_positions_L + device_batch.packed.first_token) // batch.row_length
     sources_B = to_device(torch.from_numpy(batch.sources_B).long(), rows_L.device)
     return chunk(device_batch), functools.partial(_sums, parts.sources, sources_B[rows_L])
 

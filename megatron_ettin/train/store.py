@@ -21,7 +21,7 @@ from megatron_ettin.checkpoint.shards import Shards, read_shards
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
 from megatron_ettin.config.compatible import refuse_other_shape
-from megatron_ettin.model.canonical import Entry, entries
+from megatron_ettin.model.canonical import CanonicalParameter, canonical_parameters
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.together import everywhere_own, on_first
 from megatron_ettin.run_folder import SHARDS, Checkpoint
@@ -103,11 +103,11 @@ def named_shards(models: Sequence[torch.nn.Module], groups: Groups) -> NamedShar
     last_copy = groups.pipeline.size > 1 and groups.is_last_stage
     return {
         entry.name: _described(entry, groups, copy=int(last_copy and entry.name == "embedding.weight"))
-        for entry in entries(list(models))
+        for entry in canonical_parameters(list(models))
     }
 
 
-def _described(entry: Entry, groups: Groups, copy: int) -> ShardedTensor | ShardedTensorFactory:
+def _described(entry: CanonicalParameter, groups: Groups, copy: int) -> ShardedTensor | ShardedTensorFactory:
     """One parameter; ``copy`` 1 is the tied embedding's second home, on the last pipeline stage."""
     tensor, split = groups.tensor, entry.sharding in _SPLIT_AXIS
     offsets = [(_SPLIT_AXIS[entry.sharding], tensor.rank, tensor.size)] if split else []
@@ -124,5 +124,5 @@ def _described(entry: Entry, groups: Groups, copy: int) -> ShardedTensor | Shard
 @torch.no_grad()
 def take_over(models: Sequence[torch.nn.Module], loaded: dict[str, Tensor]) -> None:
     """Copy loaded tensors into the parameters that ``named_shards`` described."""
-    for entry in entries(list(models)):
+    for entry in canonical_parameters(list(models)):
         entry.parameter.copy_(loaded[entry.name])

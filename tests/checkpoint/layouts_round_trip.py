@@ -70,11 +70,11 @@ def everything(parts):
 def disturb(parts):
     """Two updates from gradients that are functions of the canonical name and row: all layouts would make the same."""
     from megatron_ettin.config.weights import shapes
-    from megatron_ettin.model.canonical import entries
+    from megatron_ettin.model.canonical import canonical_parameters
 
     whole = shapes(parts.config.model)
     for step in range(2):
-        for number, entry in enumerate(sorted(entries(parts.chunks), key=lambda e: e.name)):
+        for number, entry in enumerate(sorted(canonical_parameters(parts.chunks), key=lambda e: e.name)):
             generator = torch.Generator().manual_seed(hash((step, len(entry.name), number)) % 2**31)
             full = torch.randn(whole[entry.name], generator=generator)
             groups = parts.groups

@@ -134,12 +134,12 @@ def test_gradients_of_packed_rows_equal_transformers(objective, make_folder, mak
 
 def test_the_names_and_shapes_are_those_of_the_model(make_export):
     from megatron_ettin.config.weights import shapes
-    from megatron_ettin.model.canonical import entries
+    from megatron_ettin.model.canonical import canonical_parameters
 
     export = make_export("mlm")
     ours, _ = load_ours(export.model, export.objective, export.tensors)
     expected = shapes(export.model)
-    found = {entry.name: entry.parameter.shape for entry in entries([ours])}
+    found = {entry.name: entry.parameter.shape for entry in canonical_parameters([ours])}
     assert found.keys() == expected.keys()
     assert all(found[name][1:] == shape[1:] and found[name][0] >= shape[0] for name, shape in expected.items())
     assert set(OBJECTIVES) == {"mlm", "clm", "mntp"}

@@ -81,7 +81,7 @@ _LAYOUTS: tuple[Case, ...] = (
     Case("dp2-overlap", 2, {"overlap": True}),
     Case("dp2-micro2", 2, {"micro_batch_rows": 2}),
     Case("cp2", 2, {"context": 2}),
-    Case("sdpa-cp2", 2, {"context": 2}, attention="sdpa"),
+    Case("sdpa", 1, attention="sdpa"),
     Case("cp2-micro2", 2, {"context": 2, "micro_batch_rows": 2}),
     Case("cp2-recompute", 2, {"context": 2, "recompute": "full"}),
     Case("tp4", 4, {"tensor": 4}),
@@ -109,7 +109,7 @@ _SLOW_LAYOUTS: tuple[Case, ...] = (
 )  # fmt: skip
 
 _DECODER_BY_DEFAULT = (
-    "one", "chunked-loss", "tp2-sp", "pp2-vpp2", "dp2-overlap", "cp2", "sdpa-cp2", "tp2-pp2-sp", "cp2-tp2-sp",
+    "one", "chunked-loss", "tp2-sp", "pp2-vpp2", "dp2-overlap", "cp2", "sdpa", "tp2-pp2-sp", "cp2-tp2-sp",
     "cp2-dp2",
 )  # fmt: skip
 """What direction changes is attention and labels: the decoder runs the layouts that touch those, the rest is slow."""

@@ -36,19 +36,17 @@ REACHES = {
     "decoder global": Reach(left=None, right=0),
     "encoder local": Reach(left=64, right=64),
     "decoder local": Reach(left=63, right=0),
-    "narrow": Reach(left=3, right=3),
+    "three each way": Reach(left=3, right=3),
     "released decoder": Reach(left=64, right=0),
 }
 
 
 def packed_rows(pieces: tuple[int, ...]) -> PackedRows:
     bounds = [0, *torch.tensor(pieces).cumsum(0).tolist()]
-    lengths = torch.tensor(pieces)
     return PackedRows(
         cu_seqlens=tuple(bounds),
         positions_T=torch.cat([torch.arange(piece) for piece in pieces]),
-        segments_G=torch.repeat_interleave(torch.arange(len(pieces)), lengths).int(),
-        start=0,
+        first_token=0,
     )
 
 
@@ -93,10 +91,10 @@ def test_the_native_kernel_equals_the_definition_with_its_gradient(pieces: tuple
         assert_exact(native.attend, pieces, reach, torch.bfloat16, BF16, head_size)
 
 
-@pytest.mark.parametrize("path", ["portable", "avx2"])
-def test_the_native_kernel_is_exact_on_every_instruction_set(path: str) -> None:
+@pytest.mark.parametrize("version", ["portable", "avx2"])
+def test_the_native_kernel_is_exact_on_every_instruction_set(version: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "native_kernel_equals"]
-    done = subprocess.run(command, env={**os.environ, "ETTIN_CPU_PATH": path}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, "ETTIN_CPU_PATH": version}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "[100%]" in done.stdout
 
@@ -114,7 +112,7 @@ def test_the_native_kernel_gives_the_same_bits_on_any_number_of_threads() -> Non
 
 def test_the_native_kernel_refuses_types_that_it_does_not_compute() -> None:
     with pytest.raises(TypeError, match="float64"):
-        native.attend(torch.zeros(4, 1, 3, 16, dtype=torch.float64), REACHES["narrow"], packed_rows((4,)), None)
+        native.attend(torch.zeros(4, 1, 3, 16, dtype=torch.float64), REACHES["three each way"], packed_rows((4,)), None)
 
 
 @settings(max_examples=30, deadline=None)

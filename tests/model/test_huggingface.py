@@ -33,7 +33,7 @@ def built(config: RunConfig, groups: Groups) -> EttinModel:
     return model
 
 
-def narrow(size: str) -> ModelConfig:
+def reduced(size: str) -> ModelConfig:
     """The depth and the pattern of a published size, 64 wide; the smallest as it is, with fewer words."""
     shape = replace(SHAPES[size], vocabulary=250, output_dropout=0.0, rope_base_global=160_000.0)
     return shape if size == "17m" else replace(shape, hidden=64, intermediate=96, heads=2)
@@ -52,7 +52,7 @@ def assert_same_logits(config: RunConfig, groups: Groups) -> None:
 @pytest.mark.parametrize("objective", ["mlm", "clm", "mntp"])
 @pytest.mark.parametrize("size", PUBLISHED_SIZES)
 def test_logits_equal_transformers_beyond_the_window_on_packed_rows(groups: Groups, size: str, objective: str) -> None:
-    assert_same_logits(run_of(objective, narrow(size)), groups)
+    assert_same_logits(run_of(objective, reduced(size)), groups)
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])

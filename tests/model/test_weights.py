@@ -14,8 +14,8 @@ from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.model.build import build_model, check_division
 from megatron_ettin.model.canonical import full_state, load_full_state
 from megatron_ettin.model.device_batch import DeviceBatch
-from megatron_ettin.model.dropout import add_dropped
 from megatron_ettin.model.initialize import initial_tensor, standard_deviation
+from megatron_ettin.model.layer import add_dropped
 from megatron_ettin.parallel.groups import Groups
 from tests.model.inputs import PIECES, batch_of, run_of, small_model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from megatron_ettin.parallel.megatron import genuine
+
 import importlib.util
 import inspect
 from collections.abc import Sequence
@@ -13,7 +15,6 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.model.pattern import LayerKind, layer_kinds
 from megatron_ettin.parallel.device import Device, compute_capability
-from megatron_ettin.parallel.packages import genuine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +51,20 @@ def installed(device: Device) -> Installed:
     capability = compute_capability(device)
     if capability is None:
         return Installed(cuda=False)
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+
+        varlen = "window_size" in inspect.signature(varlen_attn).parameters
+    except ImportError:
+        varlen = False
     return Installed(
         cuda=True,
         hopper=capability[0] == 9,
-        varlen=varlen_has_window(),
+        varlen=varlen,
         flash=importlib.util.find_spec("flash_attn") is not None,
         flash_hopper=importlib.util.find_spec("flash_attn_interface") is not None,
         te=genuine("transformer_engine"),
     )
-
-
-def varlen_has_window() -> bool:
-    """Whether torch's variable-length attention takes a window."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return False
-    return "window_size" in inspect.signature(varlen_attn).parameters
 
 
 def choices(config: RunConfig, has: Installed) -> tuple[Choice, ...]:
@@ -94,34 +92,22 @@ def obstacles(backend: str, config: RunConfig, has: Installed) -> str:
     if backend == "native":
         return "computes on a CPU only" if has.cuda else ""
     if backend == "sdpa":
-        split = has.cuda and context > 1
-        return "on a GPU it cannot join the parts of a segment that lie on several context ranks" if split else ""
+        return "it cannot join the parts of a segment that lie on several context ranks" if context > 1 else ""
     if not has.cuda:
         return "needs a GPU"
     if compute.precision == "fp32":
         return "its kernels take 16-bit numbers only, and compute.precision is fp32"
-    return _KERNEL_OBSTACLES[backend](config, has)
-
-
-def _varlen(config: RunConfig, has: Installed) -> str:
-    if not has.varlen:
-        return "this torch has no variable-length attention with a window (2.13 has)"
-    return "its backward pass is not deterministic" if config.compute.deterministic else ""
-
-
-def _flash(config: RunConfig, has: Installed) -> str:
-    return "" if has.flash or (has.flash_hopper and has.hopper) else "flash-attn is not installed"
-
-
-def _te(config: RunConfig, has: Installed) -> str:
+    if backend == "flash":
+        return "" if has.flash or (has.flash_hopper and has.hopper) else "flash-attn is not installed"
+    if backend == "varlen":
+        if not has.varlen:
+            return "this torch has no variable-length attention with a window (2.13 has)"
+        return "its backward pass is not deterministic" if compute.deterministic else ""
     if not has.te:
         return "NVIDIA's Transformer Engine is not installed"
-    if config.layout.context > 1:
+    if context > 1:
         return "its context parallelism cannot follow packed segments with a window"
-    return "its choice of kernel is not deterministic" if config.compute.deterministic else ""
-
-
-_KERNEL_OBSTACLES = {"varlen": _varlen, "flash": _flash, "te": _te}
+    return "its choice of kernel is not deterministic" if compute.deterministic else ""
 
 
 def _preferences(has: Installed) -> Sequence[tuple[str, str]]:
@@ -145,7 +131,7 @@ def last_layer_narrows(config: RunConfig, choice: Choice, layers: int) -> bool:
     return last_layer_can_narrow(config) and choice.backend in NARROWING and layers > 0
 
 
-def report(made: Sequence[Choice], kinds: Sequence[LayerKind], narrows: bool) -> list[str]:
+def attention_report(made: Sequence[Choice], kinds: Sequence[LayerKind], narrows: bool) -> list[str]:
     """Lines for the log: consecutive numbers of like layers together, each with its reach, back end and reason."""
     pairs = zip(made, kinds, strict=True)
     rows = sorted((_sees(kind), choice.backend, choice.reason, choice.layer) for choice, kind in pairs)

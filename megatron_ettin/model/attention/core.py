@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.model.attention import native, sdpa
-from megatron_ettin.model.attention import varlen as kernels
+from megatron_ettin.model.attention import native, sdpa, varlen
 from megatron_ettin.model.attention.choice import Installed
 from megatron_ettin.model.attention.exchange import Exchange
 from megatron_ettin.model.packed import PackedRows, Wanted
@@ -46,12 +45,12 @@ def attend_by(backend: str, kind: LayerKind, config: RunConfig, has: Installed) 
     if backend == "native":
         return native.attend
     if backend == "sdpa":
-        return sdpa.attend_plain if has.cuda else sdpa.attend
+        return sdpa.attend
     if backend == "varlen":
-        kernel = kernels.varlen_kernel()
+        kernel = varlen.varlen_kernel()
     elif backend == "flash":
-        kernel = kernels.flash_kernel(has.hopper and has.flash_hopper, config.compute.deterministic)
+        kernel = varlen.flash_kernel(has.hopper and has.flash_hopper, config.compute.deterministic)
     else:
         heads, size = config.model.heads // config.layout.tensor, config.model.hidden // config.model.heads
-        kernel = kernels.te_kernel(kind.index, heads, size, kind.reach)
-    return partial(kernels.attend, kernel)
+        kernel = varlen.te_kernel(kind.index, heads, size, kind.reach)
+    return partial(varlen.attend, kernel)

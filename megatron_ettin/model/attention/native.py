@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin import _native
-from megatron_ettin.kernels.native_types import is_native
+from megatron_ettin.kernels.pointwise import is_native
 from megatron_ettin.model.attention.exchange import Exchange
 from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import Reach
@@ -112,13 +112,13 @@ def _kernel(query_LND: Tensor, kv_KN2D: Tensor, reach: Reach, packed: PackedRows
     left, right = reach.window
     keys = kv_KN2D.shape[0]
     halo = left if reach.is_local and keys > packed.length else 0
-    first_key = 0 if keys > packed.length and not reach.is_local else packed.start - halo
+    first_key = 0 if keys > packed.length and not reach.is_local else packed.first_token - halo
     pieces = packed.derived(("native", first_key, keys), lambda: segments(packed, first_key, keys))
     return _native.Attention(
         inputs=(query_LND.data_ptr(), kv_KN2D[:, :, 0].data_ptr(), kv_KN2D[:, :, 1].data_ptr()),
         strides=(query_LND.stride(0), query_LND.stride(1), kv_KN2D.stride(0), kv_KN2D.stride(1)),
         bfloat16=query_LND.dtype == torch.bfloat16,
-        segments=pieces if wanted is None else narrowed(pieces, wanted, packed),
+        segments=pieces if wanted is None else of_wanted(pieces, wanted, packed),
         tokens=queries, heads=heads, head_size=size, left=left, right=right, threads=torch.get_num_threads(),
     )  # fmt: skip
 
@@ -127,15 +127,15 @@ def segments(packed: PackedRows, first_key: int, keys: int) -> list[Segment]:
     """This rank's queries against the keys of tokens [first_key, first_key + keys) of the stream, piece by piece."""
     found = []
     for low, high in zip(packed.cu_seqlens, packed.cu_seqlens[1:], strict=False):
-        first, last = max(low, packed.start), min(high, packed.start + packed.length)
+        first, last = max(low, packed.first_token), min(high, packed.first_token + packed.length)
         if first >= last:
             continue
         key, stop = max(low, first_key), min(high, first_key + keys)
-        found.append((first - packed.start, last - first, key - first_key, stop - key, first - key))
+        found.append((first - packed.first_token, last - first, key - first_key, stop - key, first - key))
     return found
 
 
-def narrowed(pieces: list[Segment], wanted: Wanted, packed: PackedRows) -> list[Segment]:
+def of_wanted(pieces: list[Segment], wanted: Wanted, packed: PackedRows) -> list[Segment]:
     """The same segments with the wanted queries alone; which token a query is does not matter to what it sees."""
     return [
         (low, high - low, first_key, keys, 0)

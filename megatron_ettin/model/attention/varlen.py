@@ -58,7 +58,7 @@ def _keys_and_values(kv_TN2D: Tensor, reach: Reach, packed: PackedRows, span: Sp
         return gathered[span.first_key : span.last_key]
     left, right = reach.window
     widened: Tensor = _Halo.apply(kv_TN2D, left, right, exchange)  # type: ignore[no-untyped-call]
-    offset = packed.start - left
+    offset = packed.first_token - left
     return widened[span.first_key - offset : span.last_key - offset]
 
 

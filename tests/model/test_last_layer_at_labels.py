@@ -17,7 +17,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model import build
 from megatron_ettin.model.attention import native
 from megatron_ettin.model.attention import varlen as kernels
-from megatron_ettin.model.attention.choice import Choice, Installed, choices, last_layer_narrows, report
+from megatron_ettin.model.attention.choice import Choice, Installed, attention_report, choices, last_layer_narrows
 from megatron_ettin.model.attention.core import Attend
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.canonical import full_state
@@ -142,5 +142,5 @@ def test_the_report_says_that_the_last_layer_narrows() -> None:
     config = run_of("mlm")
     made = [Choice(layer=kind.index, backend="native", reason="asked for") for kind in layer_kinds(config)]
     line = "layer 3 computes queries and MLP at labels only"
-    assert report(made, layer_kinds(config), narrows=True)[-1] == line
-    assert line not in report(made, layer_kinds(config), narrows=False)
+    assert attention_report(made, layer_kinds(config), narrows=True)[-1] == line
+    assert line not in attention_report(made, layer_kinds(config), narrows=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.kernels import pointwise as fused
+from megatron_ettin.kernels import pointwise
 from megatron_ettin.model import logits as logits_module
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.canonical import full_state
@@ -28,7 +28,7 @@ EXACT = 1e-12
 @pytest.fixture(autouse=True)
 def fresh_compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    fused.one_kernel.cache_clear()
+    pointwise.one_kernel.cache_clear()
 
 
 def outcome(groups: Groups, objective: str, compiled: bool) -> dict[str, Tensor]:
@@ -74,11 +74,11 @@ def test_compiled_passes_over_the_logits_are_the_plain_ones_whatever_the_number_
         logits, bias = torch.randn(labels, 100, dtype=dtype), torch.randn(100, dtype=dtype)
         ids = torch.randint(40, 140, (labels,))
         results = []
-        for passes in (logits_module._PlainRows, logits_module._CompiledRows):
+        for passes in (logits_module._PlainPasses, logits_module._CompiledPasses):
             own = logits.clone()
-            rows = passes(own, bias, ids, 50)
-            top, total, label = rows.statistics()
-            results.append([top, total, label, rows.gradients_(total.log() + top), own])
+            both = passes(own, bias, ids, 50)
+            top, total, label = both.statistics()
+            results.append([top, total, label, both.gradients_(total.log() + top), own])
         for got, expected in zip(*results, strict=True):
             tolerance = EXACT if dtype == torch.float64 else 2.0**-8  # the gradients are written in bf16
             assert float((got - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
@@ -89,4 +89,4 @@ def test_compiled_passes_over_the_logits_are_the_plain_ones_whatever_the_number_
 def test_where_torch_cannot_compile_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._dynamo, "is_dynamo_supported", lambda: False)
     with pytest.raises(ConfigError, match=r"compute\.compile"):
-        fused.pointwise(compiled=True)
+        pointwise.pointwise(compiled=True)
