@@ -22,8 +22,14 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.reporting import Claim, claim, require, show  # noqa: E402
 from megatron_ettin.config.codec import with_fields  # noqa: E402
 from megatron_ettin.config.recipes import recipe  # noqa: E402
-from megatron_ettin.cost.placement import BACKWARD_COST, even_placement, layer_placement, stage_costs  # noqa: E402
-from megatron_ettin.cost.simulator import even_bubble, simulate  # noqa: E402
+from megatron_ettin.cost.placement import (  # noqa: E402
+    BACKWARD_COST,
+    head_cost,
+    layer_costs,
+    layer_placement,
+    stage_costs,
+)
+from megatron_ettin.cost.simulator import simulate  # noqa: E402
 
 POINTS = 0.05
 """How far a measured bubble may be from the predicted one."""
@@ -50,7 +56,7 @@ class Schedule:
     def predicted(self) -> float:
         """The bubble by closed form where stages are equal, else by the simulator."""
         if len(set(self.shares)) == 1:
-            return even_bubble(self.pipeline, self.virtual, self.micro_batches)
+            return (self.pipeline - 1) / (self.virtual * self.micro_batches + self.pipeline - 1)
         return simulate(*self.durations(), self.pipeline, self.micro_batches).bubble
 
 
@@ -64,8 +70,8 @@ def even(pipeline: int, virtual: int, micro_batches: int = MICRO_BATCHES) -> Sch
 def model_stages(balanced: bool) -> Schedule:
     """The 1B decoder on four ranks, split evenly or by cost."""
     config = with_fields(recipe("1b", "clm", "pretrain"), {"layout.pipeline": 4})
-    placement = layer_placement(config) if balanced else even_placement(config.model.layers, 4)
-    costs = stage_costs(config, placement)
+    placement = layer_placement(config) if balanced else (config.model.layers // 4,) * 4
+    costs = stage_costs(layer_costs(config), head_cost(config), placement)
     mean = sum(costs) / len(costs)
     name = f"1b clm, layers {' '.join(map(str, placement))}, {MICRO_BATCHES} micro-batches"
     return Schedule(name, 4, 1, MICRO_BATCHES, tuple(cost / mean for cost in costs))

@@ -78,15 +78,10 @@ def messages(config: RunConfig, place: Place) -> list[Message]:
     return [*tensor(config, place), *pipeline(config, place), *context(config, place), *gradients(config, place)]
 
 
-def number_bytes(config: RunConfig) -> int:
-    """Bytes of one number in a message."""
-    return WEIGHT_BYTES[config.compute.precision]
-
-
 def hidden_bytes(config: RunConfig) -> int:
     """Bytes of one layer output of a micro-batch on one context rank."""
     tokens = config.layout.micro_batch_rows * config.data.row_length // config.layout.context
-    return tokens * config.model.hidden * number_bytes(config)
+    return tokens * config.model.hidden * WEIGHT_BYTES[config.compute.precision]
 
 
 def tensor(config: RunConfig, place: Place) -> Iterator[Message]:
@@ -118,7 +113,7 @@ def tensor(config: RunConfig, place: Place) -> Iterator[Message]:
     if labels is None:
         share = label_share(OBJECTIVES[config.objective], config.data)
         labels = layout.micro_batch_rows * config.data.row_length * share / layout.context
-    query = labels * config.model.hidden * number_bytes(config)
+    query = labels * config.model.hidden * WEIGHT_BYTES[config.compute.precision]
     yield Message(kind="tensor", operation="all_reduce", count=micro, bytes=query)
     sums = labels * REDUCTION_BYTES
     yield Message(kind="tensor", operation="all_reduce", count=micro * LABEL_REDUCTIONS, bytes=sums)
@@ -143,7 +138,7 @@ def context(config: RunConfig, place: Place) -> Iterator[Message]:
     if layout.context == 1:
         return
     micro, again = micro_batch_count(config), layout.recompute == "full"
-    token = 2 * model.hidden // layout.tensor * number_bytes(config)
+    token = 2 * model.hidden // layout.tensor * WEIGHT_BYTES[config.compute.precision]
     layers = own_layers(config, place.pipeline)
     wide = sum(is_global(model, layer) for layer in layers)
     stream = layout.micro_batch_rows * config.data.row_length * token
@@ -166,7 +161,8 @@ def gradients(config: RunConfig, place: Place) -> Iterator[Message]:
     count, _ = rank_parameters(config, place.pipeline)
     if max(1, layout.data) * layout.context > 1:
         yield Message(kind="data", operation="reduce_scatter", count=1, bytes=GRADIENT_BYTES * count)
-        yield Message(kind="data", operation="all_gather", count=1, bytes=number_bytes(config) * count)
+        weights = WEIGHT_BYTES[config.compute.precision] * count
+        yield Message(kind="data", operation="all_gather", count=1, bytes=weights)
     if layout.pipeline > 1 and place.pipeline in (0, layout.pipeline - 1):
         table = vocabulary_rows(config.model.vocabulary, layout.tensor) * config.model.hidden
         yield Message(kind="tied", operation="all_reduce", count=1, bytes=GRADIENT_BYTES * table)

@@ -70,11 +70,6 @@ def layer_matrix_flops(model: ModelConfig) -> int:
     return FLOPS_PER_MULTIPLY * (4 * model.hidden**2 + 3 * model.hidden * model.intermediate)
 
 
-def qkv_flops(model: ModelConfig) -> int:
-    """Forward FLOPs per token of one layer's projection to queries, keys and values."""
-    return FLOPS_PER_MULTIPLY * 3 * model.hidden**2
-
-
 def pair_flops(model: ModelConfig) -> int:
     """Forward FLOPs per (query, key) pair of one layer: scores and weighted values of all heads."""
     return 2 * FLOPS_PER_MULTIPLY * model.hidden
@@ -103,12 +98,6 @@ class Flops:
     def training(self) -> float:
         """Forward and backward."""
         return TRAINING_PASSES * self.forward
-
-    def per(self, tokens: float) -> Flops:
-        """The same divided by a number of tokens."""
-        return Flops(
-            self.matrices / tokens, self.attention_global / tokens, self.attention_local / tokens, self.head / tokens
-        )
 
 
 def flops(model: ModelConfig, causal: bool, lengths: Iterable[int], labels: float) -> Flops:
@@ -142,4 +131,10 @@ def label_share(objective: Objective, data: DataConfig) -> float:
 
 def flops_per_token(model: ModelConfig, causal: bool, length: int, share: float) -> Flops:
     """Forward FLOPs per token of pieces of one length, a share of whose positions is predicted."""
-    return flops(model, causal, [length], share * length).per(length)
+    piece = flops(model, causal, [length], share * length)
+    return Flops(
+        matrices=piece.matrices / length,
+        attention_global=piece.attention_global / length,
+        attention_local=piece.attention_local / length,
+        head=piece.head / length,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations, pairwise, permutations
 from math import comb
@@ -12,12 +12,12 @@ from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import is_global
 from megatron_ettin.cost.count import (
+    FLOPS_PER_MULTIPLY,
     attention_pairs,
     head_flops,
     label_share,
     layer_matrix_flops,
     pair_flops,
-    qkv_flops,
 )
 from megatron_ettin.cost.simulator import Timeline, simulate
 
@@ -42,7 +42,8 @@ def layer_costs(config: RunConfig) -> list[float]:
     costs = [matrices + (wide if is_global(model, layer) else narrow) for layer in range(model.layers)]
     if last_layer_can_narrow(config):
         share = label_share(OBJECTIVES[config.objective], config.data)
-        costs[-1] = qkv_flops(model) + share * (costs[-1] - qkv_flops(model))
+        qkv = FLOPS_PER_MULTIPLY * 3 * model.hidden**2  # keys and values of every token are needed
+        costs[-1] = qkv + share * (costs[-1] - qkv)
     return costs
 
 
@@ -51,13 +52,8 @@ def head_cost(config: RunConfig) -> float:
     return label_share(OBJECTIVES[config.objective], config.data) * head_flops(config.model)
 
 
-def stage_costs(config: RunConfig, placement: tuple[int, ...]) -> list[float]:
-    """Forward FLOPs per token of each stage; the last one has the head."""
-    return grouped(tuple(layer_costs(config)), head_cost(config), placement)
-
-
-def grouped(layers: tuple[float, ...], head: float, placement: tuple[int, ...]) -> list[float]:
-    """Sums of consecutive layers, the head on the last."""
+def stage_costs(layers: Sequence[float], head: float, placement: tuple[int, ...]) -> list[float]:
+    """Cost of each stage: the sum of its consecutive layers, and the head on the last."""
     costs, first = [], 0
     for count in placement:
         costs.append(sum(layers[first : first + count]))
@@ -107,7 +103,7 @@ def balanced(layers: tuple[float, ...], head: float, devices: int, chunks: int, 
     micro_batches = devices * max(1, MICRO_BATCHES_CAP // devices)
 
     def cost(placement: tuple[int, ...]) -> float:
-        forward = grouped(layers, head, placement)
+        forward = stage_costs(layers, head, placement)
         return simulate(forward, [backward * item for item in forward], devices, micro_batches).total
 
     stages = devices * chunks
@@ -118,13 +114,8 @@ def balanced(layers: tuple[float, ...], head: float, devices: int, chunks: int, 
             for cuts in combinations(range(1, len(layers)), stages - 1)
         )
         return min(every, key=lambda item: (round(cost(item) / scale, 9), sum(count * count for count in item)))
-    starts = (least_maximum(layers, head, stages), even_placement(len(layers), stages))
-    return min((improved(start, cost) for start in starts), key=cost)
-
-
-def even_placement(layers: int, stages: int) -> tuple[int, ...]:
-    """As even as it goes, the first stages with one layer more."""
-    return tuple(layers // stages + (stage < layers % stages) for stage in range(stages))
+    even = tuple(len(layers) // stages + (stage < len(layers) % stages) for stage in range(stages))
+    return min((improved(start, cost) for start in (least_maximum(layers, head, stages), even)), key=cost)
 
 
 def improved(placement: tuple[int, ...], cost: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
@@ -171,7 +162,7 @@ def least_maximum(layers: tuple[float, ...], head: float, stages: int) -> tuple[
 
 def timeline(config: RunConfig, transfer_share: float = 0.0) -> Timeline:
     """The simulated step of the run's pipeline; ``transfer_share`` is the transfer time per mean forward pass."""
-    forward = stage_costs(config, layer_placement(config))
+    forward = stage_costs(layer_costs(config), head_cost(config), layer_placement(config))
     backward = BACKWARD_COST + (1.0 if config.layout.recompute == "full" else 0.0)
     mean = sum(forward) / len(forward)
     return simulate(

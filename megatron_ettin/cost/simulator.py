@@ -100,8 +100,3 @@ def in_flight(actions: list[Action]) -> int:
         held += 1 if kind == "F" else -1
         peak = max(peak, held)
     return peak
-
-
-def even_bubble(devices: int, chunks: int, micro_batches: int) -> float:
-    """The closed form for equal stages: (p - 1) / (v m + p - 1)."""
-    return (devices - 1) / (chunks * micro_batches + devices - 1)

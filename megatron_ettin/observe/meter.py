@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 STEPS_REMEMBERED = 20
 """Steps that a rate is averaged over: long enough to be steady, short enough to show a change."""
@@ -15,7 +15,7 @@ STEPS_REMEMBERED = 20
 
 @dataclass(frozen=True)
 class Reading:
-    """The speed after a step."""
+    """The speed after a step, under the names of the fields of a metrics record."""
 
     step_seconds: float
     """Wall time of this step, waiting for data included."""
@@ -25,10 +25,6 @@ class Reading:
     """Model FLOPs over peak FLOPs, over the last steps; None where the device's peak is not known."""
     goodput: float
     """Share of the time since the start that went into steps, not into saving, evaluating or skipped steps."""
-
-    def to_dict(self) -> dict[str, float | None]:
-        """As fields of a metrics record."""
-        return asdict(self)
 
 
 class Meter:

@@ -115,13 +115,8 @@ def has_evaluation(run: Path, step: int) -> bool:
 
 def last_recorded_step(run: Path) -> int:
     """The step of the last whole record, or 0. Reads the end of the file only."""
-    path, last = Path(run) / METRICS, 0
-    if path.is_file():
-        with path.open("rb") as file:
-            offset = max(path.stat().st_size - TAIL_BYTES, 0)
-            while (record := _record_after(file, offset)) is not None:
-                last, offset = record["step"] or last, file.tell()
-    return last
+    records = last_records(run)
+    return int(records[-1]["step"]) if records else 0
 
 
 def _record_after(file: BinaryIO, offset: int) -> MetricsRecord | None:

@@ -115,7 +115,8 @@ class Sinks:
 
     def __init__(self, sinks: Mapping[str, Callable[[], Sink]], console: Console | None) -> None:
         self._console = console
-        self._failing: set[str] = set()
+        self.failing: set[str] = set()
+        """Sinks that have not taken the last record."""
         self._sinks: dict[str, Sink] = {} if console is None else {CONSOLE: console}
         for name, make in sinks.items():
             with self._survived(name):
@@ -132,11 +133,6 @@ class Sinks:
         if self._console is not None:
             self._console.message(text)
 
-    @property
-    def failing(self) -> list[str]:
-        """Sinks that have not taken the last record."""
-        return sorted(self._failing)
-
     def close(self) -> None:
         """Close every sink."""
         for name, sink in self._sinks.items():
@@ -149,12 +145,12 @@ class Sinks:
         try:
             yield
         except Exception as error:
-            if name not in self._failing:
-                self._failing.add(name)
+            if name not in self.failing:
+                self.failing.add(name)
                 self.message(f"{name} is not written: {error or type(error).__name__}; the training goes on")
         else:
-            if name in self._failing:
-                self._failing.discard(name)
+            if name in self.failing:
+                self.failing.discard(name)
                 self.message(f"{name} is written again")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -42,8 +43,8 @@ class Recorder:
 
     def saved(self, path: Path, reason: str, seconds: float) -> None:
         """A checkpoint is there. What has not been written beside it is said with it."""
-        failing = self._sinks.failing if self._sinks is not None else []
-        lacking = f"; not written at present: {', '.join(failing)}" if failing else ""
+        failing = self._sinks.failing if self._sinks is not None else set()
+        lacking = f"; not written at present: {', '.join(sorted(failing))}" if failing else ""
         self.say(f"saved {path} ({reason}) in {seconds:.1f} s{lacking}")
 
     def step(self, state: TrainState, result: StepResult, rate: float, seconds: float) -> None:
@@ -63,7 +64,7 @@ class Recorder:
             "sources": {name: loss for name, loss, count in by_source if count},
             "refused": state.refused,
             "peak_bytes": peak_bytes(),
-            **reading.to_dict(),
+            **asdict(reading),
         }
         if not result.accepted:
             record["note"] = "not finite: nothing updated"
