@@ -12,6 +12,7 @@ from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.corpus.verify import verify_corpus
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import format_count
+from megatron_ettin.tokenizer.special_tokens import SPECIAL_HELP, parse_special
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     adopt.add_argument("prefix")
     adopt.add_argument("--tokenizer-model", required=True, help="a tokenizer.json, or a folder that holds one")
     adopt.add_argument("--eod-token", help="content of the token that ends every document, if one does")
+    adopt.add_argument("--special", nargs="+", action="extend", default=[], metavar="ROLE=TOKEN", help=SPECIAL_HELP)
     return parser
 
 
@@ -76,5 +78,7 @@ def main(arguments: list[str]) -> int:
         command = shlex.join(["ettin", "corpus", *arguments])
         print(corpus_summary(merge_corpora(given.parts, given.target, command=command)))
         return 0
-    print(corpus_summary(adopt_corpus(given.prefix, given.tokenizer_model, eod_token=given.eod_token)))
+    special = parse_special(given.special)
+    adopted = adopt_corpus(given.prefix, given.tokenizer_model, eod_token=given.eod_token, special=special)
+    print(corpus_summary(adopted))
     return 0

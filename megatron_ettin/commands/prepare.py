@@ -10,6 +10,7 @@ from megatron_ettin.corpus.build.job import MAXIMUM_DOCUMENT_BYTES, BuildOptions
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.progress import format_count, format_seconds
 from megatron_ettin.sources.files import FORMAT_NAMES
+from megatron_ettin.tokenizer.special_tokens import SPECIAL_HELP, missing_roles, parse_special
 
 HUGGING_FACE = "HuggingFaceTokenizer"
 DESCRIPTION = """Tokenize text into PREFIX.bin and PREFIX.idx (Megatron-Core's format) and PREFIX.json (the manifest).
@@ -57,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--tokenizer-type", help=f"{HUGGING_FACE}: also give the output Megatron-LM's names")
     group.add_argument("--tokenizer-engine", choices=("native", "huggingface"), default="native")
     group.add_argument("--special-tokens-in-text", choices=("special", "split", "reject"), default="special")
+    group.add_argument("--special", nargs="+", action="extend", default=[], metavar="ROLE=TOKEN", help=SPECIAL_HELP)
     group.add_argument("--append-eod", action="store_true", help="end every document with the end-of-document id")
     group.add_argument("--eod-token", help="content of that token")
     group.add_argument("--strip-template-specials", action="store_true", help="from documents that come as ids")
@@ -86,6 +88,7 @@ def options_of(given: argparse.Namespace) -> BuildOptions:
         keys=tuple(given.json_keys),
         append_eod=given.append_eod,
         eod_token=given.eod_token,
+        special=parse_special(given.special),
         engine=given.tokenizer_engine,
         specials_in_text=given.special_tokens_in_text,
         input_format=given.input_format,
@@ -123,6 +126,12 @@ def table(report: BuildReport) -> str:
         }
         lines += [f"  {name}: {count:,}" for name, count in notes.items() if count]
         lines += [f"    {kind}: {count:,}" for kind, count in manifest.rejected.items()]
+    if missing := missing_roles(report.manifests[0].tokenizer.special_ids):
+        flags = " ".join(f"{role}=TOKEN" for role in missing)
+        lines.append(
+            f"  roles      no token for {', '.join(missing)}; pretraining here needs them (Megatron-LM does not): name "
+            f"them by the same command with --special {flags}, which builds nothing anew"
+        )
     if report.ignored:
         lines.append(f"  ignored    {len(report.ignored)} files of no known format, first {report.ignored[0]}")
     return "\n".join(lines)

@@ -10,23 +10,12 @@ from typing import Any
 
 from megatron_ettin.corpus.format import DTYPES
 from megatron_ettin.errors import DataError
+from megatron_ettin.tokenizer.identity import TokenizerIdentity
 from megatron_ettin.typed_json import Count, FieldError, decode, load_json
 
 FORMAT = "megatron-ettin-corpus"
 VERSION = 1
 MAXIMUM_MANIFEST_BYTES = 2**30
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerIdentity:
-    """The tokenizer that made the ids."""
-
-    sha256: str
-    """Fingerprint of the tokenizer.json, the same as ``Tokenizer.fingerprint``."""
-    vocabulary: Count
-    """Number of ids, added tokens included."""
-    special_ids: dict[str, Count] = field(default_factory=dict)
-    """Content of each special token and its id."""
 
 
 @dataclass(frozen=True, kw_only=True)

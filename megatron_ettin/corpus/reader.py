@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.corpus.checksum import file_checksum
 from megatron_ettin.corpus.format import IndexHeader, corpus_prefix, member, read_header
 from megatron_ettin.corpus.manifest import Manifest, read_manifest
 from megatron_ettin.errors import DataError
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, read_identity
 
 
 def _map(path: Path) -> NDArray[np.uint8]:
@@ -105,6 +108,16 @@ class Corpus:
     def tokenizer_json(self) -> Path:
         """The copy of the tokenizer.json beside the corpus."""
         return member(self.prefix, ".tokenizer.json")
+
+    @cached_property
+    def tokenizer(self) -> TokenizerIdentity:
+        """The tokenizer that made the ids; where the manifest has no fingerprint of it, that of the copy beside it."""
+        found, copy = self.manifest.tokenizer, self.tokenizer_json
+        if not found.fingerprint and copy.is_file():
+            recorded = self.manifest.files.get(".tokenizer.json")
+            if recorded is not None and file_checksum(copy.read_bytes()) == recorded:
+                return replace(found, fingerprint=read_identity(copy).fingerprint)
+        return found
 
     def __len__(self) -> int:
         return self.documents

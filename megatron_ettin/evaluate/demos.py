@@ -10,6 +10,7 @@ import torch
 
 from megatron_ettin.evaluate.questions import MASKS
 from megatron_ettin.evaluate.scorer import Scorer
+from megatron_ettin.tokenizer.special_tokens import MASK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def load_tokenizer(scorer: Scorer) -> Any:  # noqa: ANN401 - transformers has no
 
 def fill_mask(scorer: Scorer, tokenizer: Any, text: str, choices: int = 5) -> FilledMask:  # noqa: ANN401
     """The most probable tokens for the [MASK] in ``text``; a decoder sees only what is to its left."""
-    ids = torch.tensor([tokenizer(text)["input_ids"]], device=scorer.device)
+    ids = torch.tensor([tokenizer(text.replace(MASK, tokenizer.mask_token))["input_ids"]], device=scorer.device)
     position = (ids[0] == tokenizer.mask_token_id).nonzero()[0] + scorer.objective.label_offset
     rows = torch.zeros_like(position)
     probabilities = scorer.logits(ids, torch.ones_like(ids), rows, position)[0].softmax(-1)
@@ -52,7 +53,8 @@ def go_on(scorer: Scorer, tokenizer: Any, text: str, tokens: int = 24) -> Contin
     """Greedy continuation: by the cache of a decoder; by an encoder one token a pass through three masks."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     prompt = [tokenizer.cls_token_id, *ids]
-    written = _decoded(scorer, prompt, tokens) if scorer.objective.causal else _unmasked(scorer, prompt, tokens)
+    causal = scorer.objective.causal
+    written = _decoded(scorer, prompt, tokens) if causal else _unmasked(scorer, tokenizer, prompt, tokens)
     return Continuation(text=text, continuation=tokenizer.decode(written, skip_special_tokens=True))
 
 
@@ -64,9 +66,8 @@ def _decoded(scorer: Scorer, prompt: list[int], tokens: int) -> list[int]:
     return written
 
 
-def _unmasked(scorer: Scorer, prompt: list[int], tokens: int) -> list[int]:
-    config = scorer.model.config
-    mask, separator = _mask_id(scorer), config.sep_token_id
+def _unmasked(scorer: Scorer, tokenizer: Any, prompt: list[int], tokens: int) -> list[int]:  # noqa: ANN401
+    mask, separator = tokenizer.mask_token_id, scorer.model.config.sep_token_id
     written: list[int] = []
     for _ in range(tokens):
         prefix = prompt + written
@@ -77,13 +78,6 @@ def _unmasked(scorer: Scorer, prompt: list[int], tokens: int) -> list[int]:
             break
         written.append(chosen)
     return written
-
-
-def _mask_id(scorer: Scorer) -> int:
-    from megatron_ettin.export.tokenizer_files import read_tokenizer, special_ids
-
-    path = scorer.folder / "tokenizer.json"
-    return special_ids(read_tokenizer(path), path)["[MASK]"]
 
 
 def gap_in(text: str, seed: int = 0) -> str:

@@ -18,9 +18,9 @@ from megatron_ettin.evaluate.pieces import masked_pieces, plain_pieces
 from megatron_ettin.evaluate.text import token_bytes
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.runs import TRAINING_FILE, export_checkpoint
-from megatron_ettin.export.tokenizer_files import read_tokenizer
 from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.run_folder import is_run, parse_source
+from megatron_ettin.tokenizer.identity import read_tokenizer
 
 USUAL_ROW = 1_024
 

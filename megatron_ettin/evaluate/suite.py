@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from megatron_ettin.evaluate.demos import fill_mask, gap_in, go_on, load_tokeniz
 from megatron_ettin.evaluate.losses import HeldOut, as_dict, losses
 from megatron_ettin.evaluate.report import Results
 from megatron_ettin.evaluate.scorer import Scorer, load_scorer
-from megatron_ettin.export.tokenizer_files import read_tokenizer
+from megatron_ettin.tokenizer.identity import difference, read_identity
 
 
 def evaluate(folders: Mapping[str, Path], text: HeldOut, tokenizer_json: Path, beginnings: Sequence[str]) -> Results:
@@ -45,17 +44,8 @@ def demos(scorer: Scorer, beginnings: Sequence[str]) -> list[dict[str, object]]:
 
 def require_tokenizer(name: str, folder: Path, tokenizer_json: Path) -> None:
     """Raise DataError unless the folder's tokenizer makes the same ids as the text's."""
-    if encoding_parts(folder / "tokenizer.json") != encoding_parts(tokenizer_json):
+    if difference(read_identity(tokenizer_json), read_identity(folder / "tokenizer.json")):
         raise DataError(
             f"{name} ({folder}) has another tokenizer than the text ({tokenizer_json}); "
             "prepare the text with the model's tokenizer.json"
         )
-
-
-def encoding_parts(path: Path) -> dict[str, object]:
-    """What decides the ids of a text, in one spelling: the template and the file's layout do not matter."""
-    from tokenizers import Tokenizer
-
-    read_tokenizer(path)  # refuses what is no tokenizer, with a reason
-    content = json.loads(Tokenizer.from_file(str(path)).to_str())
-    return {part: content[part] for part in ("model", "added_tokens", "normalizer", "pre_tokenizer")}

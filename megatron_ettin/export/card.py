@@ -34,15 +34,15 @@ UNEQUAL_BASES_NOTE = """**Needs transformers 5 or later.** The rotary bases of g
 decoder class of transformers 4 uses the global one everywhere."""
 
 
-def card(model: ModelConfig, objective: Objective, origin: Mapping[str, Any]) -> str:
-    """The text of README.md."""
+def card(model: ModelConfig, objective: Objective, origin: Mapping[str, Any], mask: str = "[MASK]") -> str:
+    """The text of README.md; ``mask`` is the token that stands for a gap."""
     kind = "decoder" if objective.causal else "encoder"
     task = "text-generation" if objective.causal else "fill-mask"
-    notes = [MNTP_NOTE, ""] if objective.masked and objective.label_offset else []
+    notes = [MNTP_NOTE.replace("[MASK]", mask), ""] if objective.masked and objective.label_offset else []
     if objective.causal and model.rope_base_global != model.rope_base_local:
         notes += [UNEQUAL_BASES_NOTE, ""]
     offset = f" - {-objective.label_offset}" if objective.label_offset else ""
-    use = DECODER_USE if objective.causal else ENCODER_USE.replace("{offset}", offset)
+    use = DECODER_USE if objective.causal else ENCODER_USE.replace("{offset}", offset).replace("[MASK]", mask)
     window = f"{model.window} tokens on each side and itself"
     if objective.causal:
         window = f"{model.causal_window} tokens to the left and itself"

@@ -17,8 +17,9 @@ from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.export.card import card
 from megatron_ettin.export.config_json import FolderConfig, kind_of, read_config, write_config
 from megatron_ettin.export.mapping import TIED_NAME, from_huggingface, huggingface_shapes, to_huggingface
-from megatron_ettin.export.tokenizer_files import read_tokenizer, write_json, write_tokenizer
+from megatron_ettin.export.tokenizer_files import write_json, write_tokenizer
 from megatron_ettin.export.weights import DTYPES, WEIGHTS, StoredTensors, save_weights, weight_files
+from megatron_ettin.tokenizer.identity import read_tokenizer, vocabulary_of
 
 StoredType = Literal["float32", "bfloat16"]
 
@@ -32,6 +33,8 @@ class Export:
     tensors: Mapping[str, Tensor]
     """Canonical name -> tensor, unpadded."""
     tokenizer_json: Path
+    special_ids: Mapping[str, int] | None = None
+    """Ids by role that the model was trained with; None: those that the tokenizer's files name."""
     dtype: StoredType = "float32"
     """As stored; bfloat16 halves the file and rounds float32 weights."""
     origin: Mapping[str, Any] = field(default_factory=dict)
@@ -52,22 +55,22 @@ class Import:
 def write_folder(folder: Path, export: Export) -> None:
     """Fill the existing, empty ``folder``; use it inside ``publish``. Raises CheckpointError, DataError."""
     kind = kind_of(export.objective)
-    tokenizer = read_tokenizer(export.tokenizer_json)
-    added = [token["id"] for token in tokenizer.get("added_tokens", [])]
-    last = max([*tokenizer["model"]["vocab"].values(), *added])
+    last = max(vocabulary_of(read_tokenizer(export.tokenizer_json)).values())
     if last >= export.model.vocabulary:
         raise DataError(
             f"{export.tokenizer_json} has ids up to {last}, the model a vocabulary of {export.model.vocabulary}; "
             "give the tokenizer that the model was trained with"
         )
-    ids = write_tokenizer(folder, export.tokenizer_json, kind, export.model.maximum_length)
+    length = export.model.maximum_length
+    ids = write_tokenizer(folder, export.tokenizer_json, kind, length, export.special_ids)
     write_json(folder / "config.json", write_config(export.model, export.objective, ids, export.dtype))
     if kind == "decoder":
         ends = {"bos_token_id": ids["[CLS]"], "eos_token_id": ids["[SEP]"], "pad_token_id": ids["[PAD]"]}
         write_json(folder / "generation_config.json", ends)
     tensors, shapes = to_huggingface(export.tensors, export.model, kind), huggingface_shapes(export.model, kind)
     save_weights(folder / WEIGHTS, tensors, shapes, getattr(torch, export.dtype))
-    (folder / "README.md").write_text(card(export.model, export.objective, export.origin), encoding="utf-8")
+    mask = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["mask_token"]
+    (folder / "README.md").write_text(card(export.model, export.objective, export.origin, mask), encoding="utf-8")
 
 
 def read_folder_config(folder: Path) -> FolderConfig:

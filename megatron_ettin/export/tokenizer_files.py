@@ -9,67 +9,79 @@ from typing import Any
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.export.mapping import Kind
-from megatron_ettin.tokenizer.special_tokens import ROLES, ROW_TOKENS, UNKNOWN
-
-SPECIALS = (*ROW_TOKENS, UNKNOWN)
-"""Tokens that an exported folder must have."""
-
-
-def read_tokenizer(path: Path) -> dict[str, Any]:
-    """The content of a tokenizer.json; raises DataError when it is none."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a tokenizer.json: {error}") from error
-    if not isinstance(content, dict) or "vocab" not in content.get("model", {}):
-        raise DataError(f"{path} is no tokenizer.json: it has no model with a vocabulary")
-    return content
+from megatron_ettin.tokenizer.identity import identity_of, read_tokenizer, vocabulary_of
+from megatron_ettin.tokenizer.special_tokens import (
+    CLS,
+    CONFIG_FILE,
+    ROLE_NAMES,
+    ROLES,
+    ROW_TOKENS,
+    SEP,
+    UNKNOWN,
+    missing_roles,
+    read_roles,
+)
 
 
-def special_ids(content: Mapping[str, Any], where: Path) -> dict[str, int]:
-    """Ids of [CLS], [SEP], [PAD], [MASK] and [UNK]; raises DataError when one is absent."""
-    ids = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
-    missing = [token for token in SPECIALS if token not in ids]
-    if missing:
-        raise DataError(f"{where} has no token {', '.join(missing)}; train one with `ettin tokenizer train`")
-    return {token: ids[token] for token in SPECIALS}
+def special_ids(content: Mapping[str, Any], where: Path, known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Ids by role ([CLS], [SEP], [PAD], [MASK], and [UNK] where there is one): those ``known``, else the file's own.
+
+    Raises DataError when a role is not taken.
+    """
+    ids = dict(known) if known else identity_of(content, read_roles(where), str(where)).special_ids
+    if missing := missing_roles(ids):
+        raise DataError(
+            f"{where} has no token {', '.join(ROLE_NAMES[role] for role in missing)}, nor are others named for these "
+            f"roles; name them in the {CONFIG_FILE} beside it "
+            f'("{missing[0]}_token": "..."), or train one with `ettin tokenizer train`'
+        )
+    return {name: ids[name] for name in (*ROW_TOKENS, UNKNOWN) if name in ids}
 
 
-def template(kind: Kind, ids: Mapping[str, int]) -> dict[str, Any]:
-    """The post-processor: [CLS] A [SEP] for encoders; [CLS] A for decoders, which write their own end."""
-    used = ["[CLS]"]
+def template(kind: Kind, ids: Mapping[str, int], names: Mapping[str, str]) -> dict[str, Any]:
+    """The post-processor: [CLS] A [SEP] for encoders; [CLS] A for decoders, which write their own end.
+
+    ``ids`` and ``names`` say which tokens take these roles.
+    """
+    used = [CLS]
     single: list[dict[str, Any]] = [
-        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"SpecialToken": {"id": names[CLS], "type_id": 0}},
         {"Sequence": {"id": "A", "type_id": 0}},
     ]
     second: list[dict[str, Any]] = [{"Sequence": {"id": "B", "type_id": 1}}]
     if kind == "encoder":
-        used.append("[SEP]")
-        single.append({"SpecialToken": {"id": "[SEP]", "type_id": 0}})
-        second.append({"SpecialToken": {"id": "[SEP]", "type_id": 1}})
-    tokens = {token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in used}
+        used.append(SEP)
+        single.append({"SpecialToken": {"id": names[SEP], "type_id": 0}})
+        second.append({"SpecialToken": {"id": names[SEP], "type_id": 1}})
+    tokens = {names[role]: {"id": names[role], "ids": [ids[role]], "tokens": [names[role]]} for role in used}
     return {"type": "TemplateProcessing", "single": single, "pair": single + second, "special_tokens": tokens}
 
 
-def write_tokenizer(folder: Path, source: Path, kind: Kind, maximum_length: int) -> dict[str, int]:
+def write_tokenizer(
+    folder: Path, source: Path, kind: Kind, maximum_length: int, known: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json; the special ids are returned.
 
-    PreTrainedTokenizerFast is named as the class because every version loads it; what transformers 5 would name,
-    transformers 4 does not know.
+    ``known`` are the ids by role that the model was trained with; without them the roles are those that ``source``
+    and the tokenizer_config.json beside it name. PreTrainedTokenizerFast is named as the class because every version
+    loads it; what transformers 5 would name, transformers 4 does not know.
     """
     content = read_tokenizer(source)
-    ids = special_ids(content, source)
-    content |= {"post_processor": template(kind, ids), "truncation": None, "padding": None}
+    ids = special_ids(content, source, known)
+    tokens = {i: token for token, i in vocabulary_of(content).items()}
+    names = {role: tokens[i] for role, i in ids.items()}
+    roles = {role: names[name] for role, name in ROLES.items() if name in names}
+    content |= {"post_processor": template(kind, ids, names), "truncation": None, "padding": None}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": maximum_length,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        **ROLES,
+        **roles,
     }
     write_json(folder / "tokenizer.json", content)
     write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "special_tokens_map.json", ROLES)
+    write_json(folder / "special_tokens_map.json", roles)
     return ids
 
 

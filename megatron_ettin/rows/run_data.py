@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,7 +31,8 @@ from megatron_ettin.rows.order import (
 from megatron_ettin.rows.packing import PackIndex, Side, open_pack, pack_spec
 from megatron_ettin.rows.pool import Pool, PoolRows, build_pool
 from megatron_ettin.schedule import BatchSchedule, batch_schedule
-from megatron_ettin.tokenizer.special_tokens import ROW_TOKENS
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, difference
+from megatron_ettin.tokenizer.special_tokens import CLS, ROLE_NAMES, ROW_TOKENS, SEP, missing_roles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class Vocabulary:
     """Number of ids, added tokens included."""
     special_ids: dict[str, int]
     fingerprint: str
+    tokenizer: TokenizerIdentity
+    """What runs and checkpoints keep of it."""
 
 
 class RunData:
@@ -164,28 +167,39 @@ class RunData:
 
 
 def common_vocabulary(mixture: Mixture, corpora: list[Corpus], config: RunConfig) -> Vocabulary:
-    """The tokenizer that all sources share. Raises DataError naming two sources that differ."""
-    first = corpora[0].manifest.tokenizer
+    """The tokenizer that all sources share. Raises DataError naming two sources that differ, or roles without token."""
+    first = corpora[0].tokenizer
+    roles: dict[str, int] = {}
     for source, corpus in zip(mixture.sources, corpora, strict=True):
-        other = corpus.manifest.tokenizer
-        if (other.sha256, corpus.eod) != (first.sha256, corpora[0].eod):
+        other = difference(first, corpus.tokenizer)
+        if other != "" or corpus.eod != corpora[0].eod:
+            what = f"eod {corpora[0].eod}, {corpus.eod}" if other == "" else other or "one has no fingerprint"
             raise DataError(
                 f"sources {mixture.sources[0].name!r} and {source.name!r} were made by different tokenizers or differ "
-                f"in --append-eod ({first.sha256[:12]} {corpora[0].eod}, {other.sha256[:12]} {corpus.eod}); "
-                "prepare both in the same way"
+                f"in --append-eod ({what}); prepare both in the same way"
             )
-    missing = [name for name in ROW_TOKENS if name not in first.special_ids]
-    if missing:
+        roles = corpus.tokenizer.special_ids | roles
+    if missing := missing_roles(roles):
+        flags = " ".join(f"{role}=TOKEN" for role in missing)
         raise DataError(
-            f"the tokenizer of {corpora[0].prefix} has no {' '.join(missing)}; rows need {' '.join(ROW_TOKENS)}: "
-            "prepare the text with a tokenizer that has them, such as one from `ettin tokenizer train`"
+            f"the tokenizer of {corpora[0].prefix} has no {' '.join(ROLE_NAMES[role] for role in missing)}; rows need "
+            f"{' '.join(ROW_TOKENS)}: name the tokens that take these roles by the command that prepared the text with "
+            f"--special {flags}, which builds nothing anew, or take a tokenizer that has them, such as one from "
+            "`ettin tokenizer train`"
+        )
+    if len({roles[name] for name in ROW_TOKENS}) < len(ROW_TOKENS) - (roles[CLS] == roles[SEP]):
+        found = ", ".join(f"{name} {roles[name]}" for name in ROW_TOKENS)
+        raise DataError(
+            f"the tokenizer of {corpora[0].prefix} has one token for several roles ({found}); [PAD] and [MASK] need "
+            "tokens of their own: name others by the command that prepared the text with --special pad=TOKEN mask=TOKEN"
         )
     if 0 < config.model.vocabulary < first.vocabulary:
         raise ConfigError(
             f"model.vocabulary={config.model.vocabulary} is smaller than the tokenizer of {corpora[0].prefix} with "
             f"{first.vocabulary} ids; set model.vocabulary to {first.vocabulary}"
         )
-    return Vocabulary(size=first.vocabulary, special_ids=first.special_ids, fingerprint=first.sha256)
+    tokenizer = replace(first, special_ids=roles)
+    return Vocabulary(size=first.vocabulary, special_ids=roles, fingerprint=first.sha256, tokenizer=tokenizer)
 
 
 def refuse_empty(source: MixtureSource, corpus: Corpus) -> None:

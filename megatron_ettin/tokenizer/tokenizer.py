@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.tokenizer.special_tokens import SPECIAL_TOKENS
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, fingerprint_of, vocabulary_of
+from megatron_ettin.tokenizer.special_tokens import find_roles, read_roles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +40,14 @@ class Tokenizer:
         special_tokens_in_text: SpecialTokensInText = "special",
         engine: Engine = "native",
         where: str = "tokenizer.json",
+        config: Mapping[str, Any] | None = None,
+        special: Mapping[str, str] | None = None,
     ) -> None:
-        """Load from the text of a tokenizer.json; ``where`` names it in errors. Raises DataError."""
+        """Load from the text of a tokenizer.json; ``where`` names it in errors.
+
+        The roles of special tokens are those that ``config`` (tokenizer_config.json) names, and before them
+        ``special``, such as ``{"mask": "<mask>"}``. Raises DataError, and ConfigError for a token that is not there.
+        """
         self.content = content.encode() if isinstance(content, str) else content
         """The bytes of the file."""
         self.specials_met = 0
@@ -63,6 +70,8 @@ class Tokenizer:
         loaded: Any = self.native or self.huggingface
         self.vocabulary_size: int = loaded.vocabulary_size
         """One more than the largest id; len(tokenizer) where ids have no hole."""
+        self.special_ids: dict[str, int] = find_roles(self.find_token, config or {}, special or {}, where)
+        """Ids of ``[UNK] [CLS] [SEP] [PAD] [MASK] <|endoftext|>``, or of what takes their roles, as far as any does."""
 
     @cached_property
     def _encoder(self) -> Any:  # noqa: ANN401 - one of two engines
@@ -73,9 +82,16 @@ class Tokenizer:
 
     @classmethod
     def from_file(
-        cls, path: str | Path, special_tokens_in_text: SpecialTokensInText = "special", engine: Engine = "native"
+        cls,
+        path: str | Path,
+        special_tokens_in_text: SpecialTokensInText = "special",
+        engine: Engine = "native",
+        special: Mapping[str, str] | None = None,
     ) -> Tokenizer:
-        """Load a tokenizer.json, or the one in a folder. Raises DataError."""
+        """Load a tokenizer.json, or the one in a folder, with the roles of the tokenizer_config.json beside it.
+
+        ``special`` names tokens of roles, such as ``{"mask": "<mask>"}``. Raises DataError or ConfigError.
+        """
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
@@ -84,7 +100,7 @@ class Tokenizer:
             raise DataError(f"{file}: no such file; {NO_TOKENIZER}") from error
         except OSError as error:
             raise DataError(f"{file}: cannot be read as a tokenizer.json ({error}); {NO_TOKENIZER}") from error
-        return cls(content, special_tokens_in_text, engine, where=str(file))
+        return cls(content, special_tokens_in_text, engine, str(file), read_roles(file), special)
 
     def _parse(self) -> dict[str, Any]:
         """The file as an object; empty where it is none."""
@@ -97,15 +113,17 @@ class Tokenizer:
     @cached_property
     def token_ids(self) -> dict[str, int]:
         """Every token with its id, added tokens included."""
-        parsed = self._parse()
-        vocabulary = parsed["model"].get("vocab")
-        ids = dict(vocabulary) if isinstance(vocabulary, dict) else {}
-        return ids | {token["content"]: token["id"] for token in parsed.get("added_tokens") or []}
+        return vocabulary_of(self._parse())
 
     @cached_property
-    def special_ids(self) -> dict[str, int]:
-        """Ids of ``[UNK] [CLS] [SEP] [PAD] [MASK] <|endoftext|>``, as far as the tokenizer has them."""
-        return {name: id for name in SPECIAL_TOKENS if (id := self.find_token(name)) >= 0}
+    def identity(self) -> TokenizerIdentity:
+        """What corpora, runs, checkpoints and exports keep of it."""
+        return TokenizerIdentity(
+            sha256=self.fingerprint,
+            vocabulary=self.vocabulary_size,
+            special_ids=self.special_ids,
+            fingerprint=fingerprint_of(self._parse()),
+        )
 
     def find_token(self, name: str) -> int:
         """Id of one token, or -1 when there is none of this name."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from megatron_ettin import __version__
 from megatron_ettin.corpus.checksum import checksum_text, file_checksum
 from megatron_ettin.corpus.format import corpus_prefix, member
-from megatron_ettin.corpus.manifest import FileChecksum, Manifest, SourceSummary, TokenizerIdentity
+from megatron_ettin.corpus.manifest import FileChecksum, Manifest, SourceSummary
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.corpus.verify import Contents, scan_corpus
 from megatron_ettin.errors import DataError
@@ -33,16 +34,19 @@ def _require_sound(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: 
         )
 
 
-def adopt_corpus(path: str | Path, tokenizer: str | Path, *, eod_token: str | None = None) -> Corpus:
+def adopt_corpus(
+    path: str | Path, tokenizer: str | Path, *, eod_token: str | None = None, special: Mapping[str, str] | None = None
+) -> Corpus:
     """Check ``PREFIX.bin`` and ``PREFIX.idx`` fully and write their manifest. Reads everything once.
 
-    ``eod_token`` names the token that ends every document, if one does. Raises DataError when the files are damaged,
+    ``eod_token`` names the token that ends every document, if one does, ``special`` tokens of roles such as
+    ``{"mask": "<mask>"}``. Raises DataError when the files are damaged,
     do not fit the tokenizer, or have a manifest already.
     """
     prefix = corpus_prefix(path)
     if member(prefix, ".json").exists():
         raise DataError(f"{member(prefix, '.json')}: is there already; `ettin corpus verify` checks the corpus")
-    loaded = Tokenizer.from_file(tokenizer, engine="huggingface")
+    loaded = Tokenizer.from_file(tokenizer, engine="huggingface", special=special)
     if eod_token is not None and eod_token not in loaded.token_ids:
         raise DataError(f"{tokenizer}: has no token {eod_token!r}; name one it has by --eod-token")
     eod = None if eod_token is None else loaded.token_ids[eod_token]
@@ -67,9 +71,7 @@ def _manifest(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int |
     return Manifest(
         builder=f"megatron-ettin {__version__}, adopted",
         command="ettin corpus adopt",
-        tokenizer=TokenizerIdentity(
-            sha256=tokenizer.fingerprint, vocabulary=tokenizer.vocabulary_size, special_ids=tokenizer.special_ids
-        ),
+        tokenizer=tokenizer.identity,
         appended_eod=eod,
         dtype=header.dtype,
         documents=header.documents,

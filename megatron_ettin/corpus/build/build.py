@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_ettin.corpus.build.job import BuildOptions, make_job
-from megatron_ettin.corpus.build.publish import is_complete, publish_job
+from megatron_ettin.corpus.build.publish import is_complete, keep_roles, publish_job
 from megatron_ettin.corpus.build.run import run_build
 from megatron_ettin.corpus.build.staging import Staging
 from megatron_ettin.corpus.format import dtype_for, member
@@ -82,6 +82,8 @@ def build_corpus(
                 run_build(job, staging, state)
                 publish_job(job, staging)
                 resumed = state.documents if state else 0
+            else:
+                keep_roles(job)
             staging.remove()
     except OSError as error:
         raise DataError(f"{file_trouble(error)}; what is built is kept") from error

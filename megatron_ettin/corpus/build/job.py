@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from megatron_ettin.corpus.format import corpus_prefix
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
 from megatron_ettin.sources.files import Source, find_inputs, make_sources, shard_of
-from megatron_ettin.tokenizer.special_tokens import END_OF_TEXT
+from megatron_ettin.tokenizer.special_tokens import CLS, END_OF_TEXT, SEP
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
 MAXIMUM_DOCUMENT_BYTES = 256 << 20
@@ -36,6 +36,8 @@ class BuildOptions:
     """End every document that is not empty with the end-of-document id."""
     eod_token: str | None = None
     """Content of that token; by default the eos_token of the tokenizer's folder, else <|endoftext|>."""
+    special: dict[str, str] = field(default_factory=dict)
+    """Tokens of roles, such as ``{"mask": "<mask>"}``; else those of tokenizer_config.json, else Ettin's names."""
     engine: Literal["native", "huggingface"] = "native"
     """Who encodes: this package, or `tokenizers` itself (any tokenizer, about a hundred times slower)."""
     specials_in_text: Literal["special", "split", "reject"] = "special"
@@ -130,7 +132,11 @@ class Job:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the ids: a resumed build must have the same."""
+        special_ids = self.tokenizer.special_ids
+        ends = {name: special_ids.get(name, -1) for name in (CLS, SEP)}
+        usual = all(self.tokenizer.find_token(name) == id for name, id in ends.items())
         return {
+            **({} if usual or not self.options.strip_template_specials else {"template": ends}),
             **self.options.content_settings(),
             "tokenizer": self.tokenizer.fingerprint,
             "eod": self.eod,
@@ -169,7 +175,7 @@ def make_job(
         if source.compression and source.format == "parquet":
             raise DataError(f"{source.path}: parquet is compressed inside, not as a file; decompress it first")
     many = len(options.keys) > 1
-    loaded = Tokenizer.from_file(tokenizer, options.specials_in_text, options.engine)
+    loaded = Tokenizer.from_file(tokenizer, options.specials_in_text, options.engine, options.special)
     return Job(
         prefix=base,
         targets=tuple(megatron_prefix(base, key, options.level) if many else base for key in options.keys),

@@ -34,6 +34,7 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.machine import copy_between
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import write_atomically
+from megatron_ettin.tokenizer.identity import difference
 
 
 def _require_fit(parts: Sequence[Corpus]) -> None:
@@ -41,7 +42,12 @@ def _require_fit(parts: Sequence[Corpus]) -> None:
     first = parts[0].manifest
     for part in parts[1:]:
         manifest = part.manifest
-        for name in ("dtype", "tokenizer", "appended_eod", "level"):
+        if (other := difference(parts[0].tokenizer, part.tokenizer)) != "":
+            raise DataError(
+                f"{part.prefix}: tokenizer is not that of {parts[0].prefix} ({other or 'one has no fingerprint'}); "
+                "build both with the same tokenizer and settings"
+            )
+        for name in ("dtype", "appended_eod", "level"):
             if getattr(manifest, name) != getattr(first, name):
                 raise DataError(
                     f"{part.prefix}: {name} is {getattr(manifest, name)}, but {getattr(first, name)} in "

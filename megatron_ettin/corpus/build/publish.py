@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from megatron_ettin import __version__, _native
@@ -15,7 +16,6 @@ from megatron_ettin.corpus.manifest import (
     Manifest,
     Shard,
     SourceSummary,
-    TokenizerIdentity,
     read_manifest,
 )
 from megatron_ettin.errors import DataError
@@ -45,6 +45,14 @@ def is_complete(job: Job) -> bool:
                     "replace it by --overwrite"
                 )
     return False
+
+
+def keep_roles(job: Job) -> None:
+    """Write roles of special tokens that were named after the corpora were built: ids of texts do not hold them."""
+    for target in job.targets:
+        manifest = read_manifest(member(target, ".json"))
+        if manifest.tokenizer.special_ids != job.tokenizer.special_ids:
+            write_atomically(member(target, ".json"), replace(manifest, tokenizer=job.tokenizer.identity).to_json())
 
 
 def publish_job(job: Job, staging: Staging) -> None:
@@ -122,11 +130,7 @@ def _manifest(
     return Manifest(
         builder=f"megatron-ettin {__version__}",
         command=job.command,
-        tokenizer=TokenizerIdentity(
-            sha256=job.tokenizer.fingerprint,
-            vocabulary=job.tokenizer.vocabulary_size,
-            special_ids=job.tokenizer.special_ids,
-        ),
+        tokenizer=job.tokenizer.identity,
         appended_eod=job.eod,
         dtype=dtype,
         documents=last.documents,
