@@ -49,7 +49,10 @@ def test_the_commands_of_the_page_run(place, root, capsys):
             continue
         assert command[:3] == ["python", "-m", "megatron_ettin.evaluate.harness"]
         environment = os.environ | {"PYTHONPATH": str(root)}
-        subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True, timeout=300, env=environment)
+        done = subprocess.run(
+            [sys.executable, *command[1:]], check=True, capture_output=True, text=True, timeout=300, env=environment
+        )
+        assert "local_arc" in done.stdout and "acc_norm" in done.stdout
     shown = capsys.readouterr().out
     for words in ("## bias", "## generative", "## losses", "| encoder | encoder |", "| my_decoder | decoder |"):
         assert words in shown

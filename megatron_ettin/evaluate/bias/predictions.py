@@ -29,7 +29,7 @@ def encoder_predictions(
     places = [np.array([int(np.flatnonzero(ids == tokenizer.mask_token_id)[0]) + offset]) for ids in texts]
     sums = [dict.fromkeys(FORMS, 0.0) for _ in sentences]
     lengths = [len(ids) for ids in texts]
-    for chosen in passes(lengths, sorted(range(len(texts)), key=lengths.__getitem__)):
+    for chosen in passes(lengths, [1] * len(texts), engine.tokens_per_pass):
         logits_BV = engine.logits([texts[i] for i in chosen], [places[i] for i in chosen])
         best = logits_BV.softmax(-1).topk(min(FIRST_CHOICES, logits_BV.shape[-1]))
         for i, shares, ids in zip(chosen, best.values.tolist(), best.indices.tolist(), strict=True):
@@ -60,7 +60,7 @@ def decoder_predictions(
             owners.append((number, category))
     losses: list[dict[str, float]] = [{} for _ in sentences]
     lengths = [len(ids) for ids in texts]
-    for chosen in passes(lengths, sorted(range(len(texts)), key=lengths.__getitem__)):
+    for chosen in passes(lengths, [length - 1 for length in lengths], engine.tokens_per_pass):
         logits_LV = engine.logits([texts[i] for i in chosen], [np.arange(lengths[i] - 1) for i in chosen])
         targets_L = logits_LV.new_tensor(np.concatenate([texts[i][1:] for i in chosen])).long()
         nats_L = logits_LV.logsumexp(-1) - logits_LV.gather(1, targets_L[:, None])[:, 0]

@@ -75,7 +75,7 @@ class DecoderLM(HFLM):  # type: ignore[misc]
         lengths = [len(text) for text in texts]
         with Progress("continuations", 0 if disable_tqdm else len(texts), " texts") as progress:
             done = 0
-            for chosen in passes(lengths, sorted(range(len(texts)), key=lengths.__getitem__)):
+            for chosen in passes(lengths, most, self.engine.tokens_per_pass):
                 positions = [np.arange(lengths[i] - most[i], lengths[i]) for i in chosen]
                 logits_LV = self.engine.logits([texts[i] for i in chosen], positions)
                 start = 0

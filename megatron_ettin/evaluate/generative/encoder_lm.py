@@ -98,7 +98,10 @@ class EncoderLM(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        continuations = [self._continuation(context, ids) for __, context, ids in requests]
+        continuations = [  # the last row has all tokens but [SEP] before its masks
+            Continuation(context=self._fitted(context, len(ids) - 1), ids=np.array(ids, dtype=np.int64))
+            for __, context, ids in requests
+        ]
         with Progress("continuations by three masks", 0 if disable_tqdm else len(continuations), " rows") as progress:
             scored = self.scorer.scores(continuations, progress.update)
         answers = [(one.log_probability, one.greedy) for one in scored]
@@ -106,10 +109,6 @@ class EncoderLM(TemplateLM):  # type: ignore[misc]
             if pair is not None:
                 self.cache_hook.add_partial("loglikelihood", pair, answer)
         return answers
-
-    def _continuation(self, context: list[int], ids: list[int]) -> Continuation:
-        # The last row has all tokens but [SEP] before its masks.
-        return Continuation(context=self._fitted(context, len(ids) - 1), ids=np.array(ids, dtype=np.int64))
 
     def _fitted(self, context: list[int], more: int) -> Ids:
         fitted, cut = self.scorer.fitted(np.array(context, dtype=np.int64), more)

@@ -20,8 +20,10 @@ from megatron_ettin.export.huggingface import objective_of, read_folder
 from megatron_ettin.export.parity import load_ours
 from megatron_ettin.model.device_batch import DeviceBatch
 
-TOKENS_PER_PASS = 4_096
-"""Bound of one forward pass; a longer text is a pass of its own."""
+TOKENS_PER_PASS, ANSWERS_PER_PASS = 4_096, 1_024
+"""Bounds of one forward pass: tokens, and positions that reach the vocabulary. A longer text is a pass of its own."""
+ON_GPU = 16
+"""A GPU takes so many times that of our own models, whose vocabulary is computed at the asked positions alone."""
 
 Ids = NDArray[np.int64]
 
@@ -32,6 +34,11 @@ class Engine(Protocol):
     @property
     def maximum_length(self) -> int:
         """Tokens of the longest text that the model takes."""
+        ...
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """How much of it is a good pass."""
         ...
 
     def logits(self, texts: Sequence[Ids], positions: Sequence[Ids]) -> Tensor:
@@ -50,6 +57,7 @@ class PackedEngine:
     groups: Any
     vocabulary: int
     maximum_length: int
+    tokens_per_pass: int = TOKENS_PER_PASS
 
     @torch.no_grad()
     def logits(self, texts: Sequence[Ids], positions: Sequence[Ids]) -> Tensor:
@@ -66,6 +74,7 @@ class PaddedEngine:
     model: Any
     maximum_length: int
     padding: int
+    tokens_per_pass: int = TOKENS_PER_PASS
 
     @torch.no_grad()
     def logits(self, texts: Sequence[Ids], positions: Sequence[Ids]) -> Tensor:
@@ -106,7 +115,8 @@ def load_engine(subject: Subject) -> Engine:
     if subject.ours:
         read = read_folder(subject.folder)
         model, groups = load_ours(read.config.model, objective_of(read.config), read.tensors)
-        return PackedEngine(model, groups, read.config.model.vocabulary, read.config.model.maximum_length)
+        tokens = TOKENS_PER_PASS * (ON_GPU if torch.cuda.is_available() else 1)
+        return PackedEngine(model, groups, read.config.model.vocabulary, read.config.model.maximum_length, tokens)
     loaded = load_any(subject)
     return PaddedEngine(loaded, longest_text(loaded.config), loaded.config.pad_token_id or 0)
 
@@ -139,15 +149,18 @@ def longest_text(config: Any) -> int:  # noqa: ANN401
     return positions - (config.pad_token_id + 1) if shifted else positions
 
 
-def passes(lengths: Sequence[int], order: Sequence[int], tokens: int = TOKENS_PER_PASS) -> Iterator[list[int]]:
-    """Indices in batches of at most ``tokens`` tokens, padding to the longest counted, in the given order."""
+def passes(lengths: Sequence[int], answers: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of texts in batches of similar length, shortest first, each within the bounds or a single text.
+
+    At most ``tokens`` tokens, padding to the longest counted, and ANSWERS_PER_PASS positions.
+    """
     batch: list[int] = []
-    longest = 0
-    for i in order:
-        longest = max(longest, lengths[i])
-        if batch and (len(batch) + 1) * longest > tokens:
+    asked = 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        asked += answers[i]
+        if batch and ((len(batch) + 1) * lengths[i] > tokens or asked > ANSWERS_PER_PASS):
             yield batch
-            batch, longest = [], lengths[i]
+            batch, asked = [], answers[i]
         batch.append(i)
     if batch:
         yield batch

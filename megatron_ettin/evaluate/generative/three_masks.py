@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.evaluate.generative.engines import TOKENS_PER_PASS, Engine, Ids, Told, passes
+from megatron_ettin.evaluate.generative.engines import Engine, Ids, Told, passes
 
 MASKS = 3
 ADDED = MASKS + 1
@@ -88,7 +88,6 @@ class ThreeMasks:
     separator: int
     label_offset: int
     """0, or -1 for MNTP: the first mask's prediction stands one position earlier."""
-    tokens_per_pass: int = TOKENS_PER_PASS
 
     @property
     def room(self) -> int:
@@ -115,9 +114,9 @@ class ThreeMasks:
         rows = plan(continuations)
         log_p = [np.zeros(len(continuation.ids)) for continuation in continuations]
         first = [np.zeros(len(continuation.ids), dtype=np.int64) for continuation in continuations]
-        order = sorted(range(len(rows.lengths)), key=rows.lengths.__getitem__)
+        lengths = [length + ADDED for length in rows.lengths]
         done = 0
-        for chosen in passes([length + ADDED for length in rows.lengths], order, self.tokens_per_pass):
+        for chosen in passes(lengths, [1] * len(lengths), self.engine.tokens_per_pass):
             texts = [self._text(continuations[i], place) for i, place in (rows.owners[row] for row in chosen)]
             tokens = [list(rows.wanted[row]) for row in chosen]
             for row, row_tokens, row_log_p, best in zip(chosen, tokens, *self._read(texts, tokens), strict=True):
@@ -156,7 +155,7 @@ class ThreeMasks:
         """The most probable token behind each text."""
         found = [0] * len(texts)
         lengths = [len(text) + ADDED for text in texts]
-        for chosen in passes(lengths, sorted(range(len(texts)), key=lengths.__getitem__), self.tokens_per_pass):
+        for chosen in passes(lengths, [1] * len(lengths), self.engine.tokens_per_pass):
             best = self._next([texts[i] for i in chosen]).argmax(-1).tolist()
             for i, token in zip(chosen, best, strict=True):
                 found[i] = token

@@ -31,6 +31,8 @@ class Part:
     model: str
     suite: str
     task: str
+    place: Sequence[int]
+    """Of model, suite and task on the command line: the order of tables."""
     identity: Facts
     """What decides the outcome: model fingerprint, suite version, protocol, data, limit, seeds."""
     about: Facts
@@ -93,9 +95,9 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def together(parts: Sequence[Part]) -> Facts:
-    """results.json: models -> suites -> tasks."""
+    """results.json: models -> suites -> tasks, in the order of the command line."""
     models: dict[str, Any] = {}
-    for part in parts:
+    for part in sorted(parts, key=lambda part: list(part.place)):
         model = models.setdefault(part.model, {**part.about["model"], "suites": {}})
         suite = model["suites"].setdefault(part.suite, {})
         suite[part.task] = {

@@ -43,6 +43,8 @@ class Unit:
     subject: Subject
     suite: Suite
     task: str
+    place: tuple[int, int, int]
+    """Of model, suite and task in the order of the command line."""
 
 
 def chosen_tasks(suites: Sequence[Suite], names: Sequence[str]) -> dict[str, list[str]]:
@@ -72,9 +74,9 @@ def evaluate_suites(
     """
     chosen = chosen_tasks(suites, tasks)
     every = [
-        Unit(subject=subject, suite=suite, task=task)
-        for subject in subjects
-        for suite in suites
+        Unit(subject=subject, suite=suite, task=task, place=(i, j, list(suite.tasks()).index(task)))
+        for i, subject in enumerate(subjects)
+        for j, suite in enumerate(suites)
         for task in chosen[suite.name]
     ]
     mine = [unit for number, unit in enumerate(every) if shard.takes(number)]
@@ -172,8 +174,9 @@ def _run(
         trouble, outcome, line = reason, results.not_run(str(reason)), f"not run: {reason}"
     about = {"model": unit.subject.facts(), "environment": results.environment(), "command": results.command()}
     part = results.Part(
-        model=unit.subject.name, suite=unit.suite.name, task=unit.task, identity=what, about=about, result=outcome
-    )
+        model=unit.subject.name, suite=unit.suite.name, task=unit.task, place=unit.place, identity=what, about=about,
+        result=outcome,
+    )  # fmt: skip
     results.write_part(output, part)
     results.assemble(output)
     say(f"{unit.subject.name}, {unit.suite.name} {unit.task}: {line}")

@@ -108,7 +108,7 @@ def tables(models: Mapping[str, Any]) -> Iterator[str]:
 
 def _section(suite: str, models: Mapping[str, Any]) -> Iterator[str]:
     results = {name: model["suites"][suite] for name, model in models.items() if suite in model["suites"]}
-    columns = list(_columns(suite, results))
+    columns = list(_columns(results))
     columns += _averages(suite, columns)
     yield f"## {suite}\n"
     if columns:
@@ -132,7 +132,7 @@ def _section(suite: str, models: Mapping[str, Any]) -> Iterator[str]:
         yield ""
 
 
-def _columns(suite: str, results: Mapping[str, Mapping[str, Any]]) -> Iterable[Column]:
+def _columns(results: Mapping[str, Mapping[str, Any]]) -> Iterable[Column]:
     columns: dict[tuple[str, str], Column] = {}
     for name, tasks in results.items():
         for task, result in tasks.items():
@@ -151,8 +151,7 @@ def _columns(suite: str, results: Mapping[str, Mapping[str, Any]]) -> Iterable[C
                 value=result["value"], standard_error=result["standard_error"],
                 interval=None if interval is None else (interval[0], interval[1]), percent=result["unit"] == "share",
             )  # fmt: skip
-    named = [*AVERAGES.get(suite, ()), *(task for tasks in results.values() for task in tasks)]
-    order = list(dict.fromkeys(named))
+    order = list(dict.fromkeys(task for tasks in results.values() for task in tasks))
     return sorted(columns.values(), key=lambda column: order.index(column.task))
 
 

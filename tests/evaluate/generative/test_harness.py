@@ -1,8 +1,6 @@
 """Our models in lm-eval: its own tasks and flags, and the scores of its own model where it has one."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -174,7 +172,7 @@ def test_all_kinds_are_scored_by_the_harnesss_tasks(folders, tmp_path):
     assert kinds == {"mlm": "encoder", "mntp": "encoder-from-decoder", "clm": "decoder"}
     for model in models.values():
         found = model["suites"]["generative"]
-        assert list(found) == sorted(SHORT)
+        assert list(found) == list(SHORT)
         for task in SHORT:
             assert found[task]["status"] == "done" and found[task]["examples"] == 3
             low, high = found[task]["interval"]
@@ -230,28 +228,7 @@ def test_real_tasks_on_real_data(folders, shared, tmp_path):
     local = shared / "evaluation"
     if not (local / "generative").is_dir():
         pytest.skip(f"no evaluation data at {local}")
-    tasks = ("arc_challenge", "hellaswag", "openbookqa", "piqa", "sciq", "social_iqa", "winogrande", "wsc273")
+    tasks = ("arc_challenge", "openbookqa", "sciq", "winogrande", "wsc273")
     models = evaluated({"mlm": folders["mlm"], "clm": folders["clm"]}, local, tmp_path / "out", tasks, limit=2)
     for model in models.values():
         assert all(model["suites"]["generative"][task]["examples"] == 2 for task in tasks)
-
-
-def test_the_harnesss_own_command_runs_our_models(folders, tmp_path):
-    local = synthetic.write(tmp_path)
-    import lm_eval
-
-    source = f"{lm_eval.__path__[0]}/tasks/arc/arc_challenge.yaml"
-    (tmp_path / "tasks").mkdir()
-    file = f"{local}/generative/arc_challenge/test.jsonl.gz"
-    (tmp_path / "tasks/local.yaml").write_text(
-        f"include: {source}\ntask: local_arc\ndataset_path: json\ndataset_name: null\ntraining_split: null\n"
-        f"validation_split: null\ndataset_kwargs:\n  data_files:\n    test: {file}\n"
-    )
-    command = [
-        sys.executable, "-m", "megatron_ettin.evaluate.harness", "run", "--model", "ettin_encoder",
-        "--model_args", f"pretrained={folders['mntp']}", "--tasks", "local_arc",
-        "--include_path", str(tmp_path / "tasks"), "--output_path", str(tmp_path / "results"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2_000:]
-    assert "local_arc" in done.stdout and "acc_norm" in done.stdout

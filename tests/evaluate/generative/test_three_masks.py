@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from megatron_ettin.errors import CheckpointError, DataError
-from megatron_ettin.evaluate.generative import reference
+from megatron_ettin.evaluate.generative import engines, reference
 from megatron_ettin.evaluate.generative.engines import PaddedEngine, load_any, load_engine, passes
 from megatron_ettin.evaluate.generative.three_masks import Continuation, ThreeMasks, plan
 from megatron_ettin.evaluate.suites.subjects import Subject, subject_of
@@ -100,7 +100,7 @@ def test_the_arrangement_of_requests_changes_nothing(folders):
     assert scores(scorer, [*asked, *asked])[0] == pytest.approx(np.tile(whole, 2), abs=EQUAL)
     assert scores(scorer, asked[3:4])[0] == pytest.approx(whole[3:4], abs=EQUAL)
     for budget in (1, 100, 100_000):
-        found, flags = scores(replace(scorer, tokens_per_pass=budget), asked)
+        found, flags = scores(replace(scorer, engine=replace(scorer.engine, tokens_per_pass=budget)), asked)
         assert found == pytest.approx(whole, abs=EQUAL) and flags == greedy
 
 
@@ -117,11 +117,14 @@ def test_equal_rows_are_computed_once():
     assert {token: len(places) for token, places in rows.wanted[1].items()} == {4: 1, 5: 1, 7: 1}
 
 
-def test_passes_hold_every_row_once_within_the_budget():
-    lengths = np.random.default_rng(0).integers(1, 30, 60).tolist()
-    batches = list(passes(lengths, range(60), 50))
-    assert [i for batch in batches for i in batch] == list(range(60))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 50 for batch in batches)
+def test_passes_hold_every_row_once_within_the_bounds(monkeypatch):
+    monkeypatch.setattr(engines, "ANSWERS_PER_PASS", 6)
+    lengths, answers = np.random.default_rng(0).integers(1, 15, (2, 60)).tolist()
+    batches = list(passes(lengths, answers, 50))
+    assert sorted(i for batch in batches for i in batch) == list(range(60))
+    for batch in batches:
+        tokens, asked = len(batch) * max(lengths[i] for i in batch), sum(answers[i] for i in batch)
+        assert len(batch) == 1 or (tokens <= 50 and asked <= 6)
 
 
 def test_a_long_context_is_cut_from_the_left_and_keeps_its_start(folders):
