@@ -53,7 +53,7 @@ def make(folder: Path, size: str) -> None:
     shards = {key: ShardedTensor.from_rank_offsets(key, tensor) for key, tensor in tensors.items()}
     numbers = {"reason": "end", "state": TrainState(finished=True).to_dict(), "config": to_dict(config)}
     (folder / "run" / "checkpoints").mkdir(parents=True)
-    save(folder / "run", 0, shards, numbers, initialize(LayoutConfig()).data_context.group, lambda: None)
+    save(folder / "run", 0, shards, numbers, initialize(LayoutConfig()).data_context.group, lambda: None, 0)
 
 
 def empty(folder: Path, size: str) -> None:

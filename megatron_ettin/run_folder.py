@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -148,6 +149,17 @@ def list_checkpoints(run: Path) -> list[Checkpoint]:
     matches = [(path, _STEP.fullmatch(path.name)) for path in names]
     found = [Checkpoint(path=path, step=int(match.group(1))) for path, match in matches if match]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def nearest(run: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+
+
+def free_bytes(run: Path) -> float:
+    """Bytes free on the disk of a run, which need not have begun; infinite where the disk does not tell."""
+    usage = shutil.disk_usage(nearest(run))
+    return usage.free if usage.total else math.inf
 
 
 def note_save(run: Path, checkpoint: Checkpoint, reason: str) -> None:

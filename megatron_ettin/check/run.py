@@ -16,12 +16,21 @@ from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_wor
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import every_of
 from megatron_ettin.cost.count import parameters
+from megatron_ettin.cost.disk import disk
 from megatron_ettin.cost.hardware import GIBI
 from megatron_ettin.cost.memory import heaviest
 from megatron_ettin.cost.placement import layer_placement, timeline
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.progress import format_count
-from megatron_ettin.run_folder import CONFIG, checkpoints_of, list_checkpoints, parse_source, read_config
+from megatron_ettin.run_folder import (
+    CONFIG,
+    checkpoints_of,
+    free_bytes,
+    list_checkpoints,
+    nearest,
+    parse_source,
+    read_config,
+)
 from megatron_ettin.schedule import batch_schedule
 
 HUGGINGFACE_NAMES = {
@@ -64,6 +73,7 @@ def examine(request: Request) -> tuple[RunConfig, list[Finding]]:
     if config.model.vocabulary:
         found += guarded("rules", rule_findings(config, request.world, resolved=True))
         found += guarded("memory", memory_findings(config))
+        found += guarded("disk", disk_findings(config, request.run))
     return config, found
 
 
@@ -98,11 +108,11 @@ def step_findings(config: RunConfig) -> Iterator[Finding]:
     else:
         text += f"{sizes[0]} rows per step"
     yield Finding("ok", "steps", text)
-    if config.checkpoint.every_tokens:
-        count = config.schedule.tokens // config.checkpoint.every_tokens
-        yield Finding(
-            "ok", "saves", f"{count:,} checkpoints every {format_count(config.checkpoint.every_tokens)} tokens"
-        )
+    saving = config.checkpoint
+    periods = [f"{format_count(saving.every_tokens)} tokens"] if saving.every_tokens else []
+    periods += [f"{saving.every_steps:,} steps"] if saving.every_steps else []
+    periods += [f"{saving.every_minutes:g} minutes"] if saving.every_minutes else []
+    yield Finding("ok", "saves", f"every {', every '.join(periods)}, and at the end" if periods else "at the end")
 
 
 def start_findings(config: RunConfig) -> Iterator[Finding]:
@@ -172,10 +182,26 @@ def folder_findings(config: RunConfig, run: Path) -> Iterator[Finding]:
         check_resume(stored, with_vocabulary(config, stored.model.vocabulary))
         yield Finding("ok", "run", f"{run}: goes on with the run in it")
         return
-    parent = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+    parent = nearest(run)
     if not os.access(parent, os.W_OK) or not parent.is_dir():
         raise ConfigError(f"--run {run}: cannot write in {parent}; choose a folder that you may write to")
     yield Finding("ok", "run", f"{run}: a fresh run")
+
+
+def disk_findings(config: RunConfig, run: Path) -> Iterator[Finding]:
+    """What the checkpoints of the whole run take, and whether that is free."""
+    planned, free = disk(config), free_bytes(run)
+    missing = planned.most - len(list_checkpoints(run)) * planned.checkpoint
+    text = f"{format_count(planned.most, 'B')} at the end and at the peak: {planned.milestones:,} to keep"
+    if planned.for_restart:
+        text += f" and the newest {planned.for_restart} saved by the clock"
+    elif config.checkpoint.every_minutes:
+        text += f", and one more each {config.checkpoint.every_minutes:g} minutes: checkpoint.keep=0 keeps them all"
+    text += f"; {format_count(planned.checkpoint, 'B')} each, {format_count(free, 'B')} free"
+    if missing > free:
+        yield Finding("open", "disk", f"{text}; make room, raise --checkpoint.every-tokens or give --run elsewhere")
+    else:
+        yield Finding("ok", "disk", text)
 
 
 def memory_findings(config: RunConfig) -> Iterator[Finding]:

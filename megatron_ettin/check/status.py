@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_ettin.checkpoint.manifest import check_sizes, read_manifest
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.cost.disk import milestones
 from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.observe.records import MetricsRecord, last_records
 from megatron_ettin.ownership import owner_of
@@ -20,6 +20,7 @@ from megatron_ettin.run_folder import (
     STATE,
     Checkpoint,
     checkpoints_of,
+    free_bytes,
     furthest_save,
     is_run,
     list_checkpoints,
@@ -114,11 +115,9 @@ def disk_line(run: Path, config: RunConfig, checkpoints: list[Checkpoint], steps
     text = f"{format_count(held, 'B')} held"
     if checkpoints:
         one = bytes_below(checkpoints[-1].path)
-        seen = steps[-1]["tokens"] if steps else 0
-        every = config.checkpoint.every_tokens
-        milestones = (config.schedule.tokens // every - seen // every if every else 0) + 1
-        text += f", about {format_count(max(0, milestones) * one, 'B')} to come ({format_count(one, 'B')} a checkpoint)"
-    return f"{text}, {format_count(shutil.disk_usage(run).free, 'B')} free"
+        left = milestones(config, steps[-1]["step"], steps[-1]["tokens"]) if steps else milestones(config)
+        text += f", about {format_count(left * one, 'B')} to come ({format_count(one, 'B')} a checkpoint)"
+    return f"{text}, {format_count(free_bytes(run), 'B')} free"
 
 
 def bytes_below(folder: Path) -> int:

@@ -15,8 +15,9 @@ from megatron_ettin.checkpoint.manifest import files_of, hash_share, write_manif
 from megatron_ettin.checkpoint.shards import Shards, check_complete, write_shards
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.parallel.together import everywhere, on_first, rank_and_size
+from megatron_ettin.progress import format_count
 from megatron_ettin.publish import fsync_path, fsync_tree, staging_path
-from megatron_ettin.run_folder import SHARDS, STATE, Checkpoint, note_save, path_of
+from megatron_ettin.run_folder import SHARDS, STATE, Checkpoint, free_bytes, note_save, path_of
 
 
 def save(
@@ -26,15 +27,17 @@ def save(
     numbers: dict[str, Any],
     data_group: torch.distributed.ProcessGroup,
     still_owned: Callable[[], None],
+    needed: int,
 ) -> Checkpoint:
     """Save one checkpoint; every rank calls this with its part of the tensors and the same ``numbers``.
 
     ``still_owned`` is asked on the first rank before anything is published, and raises when the run has another owner.
-    Raises CheckpointError on every rank when any of them cannot write, or a file is not there that had to be written;
-    then nothing is published.
+    Raises CheckpointError on every rank when fewer than ``needed`` bytes are free, before anything is written; and when
+    any of them cannot write, or a file is not there that had to be written. Then nothing is published.
     """
     # Not made with ``publish``: every step must succeed on all ranks or fail on all.
     target = path_of(run, step)
+    on_first(lambda: refuse_full_disk(run, needed))
     rank, ranks = rank_and_size()
     staging = on_first(lambda: _stage(target))
     try:
@@ -53,6 +56,15 @@ def save(
     checkpoint = Checkpoint(path=target, step=step)
     on_first(lambda: note_save(run, checkpoint, str(numbers.get("reason", ""))))
     return checkpoint
+
+
+def refuse_full_disk(run: Path, needed: int) -> None:
+    """Raise CheckpointError when the disk of ``run`` has not ``needed`` bytes free."""
+    if (free := free_bytes(run)) < needed:
+        raise CheckpointError(
+            f"{run}: a checkpoint needs {format_count(needed, 'B')} and {format_count(free, 'B')} are free; make "
+            "room, then start the same command again"
+        )
 
 
 def _stage(target: Path) -> Path:

@@ -178,8 +178,9 @@ class CheckpointConfig:
     """Save each so many steps; 0: never."""
     every_minutes: float = 30.0
     """Save when this much time has passed since the last save; 0: never."""
-    keep: int = 0
-    """Newest checkpoints to keep of those saved by the clock; 0: all. Those at every_tokens are always kept."""
+    keep: int = 2
+    """Newest checkpoints to keep of those saved by the clock or a signal; 0: all. Those by tokens, by steps and at the
+    end are always kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from megatron_ettin.checkpoint.shards import Shards, read_shards
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
 from megatron_ettin.config.compatible import refuse_other_shape
+from megatron_ettin.cost.disk import checkpoint_bytes
 from megatron_ettin.model.canonical import CanonicalParameter, canonical_parameters
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.together import everywhere_own, on_first
@@ -68,7 +69,10 @@ def save_run(
         "fingerprint": codec.fingerprint(parts.config),
         "data": data_fingerprint,
     }
-    checkpoint = save(run, state.step, describe(parts), numbers, parts.groups.data_context.group, still_owned)
+    checkpoint = save(
+        run, state.step, describe(parts), numbers, parts.groups.data_context.group, still_owned,
+        checkpoint_bytes(parts.config),
+    )  # fmt: skip
     on_first(lambda: thin_out(run, parts.config.checkpoint.keep))
     return checkpoint
 

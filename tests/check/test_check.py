@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -142,6 +143,22 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "config.json").write_text(to_json(other))
     status, lines = checked(capsys, *arguments)
     assert status == 2 and "this folder holds a run with other settings" in lines["error"][0]
+
+
+def test_the_disk_that_a_run_takes_is_compared_with_what_is_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("17m", "mlm", "pretrain", "--run", tmp_path / "not" / "yet", "--checkpoint.every-tokens")
+    free = 10 * 10**9
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=free, free=free))
+    lines = checked(capsys, *arguments, "0")[1]
+    (line,) = [line for line in lines["ok"] if line.startswith("ok     disk")]
+    assert "1 to keep and the newest 2 saved by the clock; 237.19MB each, 10.00GB free" in line
+    status, lines = checked(capsys, *arguments, "1B")
+    (line,) = [line for line in lines["open"] if "disk" in line]
+    assert status == 0 and "make room, raise --checkpoint.every-tokens" in line
+    lines = checked(capsys, *arguments, "0", "--checkpoint.keep", "0")[1]
+    assert any("one more each 30 minutes" in line for line in lines["ok"])
 
 
 def test_only_a_deep_check_finds_a_flipped_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
