@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_ettin import _native
 from megatron_ettin.check.findings import Finding, guarded
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.corpus.format import hash_path
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.corpus.verify import verify_corpus
 from megatron_ettin.errors import DataError
+from megatron_ettin.rows.held_out import split_key, text_hashes
 from megatron_ettin.rows.mixture import Mixture, read_mixture
-from megatron_ettin.rows.packing import open_pack, pack_spec
+from megatron_ettin.rows.packing import native_corpus, open_pack, pack_spec
 from megatron_ettin.rows.pool import build_pool
 from megatron_ettin.rows.run_data import common_vocabulary, refuse_empty
+
+CERTAINLY_SOME = 50
+"""Expected number of held-out documents at which the chance of none is below e^-50."""
+FEW_DOCUMENTS = 1 << 20
+"""A corpus of more is not looked through, whatever the share: a check takes two seconds at most."""
 
 
 def examine_data(config: RunConfig, deep: bool) -> tuple[int, list[Finding]]:
@@ -36,6 +44,32 @@ def data_findings(config: RunConfig, deep: bool, corpora: list[Corpus]) -> Itera
     vocabulary = common_vocabulary(mixture, corpora, config)
     yield Finding("ok", "tokenizer", f"{vocabulary.size:,} ids, sha256 {vocabulary.fingerprint[:12]}")
     yield from pool_findings(config, mixture, corpora)
+    if config.data.held_out_share and nothing_held_out(config, corpora):
+        share = f"data.held_out_share={config.data.held_out_share:g}"
+        text = f"no document is held out at {share}, and no evaluation is made; take --data.held-out-share 0.05 or so"
+        yield Finding("open", "held out", text)
+
+
+def nothing_held_out(config: RunConfig, corpora: list[Corpus]) -> bool:
+    """Whether no document falls on the held-out side. Looks only where that can be: many documents always have some."""
+    spec = pack_spec(config.data, "held_out")
+    documents = sum(corpus.documents for corpus in corpora)
+    if documents * config.data.held_out_share > CERTAINLY_SOME or documents > FEW_DOCUMENTS:
+        return False
+    for corpus in corpora:
+        native, stored = native_corpus(corpus), hash_path(corpus.prefix, corpus.fingerprint)
+        if stored.is_file():
+            hashes = text_hashes(corpus, native, threads=1)
+        else:  # made here and not kept: a check writes nothing
+            hashes = _native.text_hashes(native, 0, corpus.documents, 1)
+        packed = _native.pack_blocks(
+            native, 0, -(-corpus.documents // _native.BLOCK_DOCUMENTS), row_length=spec.row_length,
+            piece_length=spec.piece_length, concatenated=spec.packing == "concatenate", hashes=hashes, key=split_key(),
+            below=spec.below, held_out=True, threads=1,
+        )  # fmt: skip
+        if any(rows for _, _, rows, _ in packed):
+            return False
+    return True
 
 
 def refuse_damage(prefix: Path) -> None:
