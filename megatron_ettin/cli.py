@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if arguments else USAGE_ERROR
     # Megatron-Core warns once for each optional package that is absent; what a run uses is in its log instead
     warnings.filterwarnings("ignore", module=r"megatron\.core|torch\.distributed")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     name, *rest = arguments
     if name not in VERBS:
         print(f"error: no verb {name!r}; verbs: {', '.join(VERBS)}", file=sys.stderr)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections import Counter
+from collections.abc import Sequence
 
 from megatron_ettin.corpus.build.build import BuildReport, build_corpus
 from megatron_ettin.corpus.build.job import MAXIMUM_DOCUMENT_BYTES, BuildOptions
+from megatron_ettin.corpus.manifest import SourceSummary
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.progress import format_count, format_seconds
 from megatron_ettin.sources.files import FORMAT_NAMES
 from megatron_ettin.tokenizer.special_tokens import SPECIAL_HELP, missing_roles, parse_special
 
 HUGGING_FACE = "HuggingFaceTokenizer"
+NAMES_SHOWN = 3
+"""Names that are printed of a list; the manifest holds all."""
 DESCRIPTION = """Tokenize text into PREFIX.bin and PREFIX.idx (Megatron-Core's format) and PREFIX.json (the manifest).
 
 One --json-keys key gives PREFIX itself; several give PREFIX_KEY_document each. With --tokenizer-type, as Megatron-LM's
@@ -117,12 +122,17 @@ def table(report: BuildReport) -> str:
         lines.append(f"{prefix}.bin .idx .json")
         lines.append(f"  documents  {manifest.documents:,} ({manifest.empty_documents:,} empty)")
         lines.append(f"  tokens     {manifest.tokens:,} as {manifest.dtype}")
-        lines.append(f"  input      {len(manifest.sources):,} files, {format_count(size, 'B')}")
+        kinds = Counter(source.format for source in manifest.sources)
+        shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        lines.append(f"  input      {len(manifest.sources):,} files, {format_count(size, 'B')}: {shown}")
         notes = {
             "rejected": sum(manifest.rejected.values()),
             "blank lines": sum(source.blank_lines for source in manifest.sources),
             "lone surrogates (now U+FFFD)": sum(source.lone_surrogates for source in manifest.sources),
             "special tokens in text": manifest.specials_in_text,
+            "text files in which the separator cuts nothing": sum(map(_uncut, manifest.sources))
+            if manifest.settings.get("text_separator")
+            else 0,
         }
         lines += [f"  {name}: {count:,}" for name, count in notes.items() if count]
         lines += [f"    {kind}: {count:,}" for kind, count in manifest.rejected.items()]
@@ -132,9 +142,29 @@ def table(report: BuildReport) -> str:
             f"  roles      no token for {', '.join(missing)}; pretraining here needs them (Megatron-LM does not): name "
             f"them by the same command with --special {flags}, which builds nothing anew"
         )
-    if report.ignored:
-        lines.append(f"  ignored    {len(report.ignored)} files of no known format, first {report.ignored[0]}")
+    twins = _twins(report.manifests[0].sources)
+    left_out = report.left_out | ({"read, though their bytes are those of another input": twins} if twins else {})
+    for reason, paths in left_out.items():
+        some = ", ".join(paths[:NAMES_SHOWN]) + (" ..." if len(paths) > NAMES_SHOWN else "")
+        lines.append(f"  {'note' if paths is twins else 'left out':<10} {len(paths):,} ({reason}): {some}")
     return "\n".join(lines)
+
+
+def _uncut(source: SourceSummary) -> bool:
+    """Whether a text file is at most one document."""
+    return source.format.startswith("txt") and source.documents + sum(source.rejected.values()) <= 1
+
+
+def _twins(sources: Sequence[SourceSummary]) -> tuple[str, ...]:
+    """Files whose size and checksum an earlier one has."""
+    seen: set[tuple[int, int, str]] = set()
+    found = []
+    for source in sources:
+        key = (source.begin, source.bytes, source.checksum)
+        if key in seen and source.bytes:
+            found.append(source.path)
+        seen.add(key)
+    return tuple(found)
 
 
 def speed(report: BuildReport) -> str:

@@ -80,6 +80,8 @@ class Manifest:
     shard: Shard | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """Every setting of the build that has a say in the ids."""
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By reason: what the folders and globs that were given hold and was not read, or not read again."""
 
     @property
     def fingerprint(self) -> str:

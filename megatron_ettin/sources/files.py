@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
-from collections.abc import Iterable, Sequence
+import shlex
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_ettin.errors import DataError
+from megatron_ettin.sources.members import ZSTD_MAGIC, skippable_bytes
 
 FORMATS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "txt", ".text": "txt", ".md": "txt",
@@ -33,6 +37,8 @@ class Source:
     """Bytes of the whole file."""
     modified: int
     """Time of the last change, in nanoseconds; a resumed build checks it."""
+    inode: int
+    """Number of the file; with size and time of change it tells whether it is the same when it has been read."""
     begin: int = 0
     """First byte of the part; other formats than plain jsonl are taken whole or not at all."""
     end: int = 0
@@ -94,77 +100,247 @@ def mds_shards(folder: Path) -> list[Path]:
 
 @dataclass
 class Inputs:
-    """The files found, and how many were left out because their names say nothing."""
+    """The files found, and what of the folders and globs was left out."""
 
     files: list[tuple[Path, str, str | None]]
-    ignored: list[Path]
+    left_out: dict[str, list[Path]]
+    """By reason: files and folders that are not read."""
 
 
-def _walk(folder: Path) -> Iterable[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if _is_mds_folder(Path(parent)):
-            yield Path(parent, MDS_INDEX)
-            continue
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+FILE_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+HIDDEN, NAMELESS, DOUBLED = "hidden", "the name says no format", "named twice, read once"
+BESIDE_DATA = "text beside data files; name each file to read it, or say the format of all"
 
 
-def _add_file(path: Path, wanted: str, found: Inputs, *, named: bool) -> None:
-    if path.name == MDS_INDEX and _is_mds_folder(path.parent):
-        for shard in mds_shards(path.parent):
-            found.files.append((shard, "mds", "zst" if shard.suffix in (".zstd", ".zst") else None))
-        return
-    kind = detect(path, wanted)
-    if kind is not None:
-        found.files.append((path, *kind))
-    elif named:
-        raise DataError(
-            f"{path}: the name says no format ({', '.join(FORMATS)}, each also with .gz or .zst); "
-            f"say --input-format {'|'.join(FORMAT_NAMES)}"
-        )
-    else:
-        found.ignored.append(path)
+def _refused(path: Path, error: OSError) -> DataError:
+    """The error for a file or folder that is there and cannot be read."""
+    if error.errno == errno.ENOENT and path.is_symlink():
+        return DataError(f"{path}: a link to {os.readlink(path)}, which is not there; restore that or remove the link")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return DataError(f"{path}: no such file or folder")
+    return DataError(
+        f"{path}: cannot be read ({error.strerror}); repair that, or leave it out by naming the other inputs"
+    )
 
 
-def find_inputs(inputs: Sequence[str | Path], wanted: str = "auto") -> Inputs:
+def _status(path: Path) -> os.stat_result:
+    """Of the file that a name leads to. Raises DataError."""
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a name leads to a folder. Raises DataError when that cannot be told."""
+    return not _dangles(path) and stat.S_ISDIR(_status(path).st_mode)
+
+
+def _dangles(path: Path) -> bool:
+    """Whether a name is a link to what is not there."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return path.is_symlink()
+    except OSError as error:
+        raise _refused(path, error) from error
+    return False
+
+
+def _names(folder: Path) -> list[str]:
+    """Of what is in a folder, sorted. Raises DataError."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
+class _Finder:
+    """Collects the files of all inputs, each once."""
+
+    def __init__(self, wanted: str, remedy: str) -> None:
+        self.wanted, self._remedy = wanted, remedy
+        self.found = Inputs([], {})
+        self._seen: set[tuple[object, ...]] = set()
+
+    def leave_out(self, path: Path, reason: str) -> None:
+        self.found.left_out.setdefault(reason, []).append(path)
+
+    def add_named(self, path: Path) -> None:
+        """A file that was named, which must be one that can be read."""
+        kind = FILE_KINDS.get(stat.S_IFMT(_status(path).st_mode))
+        if kind is not None:
+            raise DataError(
+                f"{path}: {kind}, which can be read only once, but a build that is interrupted reads again; write what "
+                "it gives to a file (`... > FILE.jsonl`) and name that"
+            )
+        if not self._add(path):
+            known = ", ".join(FORMATS)
+            raise DataError(f"{path}: the name says no format ({known}, each also with .gz or .zst); {self._remedy}")
+
+    def add_all(self, paths: Iterable[Path]) -> None:
+        """Files that a folder or a glob gave: those whose names say a format; text only where there is no data."""
+        mark = len(self.found.files)
+        for path in paths:
+            kind = None if _dangles(path) else FILE_KINDS.get(stat.S_IFMT(_status(path).st_mode))
+            if kind is not None:
+                self.leave_out(path, kind)
+            elif not self._add(path):
+                self.leave_out(path, NAMELESS)
+        given = self.found.files[mark:]
+        if self.wanted == "auto" and {format for _, format, _ in given} > {"txt"}:
+            self.found.files[mark:] = [file for file in given if file[1] != "txt"]
+            for path, format, _ in given:
+                if format == "txt":
+                    self.leave_out(path, BESIDE_DATA)
+
+    def _add(self, path: Path) -> bool:
+        """Whether the file says a format; it is read unless it is among the inputs already."""
+        if path.name == MDS_INDEX and _is_mds_folder(path.parent):
+            kinds: list[tuple[Path, str, str | None]] = [
+                (shard, "mds", "zst" if shard.suffix in (".zstd", ".zst") else None)
+                for shard in mds_shards(path.parent)
+            ]
+        elif (kind := detect(path, self.wanted)) is not None:
+            kinds = [(path, *kind)]
+        else:
+            return False
+        for file in kinds:
+            status = _status(file[0])
+            # some network file systems give several files one number: size and time must agree as well
+            number = status.st_ino or os.path.realpath(file[0])
+            key = (status.st_dev, number, status.st_size, status.st_mtime_ns)
+            if key in self._seen:
+                self.leave_out(file[0], DOUBLED)
+            else:
+                self._seen.add(key)
+                self.found.files.append(file)
+        return True
+
+    def walk(self, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+        """The files below a folder, in order. Links to folders are followed, but never into a folder above them."""
+        if _is_mds_folder(folder):
+            named = {MDS_INDEX, *(shard.name for shard in mds_shards(folder))}
+            for name in _names(folder):
+                if name not in named:
+                    self.leave_out(folder / name, "not named by the MDS index beside it")
+            yield folder / MDS_INDEX
+            return
+        status = _status(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            self.leave_out(folder, "a link to a folder above it")
+            return
+        folders = []
+        for name in _names(folder):
+            path = folder / name
+            if name.startswith("."):
+                self.leave_out(path, HIDDEN)
+            elif _is_folder(path):
+                folders.append(path)
+            else:
+                yield path
+        for path in folders:
+            yield from self.walk(path, (*above, here))
+
+    def expand(self, pattern: str) -> Iterator[Path]:
+        """The files of a glob, in order."""
+        parts = Path(pattern).parts
+        for count in range(1, len(parts)):  # glob passes over folders that cannot be read
+            for name in glob.glob(str(Path(*parts[:count])), recursive=True):
+                if _is_folder(Path(name)):
+                    _names(Path(name))
+        for name in sorted(glob.glob(pattern, recursive=True)):
+            if not _is_folder(Path(name)):
+                yield Path(name)
+            elif "**" not in pattern:
+                self.leave_out(Path(name), "a folder among the files of a glob; name it to read what is in it")
+
+
+def find_inputs(inputs: Sequence[str | Path], wanted: str = "auto", *, remedy: str = "rename it") -> Inputs:
     """Resolve names, globs and folders. Globs and folders are sorted; the order of the arguments is kept.
 
-    Raises DataError for a name that is not there, a glob or folder without a usable file, or an unknown format.
+    A file that is named or found twice, also by links, is read once. In a folder or glob that holds data (jsonl,
+    parquet, MDS), text files are left out. ``remedy`` is for a named file whose name says no format. Raises DataError
+    for it, for a name that is not there, a pipe, what cannot be read, a glob or folder without a usable file.
     """
-    found = Inputs([], [])
+    finder = _Finder(wanted, remedy)
     for item in inputs:
-        path, before = Path(item), len(found.files)
-        if path.is_dir():
-            for file in _walk(path):
-                _add_file(file, wanted, found, named=False)
-        elif path.exists():
-            _add_file(path, wanted, found, named=True)
-        elif glob.has_magic(str(item)):
-            for name in sorted(glob.glob(str(item), recursive=True)):
-                if not Path(name).is_dir():
-                    _add_file(Path(name), wanted, found, named=True)
+        path, before = Path(item), len(finder.found.files)
+        doubled = len(finder.found.left_out.get(DOUBLED, ()))
+        if os.path.lexists(path) and _is_folder(path):
+            finder.add_all(finder.walk(path))
+        elif os.path.lexists(path) or not glob.has_magic(str(item)):
+            finder.add_named(path)
         else:
-            raise DataError(f"{item}: no such file or folder")
-        if len(found.files) == before:
+            finder.add_all(finder.expand(str(item)))
+        if len(finder.found.files) == before and doubled == len(finder.found.left_out.get(DOUBLED, ())):
             raise DataError(f"{item}: no input file there ({', '.join(FORMATS)}, each also with .gz or .zst)")
-    return found
+    return finder.found
 
 
 def make_sources(files: Iterable[tuple[Path, str, str | None]]) -> list[Source]:
     """Sources that hold each file whole, with size and time of change. Raises DataError for an unreadable one."""
     sources = []
     for path, format, compression in files:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        status = _status(path)
         sources.append(
             Source(
                 path=path, format=format, compression=compression, size=status.st_size,
-                modified=status.st_mtime_ns, begin=0, end=status.st_size,
+                modified=status.st_mtime_ns, inode=status.st_ino, begin=0, end=status.st_size,
             )
         )  # fmt: skip
     return sources
+
+
+HEAD_BYTES = 64
+GZIP, ZSTD, PARQUET = b"\x1f\x8b", ZSTD_MAGIC.to_bytes(4, "little"), b"PAR1"
+
+
+def require_kind(source: Source) -> None:
+    """Look at the first bytes of a file. Raises DataError when they are not of the kind that its name says."""
+    try:
+        with open(source.path, "rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except OSError as error:
+        raise _refused(source.path, error) from error
+    if source.format == "mds" or not head:
+        return
+    packed = "gz" if head[:2] == GZIP else "zst" if head[:4] == ZSTD or skippable_bytes(head) is not None else None
+    starts_so = {"gz": GZIP, "zst": ZSTD}.get(source.compression or "", b"").startswith(head)  # it is cut off there
+    if source.compression and packed != source.compression and not starts_so:
+        names = {"gz": "gzip", "zst": "zstd"}
+        raise DataError(
+            f"{source.path}: not {names[source.compression]} data, which the end of its name says"
+            f"{f' (it is {names[packed]} data)' if packed else ''}; give it the right name, or fetch it again"
+        )
+    if packed and not source.compression:
+        raise DataError(f"{source.path}: holds compressed data; give it a name that ends in .{packed}")
+    if source.format != "parquet" and head[:4] == PARQUET:
+        raise DataError(f"{source.path}: holds parquet data; give it a name that ends in .parquet")
+    if source.splits and head.lstrip().startswith(b"["):
+        raise DataError(
+            f"{source.path}: holds a JSON array, but one JSON object a line is read; convert it by `python -c 'import "
+            f"json, sys; [print(json.dumps(item)) for item in json.load(sys.stdin)]' < {shlex.quote(str(source.path))} "
+            "> LINES.jsonl`"
+        )
+
+
+def require_unchanged(sources: Iterable[Source]) -> None:
+    """Compare files with what they were when they became sources. Raises DataError for one that changed."""
+    for source in sources:
+        status = _status(source.path)
+        pairs = {
+            "size": (source.size, status.st_size),
+            "time of change": (source.modified, status.st_mtime_ns),
+            "file number": (source.inode, status.st_ino),
+        }
+        changes = [f"{name} {before} -> {after}" for name, (before, after) in pairs.items() if before != after]
+        if changes:
+            raise DataError(
+                f"{source.path}: changed while it was read ({', '.join(changes)}): what was built may hold part of the "
+                "old and part of the new text; once nothing writes to it, add --restart to build from it anew"
+            )
 
 
 def shard_of(sources: Sequence[Source], index: int, count: int) -> list[Source]:

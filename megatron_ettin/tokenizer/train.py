@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.publish import publish
-from megatron_ettin.sources.files import Source, find_inputs, make_sources
+from megatron_ettin.sources.files import Source, find_inputs, make_sources, require_kind
 from megatron_ettin.sources.parquet import parquet_documents
 from megatron_ettin.tokenizer.special_tokens import CLS, MASK, ROLES, SEP, SPECIAL_TOKENS
 
@@ -80,6 +80,7 @@ def text_files(inputs: Sequence[str]) -> list[Source]:
     """Files, globs and folders as sources in a stable order. Raises DataError for one that is not text."""
     sources = make_sources(find_inputs(inputs).files)
     for source in sources:
+        require_kind(source)
         if source.format not in ("jsonl", "txt", "parquet"):
             raise DataError(
                 f"{source.path}: a tokenizer is trained on jsonl, txt and parquet files, not on {source.format}; "

@@ -147,6 +147,7 @@ def manifest_seeds() -> list[bytes]:
     )  # fmt: skip
     content = json.loads(small.to_json())
     content |= {"shard": {"index": 0, "count": 2}, "key": "text", "settings": {"a": [1, None]}}
+    content |= {"left_out": {"a": ["b"]}}
     return [small.to_json().encode(), json.dumps(content).encode(), json.dumps(content).encode("utf-16")]
 
 

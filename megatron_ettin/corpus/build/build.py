@@ -18,6 +18,7 @@ from megatron_ettin.corpus.build.staging import Staging
 from megatron_ettin.corpus.format import dtype_for, member
 from megatron_ettin.corpus.manifest import Manifest, read_manifest
 from megatron_ettin.errors import DataError, file_trouble
+from megatron_ettin.sources.files import require_unchanged
 
 if TYPE_CHECKING:
     from megatron_ettin.corpus.reader import Corpus
@@ -35,8 +36,8 @@ class BuildReport:
     """Documents that an interrupted build had finished before."""
     already_complete: bool
     """The corpus was there, built from the same inputs with the same settings: nothing was done."""
-    ignored: tuple[Path, ...]
-    """Files in folders whose names say no format."""
+    left_out: dict[str, tuple[str, ...]]
+    """By reason: what folders and globs hold and is not read."""
 
     @cached_property
     def corpora(self) -> tuple[Corpus, ...]:
@@ -80,6 +81,7 @@ def build_corpus(
                 state = staging.last_whole_state()
                 staging.truncate(state)
                 run_build(job, staging, state)
+                require_unchanged(job.sources)
                 publish_job(job, staging)
                 resumed = state.documents if state else 0
             else:
@@ -93,5 +95,5 @@ def build_corpus(
         seconds=time.monotonic() - begun,
         resumed_documents=resumed,
         already_complete=complete,
-        ignored=job.ignored,
+        left_out=job.left_out,
     )

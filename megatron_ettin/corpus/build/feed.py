@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ class Feeder:
 def feed_plain_lines(feeder: Feeder, number: int, source: Source, first_byte: int) -> None:
     """A jsonl file, or a part of one, from a byte on: the workers read their own ranges."""
     try:
-        feeder.native.open_file(str(source.path))
+        feeder.native.open_file(os.fsencode(source.path))
     except RuntimeError as error:
         raise DataError(f"{error}; the build can be resumed by the same command") from error
     for begin in range(first_byte, source.end, feeder.block_bytes):

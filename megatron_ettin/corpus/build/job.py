@@ -12,7 +12,7 @@ from typing import Any, Literal
 from megatron_ettin.corpus.format import corpus_prefix
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
-from megatron_ettin.sources.files import Source, find_inputs, make_sources, shard_of
+from megatron_ettin.sources.files import FORMAT_NAMES, Source, find_inputs, make_sources, require_kind, shard_of
 from megatron_ettin.tokenizer.special_tokens import CLS, END_OF_TEXT, SEP
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
@@ -126,8 +126,8 @@ class Job:
     """Id to append to documents."""
     options: BuildOptions
     command: str
-    ignored: tuple[Path, ...]
-    """Files in folders whose names say no format."""
+    left_out: dict[str, tuple[str, ...]]
+    """By reason: what folders and globs hold and is not read."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def make_job(
     inputs: Sequence[str | Path], prefix: str | Path, tokenizer: str | Path, options: BuildOptions, command: str
 ) -> Job:
     """Resolve inputs, tokenizer and names. Raises DataError or ConfigError."""
-    found = find_inputs(inputs, options.input_format)
+    found = find_inputs(inputs, options.input_format, remedy=f"say --input-format {'|'.join(FORMAT_NAMES)}")
     sources = make_sources(found.files)
     base = corpus_prefix(prefix)
     if options.shard is not None:
@@ -174,6 +174,7 @@ def make_job(
             raise ConfigError(f"{source.path}: a text file has no keys, but {list(options.keys)} are asked for")
         if source.compression and source.format == "parquet":
             raise DataError(f"{source.path}: parquet is compressed inside, not as a file; decompress it first")
+        require_kind(source)
     many = len(options.keys) > 1
     loaded = Tokenizer.from_file(tokenizer, options.specials_in_text, options.engine, options.special)
     return Job(
@@ -184,7 +185,7 @@ def make_job(
         eod=_find_eod(Path(tokenizer), loaded, options),
         options=options,
         command=command,
-        ignored=tuple(found.ignored),
+        left_out={reason: tuple(map(str, paths)) for reason, paths in found.left_out.items()},
     )
 
 

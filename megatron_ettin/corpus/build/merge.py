@@ -139,6 +139,14 @@ def join_sources(sources: Sequence[SourceSummary]) -> tuple[SourceSummary, ...]:
     return tuple(joined)
 
 
+def _join_left_out(parts: Sequence[dict[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+    """What all parts left out; shards of one build say the same."""
+    reasons = dict.fromkeys(reason for part in parts for reason in part)
+    return {
+        reason: tuple(dict.fromkeys(path for part in parts for path in part.get(reason, ()))) for reason in reasons
+    }
+
+
 def merge_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command: str = "merge") -> Corpus:
     """Join corpora, in order, into ``target``; the parts stay. Shards of one build give the bytes of the whole build.
 
@@ -181,6 +189,7 @@ def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: s
         files=manifests[0].files | {".bin": joined_tokens, ".idx": joined_index},
         shard=None,
         settings={"merged": [str(part.prefix) for part in parts]},
+        left_out=_join_left_out([manifest.left_out for manifest in manifests]),
     )
     write_atomically(text, manifest.to_json())
     moves = {tokens: member(prefix, ".bin"), index: member(prefix, ".idx")}

@@ -59,6 +59,8 @@ def publish_job(job: Job, staging: Staging) -> None:
     """Write indexes and manifests, then move everything to its final name, the manifests last."""
     finished = staging.read_journal().finished_sources()
     last = finished[len(job.sources) - 1] if job.sources else empty_state(len(job.targets))
+    if job.options.shard is None:
+        _require_text(job, staging, list(finished.values()))
     moves: dict[Path, Path] = {}
     manifests: dict[Path, Path] = {}
     for output, target in enumerate(job.targets):
@@ -94,6 +96,22 @@ def publish_job(job: Job, staging: Staging) -> None:
             link = member(other, suffix)
             link.unlink(missing_ok=True)
             link.symlink_to(member(job.targets[0], suffix).name)
+
+
+def _require_text(job: Job, staging: Staging, finished: list[BuildState]) -> None:
+    """Raise DataError, and drop what is staged, when no source gave a document that is not empty."""
+    documents = sum(state.source_documents for state in finished)
+    for output in range(len(job.targets)):
+        if sum(state.outputs[output].empty_documents for state in finished) < documents:
+            return
+    staging.remove()
+    rejected = sum(sum(state.rejected) for state in finished)
+    names = ", ".join(str(source.path) for source in job.sources[:3])
+    raise DataError(
+        f"{names}{' ...' if len(job.sources) > 3 else ''}: no text in the input: {len(job.sources)} files, {documents} "
+        f"documents, all empty, {rejected} rejected records; a corpus without documents is not made: name files that "
+        "hold text"
+    )
 
 
 def _manifest(
@@ -144,4 +162,5 @@ def _manifest(
         level=job.options.level,
         shard=Shard(index=shard[0], count=shard[1]) if shard else None,
         settings={**job.options.content_settings(), "plan": job.identity_hash},
+        left_out=job.left_out,
     )

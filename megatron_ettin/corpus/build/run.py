@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from megatron_ettin.corpus.build.journal import BuildState
 from megatron_ettin.corpus.build.staging import Staging
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress, format_count
+from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.sources.files import Source
 from megatron_ettin.sources.records import StreamKind
 
@@ -29,7 +31,7 @@ SMALL_BLOCK, LARGE_BLOCK, LARGE_INPUT = 2 << 20, 8 << 20, 64 << 30
 REMEDIES = {
     "invalid_utf8": "re-encode the file as UTF-8",
     "byte_order_mark": "remove the byte order mark",
-    "invalid_json": "correct the line",
+    "invalid_json": "correct the line: one JSON object a line is read",
     "missing_key": "name the right key by --json-keys",
     "not_a_string": "name a key that holds text by --json-keys",
     "too_long": "raise --max-document-bytes",
@@ -101,9 +103,9 @@ def _native_builder(
             "encoder": job.tokenizer.huggingface and job.tokenizer.huggingface.encode_utf8,
             "splitter": splitter,
         },
-        outputs=[[str(path) for path in files] for files in staging.outputs],
-        rejects=str(staging.rejects),
-        journal=str(staging.journal),
+        outputs=[[os.fsencode(path) for path in files] for files in staging.outputs],
+        rejects=os.fsencode(staging.rejects),
+        journal=os.fsencode(staging.journal),
         sources=[json.dumps(str(source.path)) for source in job.sources],
         record=list(state.words) if state else [],
         threads=options.worker_threads,
@@ -116,8 +118,22 @@ def _stream_kind(job: Job, source: Source) -> StreamKind | None:
     if source.format == "jsonl" and not source.splits:
         return StreamKind("\n", lines=True)
     if source.format == "txt" and job.options.text_separator is not None:
-        return StreamKind(job.options.text_separator, lines=False)
+        return StreamKind(_separator_in(source, job.options.text_separator), lines=False)
     return None
+
+
+def _separator_in(source: Source, separator: str) -> str:
+    r"""The separator as it stands in a file: where the first line ends with \r\n, its newlines are such line ends."""
+    if "\n" not in separator or "\r" in separator:
+        return separator
+    last = b""
+    with RawFile(source.path) as raw, contextlib.suppress(DamagedStreamError):
+        for piece in PIECES[source.compression](raw):
+            if (end := piece.find(b"\n")) >= 0:
+                windows = (piece[end - 1 : end] if end else last) == b"\r"
+                return separator.replace("\n", "\r\n") if windows else separator
+            last = piece[-1:]
+    return separator
 
 
 def _feed_sources(job: Job, feeder: Feeder, state: BuildState | None) -> None:
