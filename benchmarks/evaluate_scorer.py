@@ -42,7 +42,7 @@ from megatron_ettin.export import Export, write_folder  # noqa: E402
 CLS, SEP, PAD, MASK = 50281, 50282, 50283, 50284
 SAME = 1e-4
 """Nats, of a sum over a continuation: float32 in another order, for sums of 50 to 300."""
-SIZES = {"17m": (48, 8.0), "150m": (10, 1.8)}
+SIZES = {"17m": (12, 8.0), "150m": (3, 1.8)}
 """Size -> (requests of each task, target against one row at a time)."""
 PUBLISHED_BATCHING = 5.0
 
@@ -155,7 +155,7 @@ def compared(size: str, data: Path | None, tokenizer_json: Path, rounds: int, qu
     count, target = SIZES[size]
     with tempfile.TemporaryDirectory() as temporary:
         subject = model_folder(size, tokenizer_json, Path(temporary, "model"))
-        asked = requests(data, Tokenizer.from_file(str(tokenizer_json)), count // 4 if quick else count)
+        asked = requests(data, Tokenizer.from_file(str(tokenizer_json)), count // 3 if quick else count)
         model = load_any(subject)
         scorer = ThreeMasks(engine=load_engine(subject), mask=MASK, separator=SEP, label_offset=0)
         everything = [one for task in asked.values() for one in task]
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=shared / "tokenizers" / "ettin_encoder_tokenizer.json")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="17M, a quarter of the requests, one round")
+    parser.add_argument("--quick", action="store_true", help="17M, a third of the requests, one round")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not options.tokenizer.is_file():

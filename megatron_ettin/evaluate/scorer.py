@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from megatron_ettin.config.objective import Objective
+from megatron_ettin.errors import CheckpointError
 from megatron_ettin.export.config_json import FolderConfig
 from megatron_ettin.export.huggingface import objective_of, read_folder_config
 from megatron_ettin.machine import cores
@@ -118,11 +119,22 @@ def load_scorer(folder: Path) -> Scorer:
     config = read_folder_config(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_transformers(folder, config, attention="sdpa").to(device)
+    require_numbers(model, folder)
     passes = 1
     if device.type == "cpu":
         threads, passes = threads_and_passes(sum(parameter.numel() for parameter in model.parameters()))
         torch.set_num_threads(threads)
     return Scorer(Path(folder), config, model, device, passes)
+
+
+def require_numbers(model: Any, folder: Path) -> None:  # noqa: ANN401 - any transformers model
+    """Raise CheckpointError for a parameter with NaN or infinity, by its name."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise CheckpointError(
+                f"tensor {name} of {folder} holds NaN or infinity, so that no score means anything; "
+                "take an earlier checkpoint"
+            )
 
 
 def threads_and_passes(parameters: int) -> tuple[int, int]:

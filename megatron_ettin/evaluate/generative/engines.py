@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megatron_ettin.batch import Batch
 from megatron_ettin.errors import CheckpointError
+from megatron_ettin.evaluate.scorer import require_numbers
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.export.huggingface import objective_of, read_folder
 from megatron_ettin.export.parity import load_ours
@@ -133,12 +134,7 @@ def load_any(subject: Subject) -> Any:  # noqa: ANN401 - transformers has no typ
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"transformers does not load {subject.folder}: {first}") from error
-    for name, tensor in model.named_parameters():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"{subject.folder}: tensor {name} holds NaN or infinity, so that no score means anything; "
-                "take an earlier checkpoint"
-            )
+    require_numbers(model, subject.folder)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

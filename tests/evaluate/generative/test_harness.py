@@ -202,6 +202,37 @@ def test_scores_are_those_of_the_harness_with_its_own_model(folders, tmp_path):
     assert found["lambada_openai"]["others"]["perplexity,none"] == pytest.approx(perplexity, rel=1e-4)
 
 
+def test_the_fast_way_and_the_literal_one_give_the_same_results(folders, tmp_path):
+    from lm_eval.evaluator import simple_evaluate
+
+    from megatron_ettin.evaluate.generative import reference
+    from megatron_ettin.evaluate.generative.encoder_lm import EncoderLM
+    from megatron_ettin.evaluate.generative.engines import load_any
+    from megatron_ettin.evaluate.generative.suite import task_manager
+    from megatron_ettin.evaluate.generative.tasks import TASKS
+
+    class Literal(EncoderLM):
+        def _loglikelihood_tokens(self, requests, disable_tqdm=False, **_):
+            plain = load_any(self.subject)
+            return [
+                reference.score(plain, context, ids, mask=MASK, separator=SEP, offset=self.subject.label_offset)
+                for __, context, ids in requests
+            ]
+
+    local = synthetic.write(tmp_path)
+    tasks = ("arc_challenge", "hellaswag", "lambada_openai", "social_iqa", "winogrande", "wsc273")
+    results = []
+    for model in (encoder(folders["mntp"]), Literal(subject(folders["mntp"]))):
+        group = {"group": "local", "task": [TASKS[task].override(local, str(tmp_path / "cache")) for task in tasks]}
+        found = simple_evaluate(model=model, tasks=[group], task_manager=task_manager(), limit=1, bootstrap_iters=0)
+        results.append({task: found["results"][task] for task in tasks})
+    fast, literal = results
+    for task in tasks:
+        for name, value in literal[task].items():
+            if isinstance(value, float):
+                assert fast[task][name] == pytest.approx(value, rel=1e-5), f"{task} {name}"
+
+
 def test_a_split_that_is_absent_is_listed_and_a_missing_column_stops_with_its_row(folders, tmp_path):
     local = synthetic.write(tmp_path)
     (local / "generative/piqa/validation.jsonl.gz").unlink()

@@ -10,6 +10,7 @@ from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.evaluate.generative import engines, reference
 from megatron_ettin.evaluate.generative.engines import PaddedEngine, load_any, load_engine, passes
 from megatron_ettin.evaluate.generative.three_masks import Continuation, ThreeMasks, plan
+from megatron_ettin.evaluate.scorer import load_scorer
 from megatron_ettin.evaluate.suites.subjects import Subject, subject_of
 from tests.evaluate.batches import CLS, MASK, SEP
 
@@ -159,7 +160,7 @@ def test_a_model_of_another_architecture_is_scored_by_transformers(tmp_path, tok
         assert one.log_probability == pytest.approx(log_p, abs=EQUAL) and one.greedy == greedy
 
 
-@pytest.mark.parametrize("load", [load_engine, load_any])
+@pytest.mark.parametrize("load", [load_engine, load_any, lambda subject: load_scorer(subject.folder)])
 def test_weights_that_are_no_numbers_are_refused_by_name(load, folders, tmp_path):
     import shutil
 
