@@ -17,23 +17,6 @@ BatchTable = tuple[tuple[int, int], ...]
 """(first row, rows per step), ascending in both; the last size has no end."""
 
 
-def batch_table(batch: BatchConfig, row_length: int) -> BatchTable:
-    """The growth of the batch: an equal number of steps at each size below the full one.
-
-    ``warmup_tokens`` is spent in rows of ``row_length`` tokens, rounded to whole steps and at least one step a
-    size, so that the table depends on nothing that is measured while training.
-    """
-    *growing, full = batch_sizes(batch)
-    if not growing:
-        return ((0, full),)
-    steps = max(1, round(batch.warmup_tokens / row_length / sum(growing)))
-    table, row = [], 0
-    for size in growing:
-        table.append((row, size))
-        row += steps * size
-    return (*table, (row, full))
-
-
 @dataclass(frozen=True)
 class BatchSchedule:
     """Steps and rows of a stage; every question costs a binary search in the table."""
@@ -67,8 +50,18 @@ class BatchSchedule:
 
 
 def batch_schedule(batch: BatchConfig, row_length: int) -> BatchSchedule:
-    """The steps and rows of a stage."""
-    return BatchSchedule(batch_table(batch, row_length))
+    """The steps and rows of a stage, with an equal number of steps at each size below the full one.
+
+    ``warmup_tokens`` is spent in rows of ``row_length`` tokens, rounded to whole steps and at least one step a
+    size, so that the table depends on nothing that is measured while training.
+    """
+    *growing, full = batch_sizes(batch)
+    steps = max(1, round(batch.warmup_tokens / row_length / sum(growing))) if growing else 0
+    table, row = [], 0
+    for size in growing:
+        table.append((row, size))
+        row += steps * size
+    return BatchSchedule((*table, (row, full)))
 
 
 def warmup_stable(schedule: ScheduleConfig, tokens: float) -> float:

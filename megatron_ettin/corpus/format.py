@@ -90,34 +90,30 @@ class IndexHeader(NamedTuple):
         return HEADER.pack(MAGIC, 1, DTYPE_CODES[self.dtype], self.sequences, self.documents + 1)
 
 
-def parse_header(content: bytes, file_bytes: int, where: str) -> IndexHeader:
-    """Decode and check a header against the size of its file. Raises DataError."""
+def read_header(path: Path) -> IndexHeader:
+    """Read the header of an .idx file and check it against the size of the file. O(1). Raises DataError."""
+    try:
+        with open(path, "rb") as stream:
+            content, file_bytes = stream.read(HEADER.size), os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise DataError(f"{path}: reading {HEADER.size} bytes at offset 0 failed: {error.strerror}") from error
     if len(content) < HEADER.size:
-        raise DataError(f"{where}: {file_bytes} bytes is too short for an index; rebuild the corpus")
-    magic, version, code, sequences, document_indices = HEADER.unpack(content[: HEADER.size])
+        raise DataError(f"{path}: {file_bytes} bytes is too short for an index; rebuild the corpus")
+    magic, version, code, sequences, document_indices = HEADER.unpack(content)
     if magic != MAGIC or version != 1:
-        raise DataError(f"{where}: not an index of version 1 (magic {magic!r}, version {version})")
+        raise DataError(f"{path}: not an index of version 1 (magic {magic!r}, version {version})")
     if CODE_DTYPES.get(code) not in DTYPE_CODES:
         found = CODE_DTYPES.get(code, f"unknown code {code}")
-        raise DataError(f"{where}: token type {found}; a corpus holds uint16 or int32 ids")
+        raise DataError(f"{path}: token type {found}; a corpus holds uint16 or int32 ids")
     if document_indices < 1:
-        raise DataError(f"{where}: no document index, at least one is always there; rebuild the corpus")
+        raise DataError(f"{path}: no document index, at least one is always there; rebuild the corpus")
     header = IndexHeader(dtype=CODE_DTYPES[code], sequences=sequences, documents=document_indices - 1)
     if header.file_bytes != file_bytes:
         raise DataError(
-            f"{where}: {file_bytes} bytes, but {sequences} sequences and {header.documents} documents "
+            f"{path}: {file_bytes} bytes, but {sequences} sequences and {header.documents} documents "
             f"need {header.file_bytes}; the file is cut or damaged: rebuild the corpus"
         )
     return header
-
-
-def read_header(path: Path) -> IndexHeader:
-    """Read and check the header of an .idx file. O(1)."""
-    try:
-        with open(path, "rb") as stream:
-            return parse_header(stream.read(HEADER.size), os.fstat(stream.fileno()).st_size, str(path))
-    except OSError as error:
-        raise DataError(f"{path}: reading {HEADER.size} bytes at offset 0 failed: {error.strerror}") from error
 
 
 def file_pieces(path: Path, itemsize: int, count: int) -> Iterator[bytes]:

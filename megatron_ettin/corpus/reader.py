@@ -73,41 +73,18 @@ class Corpus:
         self.prefix = prefix
         self.manifest = manifest
         self.layout = layout
-
-    @property
-    def documents(self) -> int:
+        self.documents = len(layout.document_indices) - 1
         """Number of documents, empty ones included."""
-        return len(self.layout.document_indices) - 1
-
-    @property
-    def sequences(self) -> int:
+        self.sequences = len(layout.lengths)
         """Number of sequences."""
-        return len(self.layout.lengths)
-
-    @property
-    def tokens(self) -> int:
+        self.tokens = len(layout.tokens)
         """Number of stored ids, appended eod included."""
-        return len(self.layout.tokens)
-
-    @property
-    def eod(self) -> int | None:
+        self.eod = manifest.appended_eod
         """The id that ends every document that is not empty, or None when none was appended."""
-        return self.manifest.appended_eod
-
-    @property
-    def fingerprint(self) -> str:
+        self.fingerprint = manifest.fingerprint
         """Changes whenever the content changes."""
-        return self.manifest.fingerprint
-
-    @property
-    def token_buffer(self) -> NDArray[np.uint16] | NDArray[np.int32]:
-        """The memory-mapped .bin file."""
-        return self.layout.tokens
-
-    @property
-    def tokenizer_json(self) -> Path:
+        self.tokenizer_json = member(prefix, ".tokenizer.json")
         """The copy of the tokenizer.json beside the corpus."""
-        return member(self.prefix, ".tokenizer.json")
 
     @cached_property
     def tokenizer(self) -> TokenizerIdentity:

@@ -32,15 +32,11 @@ class RawFile:
             self._stream = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        self.descriptor = self._stream.fileno()
         self.checksum = 0
         self.position = begin
         if begin:
             self._stream.seek(begin)
-
-    @property
-    def descriptor(self) -> int:
-        """The open file."""
-        return self._stream.fileno()
 
     def read(self, size: int = READ_BYTES) -> bytes:
         """The next bytes, none at the end. Raises DataError when the read fails."""

@@ -102,8 +102,11 @@ def _check_columns(names: object, encodings: object, sizes: object) -> None:
             raise ValueError("column sizes")
 
 
-def read_shard(source: Source) -> Shard:
-    """Read, and where needed decompress, one shard: a shard is held in memory whole."""
+def mds_documents(source: Source, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:
+    """The documents of a shard from sample ``start``: texts (str) or ids (ndarray). Raises DataError.
+
+    The shard is held in memory whole, decompressed where needed.
+    """
     content = bytearray()
     with RawFile(source.path) as raw:
         try:
@@ -113,12 +116,7 @@ def read_shard(source: Source) -> Shard:
                     raise DataError(f"{source.path}: above 4 GiB, which is no MDS shard")
         except DamagedStreamError as error:
             raise DataError(f"{source.path}: {error}; fetch it again") from error
-    return parse_shard(np.frombuffer(content, np.uint8), str(source.path))
-
-
-def mds_documents(source: Source, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:
-    """The documents of a shard from sample ``start``: texts (str) or ids (ndarray). Raises DataError."""
-    return shard_documents(read_shard(source), keys, start)
+    return shard_documents(parse_shard(np.frombuffer(content, np.uint8), str(source.path)), keys, start)
 
 
 def shard_documents(shard: Shard, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:

@@ -46,7 +46,8 @@ class _Part(threading.Thread):
         self.source, self.begin, self.end = source, begin, end
         self.checksum = 0
         self._queue: queue.Queue[tuple[bytes, int] | BaseException | None] = queue.Queue(PIECES_AHEAD)
-        self._dropped = threading.Event()
+        self.dropped = threading.Event()
+        """Set when what the thread reads is not needed; then it ends."""
 
     def run(self) -> None:
         """Fill the queue; an error is its last entry, None a good end."""
@@ -55,7 +56,7 @@ class _Part(threading.Thread):
             with RawPart(self.source, self.begin, self.end) as raw:
                 for piece in PIECES[self.source.compression](raw):
                     self._put((piece, raw.position))
-                    if self._dropped.is_set():
+                    if self.dropped.is_set():
                         return
                 self.end, self.checksum = raw.position, raw.checksum
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that takes the pieces
@@ -63,7 +64,7 @@ class _Part(threading.Thread):
         self._put(last)
 
     def _put(self, entry: tuple[bytes, int] | BaseException | None) -> None:
-        while not self._dropped.is_set():
+        while not self.dropped.is_set():
             try:
                 self._queue.put(entry, timeout=POLL_SECONDS)
                 return
@@ -82,10 +83,6 @@ class _Part(threading.Thread):
             if isinstance(entry, BaseException):
                 raise entry
             yield entry
-
-    def drop(self) -> None:
-        """Let the thread end; what it read is not needed."""
-        self._dropped.set()
 
 
 class ReadAhead:
@@ -123,12 +120,12 @@ class ReadAhead:
                 self._running.append(part)
             part = self._running.popleft()
             if part.source is not source or part.begin < position:  # of a damaged file, or inside a member
-                part.drop()
+                part.dropped.set()
                 continue
             try:
                 yield from part.pieces()
             finally:
-                part.drop()
+                part.dropped.set()
             position = part.end
             checksum = _native.crc32c_combine(checksum, part.checksum, part.end - part.begin)
         self.checksum = checksum
@@ -140,4 +137,4 @@ class ReadAhead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for part in self._running:
-            part.drop()
+            part.dropped.set()

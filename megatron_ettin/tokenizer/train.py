@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import io
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TextIO
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -142,16 +141,12 @@ def _place(source: Source, line: int) -> str:
     return f"{source.path}, line {line}" if line and source.format == "jsonl" else str(source.path)
 
 
-@contextlib.contextmanager
-def _open(source: Source) -> Iterator[io.TextIOBase]:
+def _open(source: Source) -> TextIO:
     if source.compression == "gz":
-        with gzip.open(source.path, "rt", encoding="utf-8") as stream:
-            yield stream
-    elif source.compression == "zst":
+        return gzip.open(source.path, "rt", encoding="utf-8")
+    if source.compression == "zst":
         import zstandard
 
-        with zstandard.open(source.path, "rt", encoding="utf-8") as stream:
-            yield stream
-    else:
-        with open(source.path, encoding="utf-8", newline="") as stream:
-            yield stream
+        stream: TextIO = zstandard.open(source.path, "rt", encoding="utf-8")
+        return stream
+    return open(source.path, encoding="utf-8", newline="")

@@ -177,7 +177,7 @@ def test_shards_in_order_are_the_whole(tmp_path, jsonl, tokenizer, small_blocks)
     ]
     assert [part.prefix.name for part in parts] == [f"p-{i:05d}-of-00005" for i in range(5)]
     assert sum(part.documents for part in parts) == whole.documents
-    assert np.concatenate([part.token_buffer for part in parts]).tobytes() == whole.token_buffer.tobytes()
+    assert np.concatenate([part.layout.tokens for part in parts]).tobytes() == whole.layout.tokens.tobytes()
 
 
 def test_blocks_are_small_enough_to_share(tmp_path):

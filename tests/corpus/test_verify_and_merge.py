@@ -102,7 +102,7 @@ def test_hostile_lengths_and_offsets_never_leave_the_files(copy, built):
     source = np.random.default_rng(1)
     path = file(copy, ".idx")
     good = path.read_bytes()
-    values = [-1, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 1, built.token_buffer.nbytes + 2]
+    values = [-1, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 1, built.layout.tokens.nbytes + 2]
     for _ in range(150):
         bad = bytearray(good)
         size = int(source.choice([4, 8]))
@@ -168,7 +168,7 @@ def test_a_corpus_of_megatron_is_adopted(tmp_path, jsonl, tokenizer, built):
     with pytest.raises(DataError, match="adopt"):
         open_corpus(prefix)
     corpus = adopt_corpus(prefix, tokenizer, eod_token="<|endoftext|>")
-    assert corpus.token_buffer.tobytes() == built.token_buffer.tobytes()
+    assert corpus.layout.tokens.tobytes() == built.layout.tokens.tobytes()
     assert verify_corpus(prefix).whole
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import BatchConfig
-from megatron_ettin.schedule import BatchSchedule, batch_schedule, batch_table
+from megatron_ettin.schedule import BatchSchedule, batch_schedule
 
 batches = st.builds(
     lambda increment, sizes, warmup: BatchConfig(
@@ -40,7 +40,7 @@ def test_steps_and_rows_are_each_others_inverse(batch: BatchConfig) -> None:
 
 @given(batches)
 def test_every_size_below_the_full_one_lasts_equally_many_steps(batch: BatchConfig) -> None:
-    table = batch_table(batch, 64)
+    table = batch_schedule(batch, 64).table
     assert table[0][0] == 0 and table[-1][1] == batch.rows
     steps = [(following - first) / size for (first, size), (following, _) in zip(table, table[1:], strict=False)]
     assert len(set(steps)) <= 1 and all(count == int(count) >= 1 for count in steps)
@@ -53,7 +53,7 @@ def test_every_size_below_the_full_one_lasts_equally_many_steps(batch: BatchConf
 def test_the_recipes_batch_grows_over_its_token_budget() -> None:
     for size, billions in (("17m", 125), ("150m", 50), ("1b", 3)):
         batch = recipe(size, "mlm", "pretrain").batch
-        table = batch_table(batch, 1024)
+        table = batch_schedule(batch, 1024).table
         spent = table[-1][0] * 1024
         assert len(table) == 88 and table[0] == (0, 32)
         one_step_of_each_size = 1024 * sum(rows for _, rows in table[:-1])
@@ -61,5 +61,5 @@ def test_the_recipes_batch_grows_over_its_token_budget() -> None:
 
 
 def test_a_constant_batch_is_one_entry() -> None:
-    assert batch_table(BatchConfig(rows=608), 8192) == ((0, 608),)
+    assert batch_schedule(BatchConfig(rows=608), 8192).table == ((0, 608),)
     assert batch_schedule(BatchConfig(rows=608), 8192).steps_of(0) == 0
