@@ -1,1 +1,1 @@
-"""train"""
+"""One run of training: its start, its steps, its checkpoints, its end."""

@@ -30,7 +30,7 @@ from megatron_ettin.train.totals import Totals
 def train_loop(
     run: Path,
     parts: Parts,
-    stage: RunData,
+    data: RunData,
     state: TrainState,
     recorder: Recorder,
     stop: StopRequest,
@@ -42,12 +42,12 @@ def train_loop(
     Saving comes before evaluating: nothing that is only looked at can cost a checkpoint. Returns the saved state and
     the signal, whichever rank received it; 0: none.
     """
-    config, data = parts.config, parts.groups.data
+    config, ranks = parts.config, parts.groups.data
     schedule, every = config.schedule, config.observe.evaluate_every
     clock = SaveClock(minutes=config.checkpoint.every_minutes)
     stopped = max(everywhere(lambda: stop.received))
     rows = partial(micro_batch_rows_at, config)
-    with Loader(stage, config.objective, data.rank, data.size, rows, state.step) as loader:
+    with Loader(data, config.objective, ranks.rank, ranks.size, rows, state.step) as loader:
         while not state.finished and not stopped:
             started = time.perf_counter()
             rate = schedule.peak_rate * learning_rate_factor(schedule, state.tokens)
@@ -62,27 +62,27 @@ def train_loop(
             if reason := save_reason(state, result.totals, config.checkpoint):
                 watchdog.moved(state.step, f"saving ({reason})")
                 state, saving = mark_saved(state, reason, config.checkpoint), time.perf_counter()
-                checkpoint = save_run(parts, run, state, reason, stage.fingerprint, still_owned)
+                checkpoint = save_run(parts, run, state, reason, data.fingerprint, still_owned)
                 recorder.saved(checkpoint.path, reason, time.perf_counter() - saving)
                 clock.restart()
             if every and state.step % every == 0 and not state.finished:
                 watchdog.moved(state.step, "evaluating")
-                evaluate(parts, stage, state, recorder)
+                evaluate(parts, data, state, recorder)
             stop_when_hopeless(state.refused_in_a_row, state.step)
             stopped = result.totals.stop
     watchdog.moved(state.step, "evaluating")
     if state.finished and not on_first(lambda: has_evaluation(run, state.step)):
-        evaluate(parts, stage, state, recorder)
+        evaluate(parts, data, state, recorder)
     return state, stopped
 
 
-def evaluate(parts: Parts, stage: RunData, state: TrainState, recorder: Recorder) -> None:
+def evaluate(parts: Parts, data: RunData, state: TrainState, recorder: Recorder) -> None:
     """Record the held-out loss. Where it fails, that is said and the run goes on; every rank calls this."""
     config = parts.config
     try:
-        if not config.data.held_out_share or on_first(lambda: stage.held_out_rows) == 0:
+        if not config.data.held_out_share or on_first(lambda: data.held_out_rows) == 0:
             return
-        held_out = everywhere_own(lambda: stage.held_out(config.objective, config.observe.evaluate_rows))
+        held_out = everywhere_own(lambda: data.held_out(config.objective, config.observe.evaluate_rows))
         recorder.evaluation(state, held_out_loss(parts, held_out))
     except Exception as error:
         if parts.groups.world.size > 1 and not isinstance(error, EttinError):

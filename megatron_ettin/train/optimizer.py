@@ -6,7 +6,7 @@ import megatron_ettin.parallel.megatron  # noqa: F401
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from megatron_ettin import _native
-from megatron_ettin.config.run import OptimizerConfig, RunConfig
+from megatron_ettin.config.run import RunConfig
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.stable_adamw import Sharding, StableAdamW
 
@@ -37,8 +37,10 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
 
     def square_norm(self) -> Tensor:
         """This rank's part of the squared norm of the gradient; parts of all ranks add up. Shape [], float64."""
-        optimizer, sharding = self.optimizer, self._sharding()
-        gradients = [tensor.grad for tensor in optimizer.tensors() if tensor.grad is not None]
+        sharding = self.optimizer.sharding
+        if sharding is None:
+            raise RuntimeError("attach() must be called before the first step")
+        gradients = [tensor.grad for tensor in self.optimizer.tensors() if tensor.grad is not None]
         if not gradients:
             return torch.zeros((), dtype=torch.float64, device=sharding.counted.device)
         if gradients[0].device.type == "cpu":
@@ -86,41 +88,31 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
         """Learn which whole tensor each local one is a part of, and the elements of each. Called once."""
         wholes = [parameter for chunk in self.model_chunks for parameter in chunk.parameters()]
         slot_of = {id(parameter): slot for slot, parameter in enumerate(wholes)}
-        locals_ = list(itertools.chain(*map(_owners, self.model_fp32_groups, self.model_float16_groups)))
+        owners: list[Parameter] = []  # the model parameter behind each local tensor, in the optimizer's order
+        for floats, halves in zip(self.model_fp32_groups, self.model_float16_groups, strict=True):
+            if floats and halves:
+                raise RuntimeError("parameters of one optimizer group must share a dtype")
+            owners += floats + halves
         device = wholes[0].device
+
+        def sum_over_ranks(vector: Tensor) -> None:
+            group = groups.collection.tp_dp_cp
+            if group.size() > 1:
+                torch.distributed.all_reduce(vector, group=group)
+
         self.optimizer.sharding = Sharding(
-            slots=torch.tensor([slot_of[id(owner)] for owner in locals_], dtype=torch.int64, device=device),
+            slots=torch.tensor([slot_of[id(owner)] for owner in owners], dtype=torch.int64, device=device),
             counted=torch.tensor(
-                [float(groups.tensor.is_first or getattr(owner, "tensor_model_parallel", False)) for owner in locals_],
+                [float(groups.tensor.is_first or getattr(owner, "tensor_model_parallel", False)) for owner in owners],
                 dtype=torch.float64,
                 device=device,
             ),
             sizes=torch.tensor(sizes, dtype=torch.float64, device=device),
-            sum_over_ranks=_sum_over(groups.collection.tp_dp_cp),
+            sum_over_ranks=sum_over_ranks,
         )
         self._once = torch.tensor(
-            [0.0 if getattr(owner, "shared", False) else 1.0 for owner in locals_], dtype=torch.float64, device=device
+            [0.0 if getattr(owner, "shared", False) else 1.0 for owner in owners], dtype=torch.float64, device=device
         )
-
-    def _sharding(self) -> Sharding:
-        if self.optimizer.sharding is None:
-            raise RuntimeError("attach() must be called before the first step")
-        return self.optimizer.sharding
-
-
-def _owners(floats: list[Parameter], halves: list[Parameter]) -> list[Parameter]:
-    """The model parameters behind a group of local tensors, in the group's order."""
-    if floats and halves:
-        raise RuntimeError("parameters of one optimizer group must share a dtype")
-    return floats + halves
-
-
-def _sum_over(group: torch.distributed.ProcessGroup) -> Callable[[Tensor], None]:
-    def add(vector: Tensor) -> None:
-        if group.size() > 1:
-            torch.distributed.all_reduce(vector, group=group)
-
-    return add
 
 
 @contextlib.contextmanager
@@ -133,27 +125,16 @@ def positions_without_padding(buffers: Sequence[_ParamAndGradBuffer]) -> Iterato
     before = [buffer.param_index_map for buffer in buffers]
     try:
         for buffer in buffers:
-            buffer.param_index_map = _without_padding(buffer)
+            padding = [bucket.grad_data.numel() - bucket.numel_unpadded for bucket in buffer.buckets]
+            shifts = list(itertools.accumulate(padding, initial=0))
+            buffer.param_index_map = {
+                parameter: (start - shifts[bucket], stop - shifts[bucket], bucket)
+                for parameter, (start, stop, bucket) in buffer.param_index_map.items()
+            }
         yield
     finally:
         for buffer, positions in zip(buffers, before, strict=True):
             buffer.param_index_map = positions
-
-
-def _without_padding(buffer: _ParamAndGradBuffer) -> dict[Parameter, tuple[int, int, int]]:
-    padding = [bucket.grad_data.numel() - bucket.numel_unpadded for bucket in buffer.buckets]
-    shifts = list(itertools.accumulate(padding, initial=0))
-    return {
-        parameter: (start - shifts[bucket], stop - shifts[bucket], bucket)
-        for parameter, (start, stop, bucket) in buffer.param_index_map.items()
-    }
-
-
-def parameter_groups(parameters: Sequence[Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Weight decay for tensors of two and more dimensions, none for the others."""
-    decayed = [parameter for parameter in parameters if parameter.dim() > 1]
-    others = [parameter for parameter in parameters if parameter.dim() < 2]
-    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def build_optimizer(
@@ -161,11 +142,14 @@ def build_optimizer(
 ) -> ShardedOptimizer:
     """The optimizer of this rank's model chunks. State is allocated at the first step or load.
 
+    Weight decay is for tensors of two and more dimensions, none for the others.
     ``sizes``: for each parameter of the chunks, in order, the elements of its whole tensor without padding.
     """
     parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
+    decayed = [parameter for parameter in parameters if parameter.dim() > 1]
+    others = [parameter for parameter in parameters if parameter.dim() < 2]
     inner = StableAdamW(
-        parameter_groups(parameters, config.optimizer),
+        [{"params": decayed, "weight_decay": config.optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}],
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         epsilon=config.optimizer.epsilon,
         peak_rate=config.schedule.peak_rate,

@@ -81,7 +81,10 @@ def wrap(
         for index, model in enumerate(models)
     ]
     if groups.device.kind == "cpu":
-        _add_gradients_in_place(chunks)
+        # The linear layers add their weights' gradients to the buffers themselves: no copy in between.
+        for module in (module for chunk in chunks for module in chunk.modules()):
+            if isinstance(module, ColumnParallelLinear | RowParallelLinear):
+                module.gradient_accumulation_fusion = True
         if groups.collection.dp_cp.size() == 1 and not layout.overlap:
             _send_nothing(chunks)
     config = get_model_config(chunks[0])
@@ -89,14 +92,6 @@ def wrap(
     no_sync = [chunk.no_sync for chunk in chunks]
     config.no_sync_func = None if not layout.overlap else no_sync[0] if len(no_sync) == 1 else no_sync
     return chunks
-
-
-def _add_gradients_in_place(chunks: list[DistributedDataParallel]) -> None:
-    """Let the linear layers add their weights' gradients to the buffers themselves: no copy in between."""
-    for chunk in chunks:
-        for module in chunk.modules():
-            if isinstance(module, ColumnParallelLinear | RowParallelLinear):
-                module.gradient_accumulation_fusion = True
 
 
 def _send_nothing(chunks: list[DistributedDataParallel]) -> None:

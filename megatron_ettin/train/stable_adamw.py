@@ -119,9 +119,12 @@ class StableAdamW(torch.optim.AdamW):
         beta1, beta2 = (debiased(beta, group["step"]) for beta in group["betas"])
         self.sharding = self.sharding or Sharding.none(self.tensors())
         kernel = self._kernel(group["eps"], self.sharding.sizes.device)
-        sums = kernel.second_moments(beta2)
-        rates = self._rates(self.sharding.means(sums))
-        kernel.apply(beta1, rates, 1.0 - self._decays(rates))
+        means = self.sharding.means(kernel.second_moments(beta2))
+        asked = [float(group["lr"]) for group in self.param_groups for _ in group["params"]]
+        decays = [group["weight_decay"] / self.peak_rate for group in self.param_groups for _ in group["params"]]
+        rates = to_device(torch.tensor(asked, dtype=torch.float64), means.device) / means.sqrt().clamp_(min=1)
+        lost = to_device(torch.tensor(decays, dtype=torch.float64), rates.device) * rates
+        kernel.apply(beta1, rates, 1.0 - lost)
 
     def _kernel(self, epsilon: float, device: torch.device) -> _FusedKernel | _ForeachKernel | _CompiledKernel:
         tensors = self.tensors()
@@ -132,14 +135,6 @@ class StableAdamW(torch.optim.AdamW):
             return _FusedKernel(tensors, gradients, firsts, seconds, epsilon)
         kernel = _CompiledKernel if self.compiled else _ForeachKernel
         return kernel(tensors, gradients, firsts, seconds, epsilon, device)
-
-    def _rates(self, means: Tensor) -> Tensor:
-        rates = [float(group["lr"]) for group in self.param_groups for _ in group["params"]]
-        return to_device(torch.tensor(rates, dtype=torch.float64), means.device) / means.sqrt().clamp_(min=1)
-
-    def _decays(self, rates: Tensor) -> Tensor:
-        decays = [group["weight_decay"] / self.peak_rate for group in self.param_groups for _ in group["params"]]
-        return to_device(torch.tensor(decays, dtype=torch.float64), rates.device) * rates
 
 
 class _FusedKernel:
@@ -224,7 +219,7 @@ class _CompiledKernel:
 
     def second_moments(self, beta2: float) -> Tensor:
         # A number that changes from step to step must be a tensor: it would be compiled into the kernel.
-        beta = self._numbers(beta2, 1.0 - beta2)
+        beta = to_device(torch.tensor([beta2, 1.0 - beta2]), self._device)
         run = one_kernel(second_moment_)
         sums: dict[int, Tensor] = {
             index: run(second, gradient, beta, self._epsilon).double()
@@ -236,16 +231,14 @@ class _CompiledKernel:
         return torch.stack([sums[index] for index in range(len(sums))])
 
     def apply(self, beta1: float, rates: Tensor, keeps: Tensor) -> None:
-        beta, run = self._numbers(beta1, 1.0 - beta1), one_kernel(update_)
+        beta = to_device(torch.tensor([beta1, 1.0 - beta1]), self._device)
+        run = one_kernel(update_)
         # Each row begins at a multiple of 16 bytes: compiled code would copy any other.
         scales = torch.stack([rates, keeps, rates, keeps], dim=1).float()
         for index, flat in zip(self._large, self._flat, strict=True):
             run(*flat, beta, self._epsilon, scales[index])
         if self._small:
             self._rest.apply(beta1, *(torch.stack([x[index] for index in self._small]) for x in (rates, keeps)))
-
-    def _numbers(self, *numbers: float) -> Tensor:
-        return to_device(torch.tensor(numbers), self._device)
 
 
 def second_moment_(second: Tensor, gradient: Tensor, beta: Tensor, epsilon: float) -> Tensor:

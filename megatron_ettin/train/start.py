@@ -11,7 +11,7 @@ from torch import Tensor
 from megatron_ettin.checkpoint.load import Found, find, find_newest, read_numbers, stored_run
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.compatible import refuse_other_shape
-from megatron_ettin.config.run import ModelConfig, RunConfig
+from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.parallel.together import on_first
@@ -86,7 +86,10 @@ def begin(parts: Parts, read_huggingface: ReadHuggingFace, say: Say) -> TrainSta
 
 
 def begin_from_run(parts: Parts, source: str, *, carry: bool, say: Say) -> TrainState:
-    """A new stage with the weights, and with ``carry`` the optimizer's state, of another run."""
+    """A new stage with the weights, and with ``carry`` the optimizer's state, of another run.
+
+    Raises CheckpointError when that run is not finished, or a stage other than cross would change the objective.
+    """
     folder, step = parse_source(source)
     checkpoint = find(folder, step)
     before, theirs = stored_run(checkpoint)
@@ -95,16 +98,12 @@ def begin_from_run(parts: Parts, source: str, *, carry: bool, say: Say) -> Train
             f"{folder} is not finished: it stopped at step {before.step}; let it end, or name the checkpoint: "
             f"--from {folder}@{before.step}"
         )
-    refuse_other_objective(parts.config, theirs, checkpoint)
-    before = load_run(parts, checkpoint, moments=carry)
-    say(f"starting from {checkpoint.path}: weights{' and optimizer' if carry else ''}")
-    return TrainState(updates=before.updates)
-
-
-def refuse_other_objective(ours: RunConfig, theirs: RunConfig, checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError when a stage other than cross would go on with another objective."""
+    ours = parts.config
     if ours.stage != "cross" and ours.objective != theirs.objective:
         raise CheckpointError(
             f"{checkpoint.path} was trained on {theirs.objective}, this run is {ours.objective}: stage {ours.stage} "
             f"goes on with the same objective; use {theirs.objective}, or stage cross to change it"
         )
+    before = load_run(parts, checkpoint, moments=carry)
+    say(f"starting from {checkpoint.path}: weights{' and optimizer' if carry else ''}")
+    return TrainState(updates=before.updates)

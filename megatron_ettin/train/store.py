@@ -12,7 +12,6 @@ import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
-from torch import Tensor
 
 from megatron_ettin.checkpoint.load import stored_run
 from megatron_ettin.checkpoint.retention import Reason, thin_out
@@ -22,7 +21,7 @@ from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
 from megatron_ettin.config.compatible import refuse_other_shape
 from megatron_ettin.cost.disk import checkpoint_bytes
-from megatron_ettin.model.canonical import CanonicalParameter, canonical_parameters
+from megatron_ettin.model.canonical import canonical_parameters
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.together import everywhere_own, on_first
 from megatron_ettin.run_folder import SHARDS, Checkpoint
@@ -86,7 +85,9 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> T
     refuse_other_shape(parts.config.model, stored.model, str(checkpoint.path))
     shards, data_group = describe(parts, loading=True), parts.groups.data_context.group
     loaded = everywhere_own(lambda: read_shards(checkpoint.path / SHARDS, shards, data_group))
-    take_over(parts.chunks, loaded["weights"])
+    with torch.no_grad():
+        for entry in canonical_parameters(list(parts.chunks)):
+            entry.parameter.copy_(loaded["weights"][entry.name])
     parts.optimizer.load_state_dict(loaded["optimizer"])
     if not moments:
         with torch.no_grad():
@@ -104,29 +105,18 @@ def named_shards(models: Sequence[torch.nn.Module], groups: Groups) -> NamedShar
     Rows of a QKV matrix stay in Megatron-Core's order, head by head; the rest is as in ``model.canonical``. Padding
     rows of the vocabulary are stored, and may differ in number when read.
     """
-    last_copy = groups.pipeline.size > 1 and groups.is_last_stage
-    return {
-        entry.name: _described(entry, groups, copy=int(last_copy and entry.name == "embedding.weight"))
-        for entry in canonical_parameters(list(models))
-    }
-
-
-def _described(entry: CanonicalParameter, groups: Groups, copy: int) -> ShardedTensor | ShardedTensorFactory:
-    """One parameter; ``copy`` 1 is the tied embedding's second home, on the last pipeline stage."""
-    tensor, split = groups.tensor, entry.sharding in _SPLIT_AXIS
-    offsets = [(_SPLIT_AXIS[entry.sharding], tensor.rank, tensor.size)] if split else []
-    described = ShardedTensor.from_rank_offsets(
-        f"weight.{entry.name}",
-        entry.parameter,
-        *offsets,
-        replica_id=(copy, 0 if split else tensor.rank, groups.data_context.rank),
-        allow_shape_mismatch=entry.sharding == "vocabulary",
-    )
-    return apply_swiglu_sharded_factory(described, ()) if entry.sharding == "halves" else described
-
-
-@torch.no_grad()
-def take_over(models: Sequence[torch.nn.Module], loaded: dict[str, Tensor]) -> None:
-    """Copy loaded tensors into the parameters that ``named_shards`` described."""
+    tensor, last_of_many = groups.tensor, groups.pipeline.size > 1 and groups.is_last_stage
+    described: NamedShards = {}
     for entry in canonical_parameters(list(models)):
-        entry.parameter.copy_(loaded[entry.name])
+        split = entry.sharding in _SPLIT_AXIS
+        offsets = [(_SPLIT_AXIS[entry.sharding], tensor.rank, tensor.size)] if split else []
+        second_home = int(last_of_many and entry.name == "embedding.weight")  # of the tied embedding
+        shard = ShardedTensor.from_rank_offsets(
+            f"weight.{entry.name}",
+            entry.parameter,
+            *offsets,
+            replica_id=(second_home, 0 if split else tensor.rank, groups.data_context.rank),
+            allow_shape_mismatch=entry.sharding == "vocabulary",
+        )
+        described[entry.name] = apply_swiglu_sharded_factory(shard, ()) if entry.sharding == "halves" else shard
+    return described

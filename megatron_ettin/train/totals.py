@@ -75,29 +75,26 @@ class Local:
 def add_up(local: Local, groups: Groups) -> Totals:
     """Add the ranks' numbers. One all-reduce over all ranks and one wait of the host for the device."""
     sources = local.source_sums.shape[0]
-    counts = float(all(axis.is_first for axis in (groups.tensor, groups.context, groups.pipeline)))
+    counted = float(all(axis.is_first for axis in (groups.tensor, groups.context, groups.pipeline)))
     parts = [float((local.digest >> (DIGEST_BITS * part)) & (2**DIGEST_BITS - 1)) for part in range(DIGEST_PARTS)]
-    numbers = [counts * number for number in (local.tokens, local.flops, *parts)]  # by one of those that share the rows
+    numbers = [counted * number for number in (local.tokens, local.flops, *parts)]  # by one of those that share the rows
     numbers += [float(local.save and groups.world.is_first), *(float(local.stop == number) for number in SIGNALS)]
     host = to_device(torch.tensor(numbers, dtype=torch.float64), local.square_norm.device)
     losses = local.source_sums.flatten() * float(groups.tensor.is_first)
     vector = torch.cat([losses, local.square_norm.reshape(1), host])
     if groups.world.size > 1:
         torch.distributed.all_reduce(vector)
-    return _read(vector.tolist(), sources)
-
-
-def _read(numbers: list[float], sources: int) -> Totals:
-    sums, counts = numbers[0 : 2 * sources : 2], numbers[1 : 2 * sources : 2]
-    square_norm, tokens, flops, *rest = numbers[2 * sources :]
-    parts, saves, stops = rest[:DIGEST_PARTS], rest[DIGEST_PARTS], rest[DIGEST_PARTS + 1 :]
+    summed: list[float] = vector.tolist()
+    sums, counts = summed[0 : 2 * sources : 2], summed[1 : 2 * sources : 2]
+    square_norm, tokens, flops, *rest = summed[2 * sources :]
+    digest, saves, stops = rest[:DIGEST_PARTS], rest[DIGEST_PARTS], rest[DIGEST_PARTS + 1 :]
     labels = sum(counts)
     return Totals(
         loss=sum(sums) / labels if labels else 0.0,
         labels=int(labels),
         tokens=int(tokens),
         flops=flops,
-        digest=sum(int(part) << (DIGEST_BITS * index) for index, part in enumerate(parts)) % DIGEST_MODULUS,
+        digest=sum(int(part) << (DIGEST_BITS * index) for index, part in enumerate(digest)) % DIGEST_MODULUS,
         gradient_norm=math.sqrt(square_norm) if square_norm >= 0 else math.nan,
         stop=next((int(number) for number, flag in zip(SIGNALS, stops, strict=True) if flag), 0),
         save=saves > 0,
