@@ -86,8 +86,7 @@ def main(arguments: list[str]) -> int:
     refuse_suite_flags(flags)
     with heavy_imports():
         from megatron_ettin.evaluate.report import plot_losses, print_results, write_results
-        from megatron_ettin.evaluate.source import exported, held_out_text, text_settings
-        from megatron_ettin.evaluate.suite import evaluate
+        from megatron_ettin.evaluate.suite import evaluate, exported, held_out_text, text_settings
         from megatron_ettin.export.parity import import_models
 
         import_models()
@@ -128,7 +127,7 @@ def evaluate_with_suites(flags: EvaluateFlags) -> None:
 
 def held_out_settings(flags: EvaluateFlags, subjects: Sequence[Subject]) -> HeldOutSettings:
     """What the losses suite reads."""
-    from megatron_ettin.evaluate.source import text_settings
+    from megatron_ettin.evaluate.suite import text_settings
     from megatron_ettin.evaluate.suites.losses import HeldOutSettings
 
     ours = [subject.folder for subject in subjects if subject.ours]

@@ -49,24 +49,23 @@ def fill_mask(scorer: Scorer, tokenizer: Any, text: str, choices: int = 5) -> Fi
     return FilledMask(text=text, choices=tuple(words))
 
 
+@torch.no_grad()
 def go_on(scorer: Scorer, tokenizer: Any, text: str, tokens: int = 24) -> Continuation:  # noqa: ANN401
     """Greedy continuation: by the cache of a decoder; by an encoder one token a pass through three masks."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     prompt = [tokenizer.cls_token_id, *ids]
-    causal = scorer.objective.causal
-    written = _decoded(scorer, prompt, tokens) if causal else _unmasked(scorer, tokenizer, prompt, tokens)
+    if scorer.objective.causal:
+        prompt_BT = torch.tensor([prompt], device=scorer.device)
+        attended_BT = torch.ones_like(prompt_BT)
+        out_BT = scorer.model.generate(prompt_BT, attention_mask=attended_BT, max_new_tokens=tokens, do_sample=False)
+        written = out_BT[0, len(prompt) :].tolist()
+    else:
+        written = _unmasked(scorer, tokenizer, prompt, tokens)
     return Continuation(text=text, continuation=tokenizer.decode(written, skip_special_tokens=True))
 
 
-@torch.no_grad()
-def _decoded(scorer: Scorer, prompt: list[int], tokens: int) -> list[int]:
-    ids = torch.tensor([prompt], device=scorer.device)
-    out = scorer.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
-    written: list[int] = out[0, len(prompt) :].tolist()
-    return written
-
-
 def _unmasked(scorer: Scorer, tokenizer: Any, prompt: list[int], tokens: int) -> list[int]:  # noqa: ANN401
+    """What an encoder writes, greedily."""
     mask, separator = tokenizer.mask_token_id, scorer.model.config.sep_token_id
     written: list[int] = []
     for _ in range(tokens):

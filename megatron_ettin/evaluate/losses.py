@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin.evaluate.pieces import MaskedPiece, PlainPiece
 from megatron_ettin.evaluate.questions import masked_requests, next_at_places, next_requests, sampled_places
 from megatron_ettin.evaluate.scorer import Request, Scorer
-from megatron_ettin.evaluate.text import unigram_entropy
+from megatron_ettin.evaluate.text import MaskedPiece, PlainPiece, unigram_entropy
 from megatron_ettin.progress import Progress
 
 MASKED, NEXT, NEXT_SAMPLE = "masked tokens", "next tokens", "next tokens, sample"
@@ -87,21 +86,18 @@ def held_out(
     )
 
 
-def questions(text: HeldOut, scorer: Scorer) -> dict[str, list[Request]]:
-    """What a model is asked: both questions, and all next tokens only of those that need one pass for them."""
+def losses(text: HeldOut, scorer: Scorer, title: str) -> dict[str, Loss]:
+    """Question -> loss of one model. All next tokens are asked only of those that need one pass for them."""
     objective = scorer.objective
     asked = {
         MASKED: masked_requests(text.masked, objective),
         NEXT_SAMPLE: next_at_places(text.plain, text.places, objective, text.mask, text.separator),
     }
-    return asked | ({NEXT: next_requests(text.plain)} if objective.causal else {})
-
-
-def losses(text: HeldOut, scorer: Scorer, title: str) -> dict[str, Loss]:
-    """Question -> loss of one model."""
+    if objective.causal:
+        asked[NEXT] = next_requests(text.plain)
     return {
         question: _loss(question, requests, text, scorer, f"{title}, {question}")
-        for question, requests in questions(text, scorer).items()
+        for question, requests in asked.items()
     }
 
 
@@ -118,8 +114,3 @@ def _loss(question: str, requests: Sequence[Request], text: HeldOut, scorer: Sco
         tokens=len(nats_L),
         reading=READINGS[question, scorer.objective.causal],
     )
-
-
-def as_dict(found: dict[str, Loss]) -> dict[str, Any]:
-    """For results.json."""
-    return {question: asdict(loss) for question, loss in found.items()}

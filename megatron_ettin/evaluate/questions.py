@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.config.objective import Objective
-from megatron_ettin.evaluate.pieces import MaskedPiece, PlainPiece
 from megatron_ettin.evaluate.scorer import Request
+from megatron_ettin.evaluate.text import MaskedPiece, PlainPiece
 
 MASKS = 3
 """Masks that stand for the unseen rest when an encoder predicts the next token (Samuel, 2024)."""
@@ -57,21 +57,20 @@ def next_at_places(
 
     A decoder answers all places of a piece in one pass; an encoder needs a pass for each, by three masks.
     """
-    if objective.causal:
-        return list(_next_in_one_pass(pieces, places))
     requests = []
+    if objective.causal:
+        for piece, group in itertools.groupby(places, key=lambda place: place[0]):
+            positions_L = np.array([position for _, position in group])
+            ids = pieces[piece].ids_T
+            requests.append(
+                Request(ids_T=ids[: positions_L.max()], positions_L=positions_L - 1, targets_L=ids[positions_L])
+            )
+        return requests
     for piece, position in places:
         ids = pieces[piece].ids_T
         prefix, target = ids[:position], ids[position : position + 1]
         requests.append(three_mask_request(prefix, target, objective.label_offset, mask, separator))
     return requests
-
-
-def _next_in_one_pass(pieces: Sequence[PlainPiece], places: Sequence[tuple[int, int]]) -> Iterator[Request]:
-    for piece, group in itertools.groupby(places, key=lambda place: place[0]):
-        positions_L = np.array([position for _, position in group])
-        ids = pieces[piece].ids_T
-        yield Request(ids_T=ids[: positions_L.max()], positions_L=positions_L - 1, targets_L=ids[positions_L])
 
 
 def three_mask_request(

@@ -52,15 +52,11 @@ def print_results(results: Results) -> None:
     print(losses_table(results))
     for name, model in results["models"].items():
         for demo in model.get("demos", []):
-            print(f"{name} {demo_line(demo)}")
-
-
-def demo_line(demo: dict[str, Any]) -> str:
-    """One demonstration in one line."""
-    if "choices" in demo:
-        words = ", ".join(f"{word!r} {share:.0%}" for word, share in demo["choices"])
-        return f"{demo['text']!r}: {words}"
-    return f"{demo['text']!r} ... {demo['continuation']!r}"
+            if "choices" in demo:
+                words = ", ".join(f"{word!r} {share:.0%}" for word, share in demo["choices"])
+                print(f"{name} {demo['text']!r}: {words}")
+            else:
+                print(f"{name} {demo['text']!r} ... {demo['continuation']!r}")
 
 
 def plot_losses(results: Results, path: Path) -> None:

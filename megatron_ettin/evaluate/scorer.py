@@ -93,23 +93,18 @@ class Scorer:
         return logits_LV.float()
 
     def _forward(self, requests: Sequence[Request]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        ids_BT, attended_BT = self._padded(requests)
-        rows_L = np.repeat(np.arange(len(requests)), [len(request.positions_L) for request in requests])
-        positions_L, targets_L = (
-            torch.from_numpy(np.concatenate(parts)).to(self.device)
-            for parts in ([r.positions_L for r in requests], [r.targets_L for r in requests])
-        )
-        logits_LV = self.logits(ids_BT, attended_BT, torch.from_numpy(rows_L).to(self.device), positions_L)
-        log_p = logits_LV.gather(1, targets_L[:, None])[:, 0].double() - logits_LV.logsumexp(-1).double()
-        return log_p.cpu().numpy(), logits_LV.argmax(-1).cpu().numpy()
-
-    def _padded(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
         lengths_B = np.array([len(request.ids_T) for request in requests])
         ids_BT = np.full((len(requests), lengths_B.max()), self.model.config.pad_token_id, dtype=np.int64)
         for row, request in enumerate(requests):
             ids_BT[row, : lengths_B[row]] = request.ids_T
         attended_BT = np.arange(ids_BT.shape[1])[None] < lengths_B[:, None]
-        return torch.from_numpy(ids_BT).to(self.device), torch.from_numpy(attended_BT).long().to(self.device)
+        rows_L = np.repeat(np.arange(len(requests)), [len(request.positions_L) for request in requests])
+        positions_L = np.concatenate([request.positions_L for request in requests])
+        asked = (ids_BT, attended_BT.astype(np.int64), rows_L, positions_L)
+        logits_LV = self.logits(*(torch.from_numpy(numbers).to(self.device) for numbers in asked))
+        targets_L = torch.from_numpy(np.concatenate([request.targets_L for request in requests])).to(self.device)
+        log_p = logits_LV.gather(1, targets_L[:, None])[:, 0].double() - logits_LV.logsumexp(-1).double()
+        return log_p.cpu().numpy(), logits_LV.argmax(-1).cpu().numpy()
 
 
 def load_scorer(folder: Path) -> Scorer:

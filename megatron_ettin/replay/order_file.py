@@ -29,7 +29,13 @@ def write_order_file(data: RunData, first: int, last: int, path: Path) -> int:
 
     if not 0 <= first < last:
         raise DataError(f"--between {first} {last}: the second step must come after the first, and none is below 0")
-    schema = _schema(data, pa)
+    ids = pa.uint16() if data.vocabulary.size <= 2**16 else pa.int32()
+    fields = [
+        ("input_ids", pa.list_(ids)), ("step", pa.uint64()), ("source", pa.string()), ("row", pa.int64()),
+        ("pass", pa.uint32()), ("documents", pa.list_(pa.int64())), ("starts", pa.list_(pa.int32())),
+        ("lengths", pa.list_(pa.int32())),
+    ]  # fmt: skip
+    schema = pa.schema(fields, metadata={"sequence_length": str(data.config.data.row_length)})
     begin, end = data.batch_schedule.rows_at(first)[0], sum(data.batch_schedule.rows_at(last - 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"compression": "zstd", "compression_level": ZSTD_LEVEL, "write_statistics": False}
@@ -43,16 +49,6 @@ def write_order_file(data: RunData, first: int, last: int, path: Path) -> int:
             out.write_table(_table(data, row, count, schema, pa), row_group_size=ROWS_A_GROUP)
             progress.update(row + count - begin)
     return end - begin
-
-
-def _schema(data: RunData, pa: Any) -> Any:  # noqa: ANN401
-    ids = pa.uint16() if data.vocabulary.size <= 2**16 else pa.int32()
-    fields = [
-        ("input_ids", pa.list_(ids)), ("step", pa.uint64()), ("source", pa.string()), ("row", pa.int64()),
-        ("pass", pa.uint32()), ("documents", pa.list_(pa.int64())), ("starts", pa.list_(pa.int32())),
-        ("lengths", pa.list_(pa.int32())),
-    ]  # fmt: skip
-    return pa.schema(fields, metadata={"sequence_length": str(data.config.data.row_length)})
 
 
 def _table(data: RunData, first: int, count: int, schema: Any, pa: Any) -> Any:  # noqa: ANN401

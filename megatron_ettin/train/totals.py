@@ -77,7 +77,8 @@ def add_up(local: Local, groups: Groups) -> Totals:
     sources = local.source_sums.shape[0]
     counted = float(all(axis.is_first for axis in (groups.tensor, groups.context, groups.pipeline)))
     parts = [float((local.digest >> (DIGEST_BITS * part)) & (2**DIGEST_BITS - 1)) for part in range(DIGEST_PARTS)]
-    numbers = [counted * number for number in (local.tokens, local.flops, *parts)]  # by one of those that share the rows
+    # by one of those that share the rows
+    numbers = [counted * number for number in (local.tokens, local.flops, *parts)]
     numbers += [float(local.save and groups.world.is_first), *(float(local.stop == number) for number in SIGNALS)]
     host = to_device(torch.tensor(numbers, dtype=torch.float64), local.square_norm.device)
     losses = local.source_sums.flatten() * float(groups.tensor.is_first)

@@ -11,9 +11,8 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate import questions, scorer, suite
 from megatron_ettin.evaluate.demos import fill_mask, gap_in, go_on, load_tokenizer
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE, HeldOut, held_out, losses
-from megatron_ettin.evaluate.pieces import masked_pieces, plain_pieces
 from megatron_ettin.evaluate.report import print_results, write_results
-from megatron_ettin.evaluate.text import token_bytes, unigram_entropy
+from megatron_ettin.evaluate.text import masked_pieces, plain_pieces, token_bytes, unigram_entropy
 from megatron_ettin.tokenizer.identity import read_tokenizer
 from tests.evaluate.batches import CHOSEN, CLS, MASK, SEP, TEXTS, masked_batch, plain_batch
 from tests.export.reference import reference_logits

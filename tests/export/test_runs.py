@@ -181,6 +181,19 @@ def test_one_checkpoint_of_any_layout_gives_the_same_folder(corpus, tmp_path):
         assert (two[key] - tensor).abs().max() <= 3 * 3e-3 * 3, key
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_a_checkpoint_of_two_by_two_by_two_ranks_gives_the_folder_of_one_rank(name, runs, tmp_path):
+    """Bit for bit: eight ranks save again what one rank has saved, each a part of it."""
+    from tests.support.launch import torchrun
+
+    torchrun(8, "-m", "tests.export.under_layout", runs / name, tmp_path / "copy")
+    for source, target in ((runs / name, "one"), (tmp_path / "copy", "eight")):
+        export_checkpoint(find(source), tmp_path / target)
+    one, eight = (tmp_path / target / "model.safetensors" for target in ("one", "eight"))
+    assert one.read_bytes() == eight.read_bytes()
+
+
 def test_runs_and_folders_are_evaluated_together_on_the_text_that_training_held_out(runs, tmp_path, capsys):
     export_checkpoint(find(runs / "decoder"), tmp_path / "folder")
     models = [f"run={runs / 'encoder'}", f"folder={tmp_path / 'folder'}"]

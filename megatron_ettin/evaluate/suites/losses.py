@@ -14,8 +14,7 @@ import numpy as np
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE, HeldOut, losses
 from megatron_ettin.evaluate.scorer import load_scorer
-from megatron_ettin.evaluate.source import held_out_text
-from megatron_ettin.evaluate.suite import require_tokenizer
+from megatron_ettin.evaluate.suite import held_out_text, require_tokenizer
 from megatron_ettin.evaluate.suites.intervals import normal
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, NotRunError, RunTask

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megatron_ettin.errors import CheckpointError, ConfigError
-from megatron_ettin.evaluate.source import exported
+from megatron_ettin.evaluate.suite import exported
 from megatron_ettin.evaluate.suites.local import hashed
 from megatron_ettin.export.config_json import ARCHITECTURES, OFFSET_FIELD
 from megatron_ettin.export.huggingface import read_folder_config
