@@ -20,21 +20,17 @@ EXACT, ROUNDED = ("tokens", "labels"), ("loss", "gradient_norm")
 
 
 def compared(one: Sequence[MetricsRecord], four: Sequence[MetricsRecord]) -> dict[str, Any]:
-    """Figures of each step under both layouts and whether they agree."""
-    steps = [
+    """Figures of each step under both layouts and whether they agree: counts are equal, sums equal to rounding."""
+    steps: list[dict[str, Any]] = [
         {"step": a["step"], **{key: [a.get(key), b.get(key)] for key in (*EXACT, *ROUNDED)}}
         for a, b in zip(one, four, strict=False)
     ]
-    met = len(one) == len(four) > 0 and all(agree(step) for step in steps)
-    return {"met": met, "tolerance": TOLERANCE, "steps": steps}
-
-
-def agree(step: dict[str, Any]) -> bool:
-    """Counts are equal, sums equal to rounding."""
-    exact = all(step[key][0] == step[key][1] for key in EXACT)
-    return exact and all(
-        None not in step[key] and math.isclose(*step[key], rel_tol=TOLERANCE, abs_tol=0.0) for key in ROUNDED
+    counted = [step[key] for step in steps for key in EXACT]
+    summed = [step[key] for step in steps for key in ROUNDED]
+    agree = all(a == b for a, b in counted) and all(
+        None not in (a, b) and math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=0.0) for a, b in summed
     )
+    return {"met": len(one) == len(four) > 0 and agree, "tolerance": TOLERANCE, "steps": steps}
 
 
 def main(arguments: Sequence[str]) -> int:

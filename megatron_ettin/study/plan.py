@@ -71,9 +71,7 @@ def layout_steps(settings: StudySettings) -> list[Step]:
         command = pretrain_command(settings, torchrun(tensor * pipeline), "mlm", "pretrain", folder)
         steps.append(
             Step(
-                name=f"check {name}",
-                command=(*command, *flags_between(recipe, config)),
-                product=latest_of(folder),
+                name=f"check {name}", command=(*command, *flags_between(recipe, config)), product=latest_of(folder)
             )
         )
     result = settings.run / "layout" / "result.json"
@@ -93,6 +91,7 @@ def pretrain_command(
 
 def training_steps(settings: StudySettings, member: Member) -> Iterator[Step]:
     """The stages of one member, each from the run before it."""
+    launch = tuple(shlex.split(settings.launcher)) if settings.launcher else torchrun(settings.ranks)
     before = last_run(member.start) if member.start else ""
     for stage in member.stages:
         name = f"{member.name}-{stage}"
@@ -102,7 +101,7 @@ def training_steps(settings: StudySettings, member: Member) -> Iterator[Step]:
         )
         recipe = run_of(settings.size, member.objective, stage, settings.variant)
         folder = run_folder(settings, name)
-        command = pretrain_command(settings, launcher(settings), member.objective, stage, folder)
+        command = pretrain_command(settings, launch, member.objective, stage, folder)
         yield Step(
             name=f"train {name}",
             command=(*command, *flags_between(recipe, config)),
@@ -139,13 +138,6 @@ def evaluation_step(settings: StudySettings) -> Step:
         needs=tuple(f"export {member.name}" for member in MEMBERS),
         shown=False,
     )  # fmt: skip
-
-
-def launcher(settings: StudySettings) -> tuple[str, ...]:
-    """The command that starts the ranks of a training."""
-    if settings.launcher:
-        return tuple(shlex.split(settings.launcher))
-    return torchrun(settings.ranks)
 
 
 def torchrun(ranks: int) -> tuple[str, ...]:

@@ -21,7 +21,9 @@ Report = dict[str, Any]
 def write_report(settings: StudySettings, failed: list[str]) -> Report:
     """Write report.json, report.md and curves.png of what is there, and return the content."""
     report = collect(settings, failed)
-    plot_curves(member_histories(settings), settings.run / "curves.png", unigram_entropy(report))
+    evaluation = report["evaluation"]
+    entropy = float(evaluation["text"]["unigram_nats_per_token"]) if evaluation else 0.0
+    plot_curves(member_histories(settings), settings.run / "curves.png", entropy)
     write_atomically(settings.run / "report.json", json.dumps(report, indent=2) + "\n")
     write_atomically(settings.run / "report.md", markdown(report))
     return report
@@ -60,12 +62,6 @@ def member_histories(settings: StudySettings) -> dict[str, History]:
         )
         for member in MEMBERS
     }
-
-
-def unigram_entropy(report: Report) -> float:
-    """Of the held-out text; 0 before the evaluation."""
-    evaluation = report["evaluation"]
-    return float(evaluation["text"]["unigram_nats_per_token"]) if evaluation else 0.0
 
 
 def histories(settings: StudySettings) -> dict[str, list[dict[str, Any]]]:
@@ -126,33 +122,28 @@ def markdown(report: Report) -> str:
 
 
 def losses_rows(results: Report) -> list[str]:
-    """The four-way table."""
+    """The four-way table: each loss with its error and how it was read."""
     columns = (MASKED, NEXT_SAMPLE, NEXT)
     rows = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, model in results["models"].items():
-        rows.append(f"| {name} | {' | '.join(cell(model['losses'].get(column)) for column in columns)} |")
+        losses = [model["losses"].get(column) for column in columns]
+        cells = [
+            f"{loss['nats_per_token']:.3f} +- {loss['standard_error']:.3f}, {loss['reading']}" if loss else "-"
+            for loss in losses
+        ]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     entropy = f"{results['text']['unigram_nats_per_token']:.3f}"
     return [*rows, f"| unigram entropy of that text | {' | '.join([entropy] * len(columns))} |"]
-
-
-def cell(loss: dict[str, Any] | None) -> str:
-    """One loss with its error and how it was read."""
-    return f"{loss['nats_per_token']:.3f} +- {loss['standard_error']:.3f}, {loss['reading']}" if loss else "-"
 
 
 def training_rows(runs: list[dict[str, Any]]) -> list[str]:
     """A row a run."""
     rows = ["| run | steps | tokens | last loss | held-out loss | tokens/s |", "|---|---|---|---|---|---|"]
     for run in runs:
-        figures = [number(run[key], form) for key, form in
-                   (("last_loss", ".3f"), ("held_out_loss", ".3f"), ("tokens_per_second", ",.0f"))]  # fmt: skip
+        forms = {"last_loss": ".3f", "held_out_loss": ".3f", "tokens_per_second": ",.0f"}
+        figures = ["-" if run[key] is None else format(run[key], form) for key, form in forms.items()]
         rows.append(f"| {run['run']} | {run['steps']:,} | {run['tokens']:,} | {' | '.join(figures)} |")
     return rows
-
-
-def number(value: float | None, form: str) -> str:
-    """A figure, or a dash where there is none."""
-    return "-" if value is None else format(value, form)
 
 
 def parity_rows(models: dict[str, dict[str, Any]]) -> list[str]:

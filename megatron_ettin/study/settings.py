@@ -145,18 +145,15 @@ def fitted(config: RunConfig, ranks: int) -> RunConfig:
 
 def flags_between(recipe: RunConfig, config: RunConfig) -> list[str]:
     """The flags that turn the recipe's run into ``config``."""
-    before, after = flatten(recipe), flatten(config)
+    before = flatten(recipe)
     flags: list[str] = []
-    for path in after:
-        if after[path] != before[path]:
-            flags += _flag(path, after[path])
+    for path, value in flatten(config).items():
+        if value == before[path]:
+            continue
+        section, _, name = path.replace("_", "-").rpartition(".")
+        prefix = f"{section}." if section else ""
+        if isinstance(value, bool):
+            flags.append(f"--{prefix}{name}" if value else f"--{prefix}no-{name}")
+        else:
+            flags += [f"--{prefix}{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return flags
-
-
-def _flag(path: str, value: object) -> list[str]:
-    section, _, name = path.replace("_", "-").rpartition(".")
-    prefix = f"{section}." if section else ""
-    if isinstance(value, bool):
-        return [f"--{prefix}{name}" if value else f"--{prefix}no-{name}"]
-    values = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
-    return [f"--{prefix}{name}", *values]
