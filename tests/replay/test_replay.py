@@ -28,9 +28,9 @@ def start_run(folder, config):
     """A run folder as training leaves it: settings, record of the data, digests of its steps."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(to_json(config))
-    stage = open_data(config)
-    record_data(stage, folder)
-    with Loader(stage, config.objective, micro_batch_rows=4) as loader, (folder / "metrics.jsonl").open("w") as out:
+    data = open_data(config)
+    record_data(data, folder)
+    with Loader(data, config.objective, micro_batch_rows=4) as loader, (folder / "metrics.jsonl").open("w") as out:
         for step, batches in loader:
             digest = sum(batch.digest() for batch in batches) % 2**64
             out.write(json.dumps({"kind": "step", "step": step + 1, "batch": f"{digest:016x}"}) + "\n")
@@ -64,33 +64,33 @@ def run(request, corpora):
 
 
 def test_replayed_steps_are_those_that_were_trained_on(run):
-    stage = open_run_data(run)
+    data = open_run_data(run)
     for step in (1, 2, 17, STEPS):
-        seen = seen_step(stage, step)
+        seen = seen_step(data, step)
         assert seen.digest() == recorded_digest(run, step)
-        assert seen.batch.rows == len(seen.rows) == stage.batch_schedule.rows_at(step - 1)[1]
+        assert seen.batch.rows == len(seen.rows) == data.batch_schedule.rows_at(step - 1)[1]
     assert recorded_digest(run, STEPS + 1) is None
     assert last_recorded_step(run) == STEPS
-    assert newest_step(run, stage) == (STEPS, "metrics.jsonl")
+    assert newest_step(run, data) == (STEPS, "metrics.jsonl")
     (run / "checkpoints" / "step-00000040").mkdir(parents=True)
-    assert newest_step(run, stage) == (40, "the newest checkpoint")
+    assert newest_step(run, data) == (40, "the newest checkpoint")
     (run / "checkpoints" / "step-00000040").rmdir()
 
 
 def test_documents_are_found_in_the_steps_that_read_them(run, corpora):
-    stage = open_run_data(run)
+    data = open_run_data(run)
     read = {}
     for step in range(1, STEPS + 1):
-        for place, row in enumerate(seen_step(stage, step).rows):
+        for place, row in enumerate(seen_step(data, step).rows):
             for document, start, length in row.pieces:
                 sighting = (step, place, row.number, row.pass_number, start, length)
                 read.setdefault((row.source, document), []).append(sighting)
     for source, texts in corpora[1].items():
         for document in range(len(texts)):
-            found = sightings(stage, document, STEPS, source)
+            found = sightings(data, document, STEPS, source)
             values = [(s.step, s.place, s.number, s.pass_number, s.start, s.length) for s in found]
             assert values == sorted(read.get((source, document), []), key=lambda v: (v[0], v[1], v[4]))
-    assert 2 * stage.pool_rows < STEPS * 24  # several epochs were looked at
+    assert 2 * data.pool_rows < STEPS * 24  # several epochs were looked at
 
 
 def test_the_order_file_holds_what_was_learned_between_two_checkpoints(run, tmp_path, corpora, capsys):
@@ -98,8 +98,8 @@ def test_the_order_file_holds_what_was_learned_between_two_checkpoints(run, tmp_
     assert main(["order", str(run), "--between", "10", "15", "--output", str(path)]) == 0
     table = pq.read_table(path).to_pydict()
     metadata = pq.read_schema(path).metadata
-    stage = open_run_data(run)
-    rows = [(step, row) for step in range(11, 16) for row in seen_step(stage, step).rows]
+    data = open_run_data(run)
+    rows = [(step, row) for step in range(11, 16) for row in seen_step(data, step).rows]
     assert table["step"] == [step for step, _ in rows]
     assert table["source"] == [row.source for _, row in rows]
     assert table["row"] == [row.number for _, row in rows]
@@ -123,14 +123,14 @@ def test_the_command_prints_steps_and_documents(run, capsys):
     assert f"digest {recorded_digest(run, 3)}, as recorded" in out
     assert main(["order", str(run), "--step", "900"]) == 0
     assert "the run has not made this step" in capsys.readouterr().out
-    stage = open_run_data(run)
-    seen = seen_step(stage, 3)
+    data = open_run_data(run)
+    seen = seen_step(data, 3)
     assert out.count("document ") == sum(len(row.pieces) for row in seen.rows)
     predicted = sum(int(line.split()[-2]) for line in out.splitlines() if line.endswith("predicted"))
     assert predicted == seen.batch.labels
     assert main(["order", str(run), "--document", "3", "--source", "web"]) == 0
     assert "document 3: " in capsys.readouterr().out
-    held = {d for n in range(stage.held_out_packs[0].rows) for d, _, _ in stage.held_out_packs[0].native.row(n)}
+    held = {d for n in range(data.held_out_packs[0].rows) for d, _, _ in data.held_out_packs[0].native.row(n)}
     assert main(["order", str(run), "--document", str(min(held)), "--source", "web"]) == 0
     assert "it is held out" in capsys.readouterr().out
 
@@ -198,10 +198,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
 
 
 def test_original_ids_are_what_no_objective_changes(run):
-    stage = open_run_data(run)
-    seen = seen_step(stage, 4)
-    offset = {"mlm": 0, "mntp": -1, "clm": -1}[stage.config.objective]
-    plain = stage.batch(stage.step_rows(3), "clm").input_ids_BT
+    data = open_run_data(run)
+    seen = seen_step(data, 4)
+    offset = {"mlm": 0, "mntp": -1, "clm": -1}[data.config.objective]
+    plain = data.batch(data.step_rows(3), "clm").input_ids_BT
     found = original_ids(seen.batch, offset)
     differs = plain != found
     assert differs.mean() < 0.05 and set(found[differs]) <= {253}
@@ -210,12 +210,12 @@ def test_original_ids_are_what_no_objective_changes(run):
 def test_realised_counts_are_exact(corpora, capsys):
     folder, _ = corpora
     config = run_config(folder / "mixture.json")
-    stage = open_data(config)
-    reports = source_reports(stage, count=True)
-    tokens = stage.row_tokens(np.arange(stage.pool_rows))
-    sources = stage.pool.resolve(np.arange(stage.pool_rows)).sources
+    data = open_data(config)
+    reports = source_reports(data, count=True)
+    tokens = data.row_tokens(np.arange(data.pool_rows))
+    sources = data.pool.resolve(np.arange(data.pool_rows)).sources
     assert [item.tokens for item in reports] == [int(tokens[sources == index].sum()) for index in range(2)]
     assert [item.rows for item in reports] == np.bincount(sources).tolist()
-    assert "~" not in source_table(stage, count=True) and "~" in source_table(stage)
+    assert "~" not in source_table(data, count=True) and "~" in source_table(data)
     assert main(["pack", str(folder / "mixture.json"), "--row-length", "64", "--held-out-share", "0.05"]) == 0
-    assert source_table(stage, count=True) in capsys.readouterr().out
+    assert source_table(data, count=True) in capsys.readouterr().out
