@@ -2,7 +2,8 @@
 
 A claim is a small file ``.NAME.owner-00000007`` in the folder, made by an exclusive link. The highest number counts.
 Its owner touches it every HEARTBEAT seconds. Whoever finds the owner gone makes the next number: of several that try,
-the link lets one through. A released claim stays as a mark, so that a number is never given twice.
+the link lets one through. A released claim stays as a mark, or is removed where a file of its own beside the result
+would confuse people; then a number may be given again, and a claim counts as held only while it says who holds it.
 """
 
 from __future__ import annotations
@@ -91,19 +92,23 @@ class Claim:
         OSError when the folder cannot be read.
         """
         newest = _newest(self.path.parent, self.name)
-        if newest != self.path:
-            holder = f" by {_read(newest)}" if newest else ""
+        holding = _read(newest) if newest else None
+        if newest != self.path or holding not in (self.owner, _UNKNOWN):
+            holder = f" by {holding}" if holding else ""
             raise OwnershipError(
                 f"{self.path.parent} was taken over{holder} while this process could not be reached; "
                 "nothing more is written here"
             )
 
-    def release(self) -> None:
-        """Give the folder free. A claim that was lost is left alone."""
+    def release(self, *, remove: bool = False) -> None:
+        """Give the folder free; ``remove`` leaves no mark. A claim that was lost is left alone."""
         self._done.set()
         self._heart.join()
         with contextlib.suppress(OSError, OwnershipError):
             self.require()
+            if remove:
+                self.path.unlink()
+                return
             staged = _staged(self.path, replace(self.owner, released=True))
             os.replace(staged, self.path)
 
@@ -126,19 +131,22 @@ def owned(
     command: str,
     *,
     take_over: bool = False,
+    wait: bool = False,
+    remove: bool = False,
     say: Callable[[str], None] = lambda _: None,
     on_loss: Callable[[OwnershipError], None] = lambda _: None,
 ) -> Iterator[Claim]:
     """Own ``folder`` for the while, as what ``name`` says (one folder may hold several things that have owners).
 
     Goes on by itself when the owner before is gone. Waits at most GRACE seconds for an owner on this host and
-    (MISSED + 1) heartbeats for one elsewhere, which ``take_over`` cuts short. Raises OwnershipError when it lives.
+    (MISSED + 1) heartbeats for one elsewhere, which ``take_over`` cuts short. Raises OwnershipError when it lives; with
+    ``wait`` it waits for the end of a living owner instead. ``remove`` leaves no mark in the end.
     """
-    claim = claim_folder(folder, name, command, take_over=take_over, say=say, on_loss=on_loss)
+    claim = claim_folder(folder, name, command, take_over=take_over, wait=wait, say=say, on_loss=on_loss)
     try:
         yield claim
     finally:
-        claim.release()
+        claim.release(remove=remove)
 
 
 def claim_folder(
@@ -147,17 +155,22 @@ def claim_folder(
     command: str,
     *,
     take_over: bool = False,
+    wait: bool = False,
     say: Callable[[str], None] = lambda _: None,
     on_loss: Callable[[OwnershipError], None] = lambda _: None,
 ) -> Claim:
     """As ``owned``, released by hand."""
     folder = Path(folder)
     ours = this_process(command)
-    patience = _Patience(folder, say)
+    patience = _Patience(folder, say, endless=wait)
     while True:
-        newest = _newest(folder, name)
+        seen = _contents(folder, name)
+        newest = max(seen, key=_number, default=None)
         if newest is not None:
-            owner, standing = _judged(newest, ours)
+            try:
+                owner, standing = _judged(newest, ours)
+            except FileNotFoundError:
+                continue  # released and removed, or replaced, since the look
             if standing == "alive" or (standing == "undecided" and not take_over and not patience.exhausted(newest)):
                 patience.wait(newest, owner, standing)
                 continue
@@ -166,8 +179,9 @@ def claim_folder(
             _make_exclusively(path, ours)
         except FileExistsError:
             continue  # another start was quicker: look again
-        if _newest(folder, name) != path:
-            path.unlink(missing_ok=True)  # claims of higher numbers have come since the look
+        others = {claim: text for claim, text in _contents(folder, name).items() if claim != path}
+        if any(_number(claim) > _number(path) or seen.get(claim) != text for claim, text in others.items()):
+            path.unlink(missing_ok=True)  # other claims have come since the look
             continue
         for old in _claims(folder, name):
             if _number(old) < _number(path):
@@ -187,8 +201,8 @@ def owner_of(folder: Path, name: str) -> tuple[Owner | None, Standing]:
 class _Patience:
     """What a start has seen of the owner that it waits for."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._folder, self._say = folder, say
+    def __init__(self, folder: Path, say: Callable[[str], None], *, endless: bool) -> None:
+        self._folder, self._say, self._endless = folder, say, endless
         self._claim: Path | None = None
         self._beat = 0
         self._since = 0.0
@@ -201,7 +215,10 @@ class _Patience:
                 self._claim, self._beat, self._since = claim, beat, time.monotonic()
                 self._say(f"{self._folder} is owned by {owner}; waiting to see whether that still lives")
             here = standing == "alive"
-            if (here and time.monotonic() - self._since >= GRACE) or (not here and beat != self._beat):
+            if self._endless:
+                if beat != self._beat:
+                    self._beat, self._since = beat, time.monotonic()
+            elif (here and time.monotonic() - self._since >= GRACE) or (not here and beat != self._beat):
                 stop = f"stop it (kill {owner.process})" if here else "stop it there"
                 raise OwnershipError(
                     f"{self._folder} is in use by {owner}; {stop}, wait for its end, or choose another folder"
@@ -265,7 +282,11 @@ def _read(claim: Path) -> Owner:
 def _staged(path: Path, owner: Owner) -> Path:
     """A claim's content under a passing name."""
     staged = staging_path(path)
-    staged.write_text(json.dumps(asdict(owner)) + "\n", encoding="utf-8")
+    try:
+        staged.write_text(json.dumps(asdict(owner)) + "\n", encoding="utf-8")
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
     return staged
 
 
@@ -286,6 +307,15 @@ def _make_exclusively(path: Path, owner: Owner) -> None:
 def _claims(folder: Path, name: str) -> list[Path]:
     pattern = re.compile(rf"\.{re.escape(name)}\.owner-\d{{8,}}")
     return [folder / entry for entry in os.listdir(folder) if pattern.fullmatch(entry)]
+
+
+def _contents(folder: Path, name: str) -> dict[Path, str]:
+    """The claims that are there and what they say."""
+    found = {}
+    for claim in _claims(folder, name):
+        with contextlib.suppress(FileNotFoundError):  # removed since the listing
+            found[claim] = claim.read_text(encoding="utf-8")
+    return found
 
 
 def _newest(folder: Path, name: str) -> Path | None:

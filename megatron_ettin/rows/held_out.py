@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
+import glob
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +18,7 @@ from megatron_ettin import _native
 from megatron_ettin.corpus.format import hash_path
 from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import DataError
+from megatron_ettin.ownership import owned
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import publish_file
 from megatron_ettin.rows.order import FIXED_SEED, Stream, stream_key
@@ -29,18 +36,9 @@ def text_hashes(corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> 
     """One hash a document, memory-mapped. `ettin prepare` writes them; for other corpora the .bin is read once."""
     path = hash_path(corpus.prefix, corpus.fingerprint)
     if not path.is_file():
-        try:
-            with (
-                publish_file(path) as staging,
-                staging.open("wb") as out,
-                Progress(f"hash {corpus.prefix.name}", corpus.documents, " docs") as progress,
-            ):
-                for first in range(0, corpus.documents, CHUNK_DOCUMENTS):
-                    count = min(CHUNK_DOCUMENTS, corpus.documents - first)
-                    out.write(memoryview(_native.text_hashes(native, first, count, threads)))
-                    progress.update(first + count)
-        except PermissionError as error:
-            raise unwritable(path) from error
+        with only_one_builds(path):
+            if not path.is_file():
+                _write_hashes(path, corpus, native, threads)
     if path.stat().st_size != 4 * corpus.documents:
         raise DataError(f"{path}: {path.stat().st_size} bytes, expected 4 a document; delete it, it is made again")
     if corpus.documents == 0:
@@ -48,7 +46,37 @@ def text_hashes(corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> 
     return np.memmap(path, dtype="<u4", mode="r")
 
 
-def unwritable(path: Path) -> DataError:
+def _write_hashes(path: Path, corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> None:
+    with (
+        publish_file(path) as staging,
+        staging.open("wb") as out,
+        Progress(f"hash {corpus.prefix.name}", corpus.documents, " docs") as progress,
+    ):
+        for first in range(0, corpus.documents, CHUNK_DOCUMENTS):
+            count = min(CHUNK_DOCUMENTS, corpus.documents - first)
+            out.write(memoryview(_native.text_hashes(native, first, count, threads)))
+            progress.update(first + count)
+
+
+@contextlib.contextmanager
+def only_one_builds(path: Path) -> Iterator[None]:
+    """One process at a time makes ``path``; the others wait for it, and go on by themselves when it is gone.
+
+    What builds that were killed have left is removed. Raises DataError when the folder cannot be written.
+    """
+    say = functools.partial(print, file=sys.stderr)
+    try:
+        with owned(path.parent, path.name, "ettin pack", wait=True, remove=True, say=say):
+            for leftover in path.parent.glob(f".{glob.escape(path.name)}.incomplete-*"):
+                leftover.unlink(missing_ok=True)
+            yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise _unwritable(path) from error
+
+
+def _unwritable(path: Path) -> DataError:
     """The error for a corpus in a folder that cannot be written to."""
     return DataError(
         f"{path}: cannot be written, and what is computed once for a corpus is kept beside it; run `ettin pack` as a "

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import glob
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -22,7 +18,7 @@ from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import publish_file
-from megatron_ettin.rows.held_out import split_key, text_hashes, unwritable
+from megatron_ettin.rows.held_out import only_one_builds, split_key, text_hashes
 
 Side = Literal["train", "held_out"]
 
@@ -160,7 +156,7 @@ def open_pack(corpus: Corpus, spec: PackSpec, threads: int = 1) -> PackIndex:
     path, native = spec.path(corpus), native_corpus(corpus)
     header = _current_header(corpus, spec, path)
     if header is None:
-        with _only_one_builds(path):
+        with only_one_builds(path):
             header = _current_header(corpus, spec, path) or _build(corpus, native, spec, path, threads)
     pack = _native.PackFile(str(path), header.table_offset, header.blocks, header.documents, spec.row_length)
     if (pack.rows, pack.entries, pack.text_tokens) != (header.rows, header.entries, header.text_tokens):
@@ -171,32 +167,10 @@ def open_pack(corpus: Corpus, spec: PackSpec, threads: int = 1) -> PackIndex:
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _only_one_builds(path: Path) -> Iterator[None]:
-    """Processes of one machine wait for the first of them; where locks do not work, all build the same bytes."""
-    lock_path = path.with_name(path.name + ".lock")
-    try:
-        lock = lock_path.open("w")
-    except PermissionError as error:
-        raise unwritable(path) from error
-    with lock:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            lock_path.unlink(missing_ok=True)
-
-
 def _build(corpus: Corpus, native: _native.IndexedCorpus, spec: PackSpec, path: Path, threads: int) -> _Header:
     hashes = text_hashes(corpus, native, threads) if spec.below else None
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.incomplete-*"):  # of a build that was killed
-        leftover.unlink(missing_ok=True)
-    try:
-        with publish_file(path) as staging, staging.open("wb") as out:
-            return _write(corpus, native, spec, hashes, out, threads)
-    except PermissionError as error:
-        raise unwritable(path) from error
+    with publish_file(path) as staging, staging.open("wb") as out:
+        return _write(corpus, native, spec, hashes, out, threads)
 
 
 def _write(

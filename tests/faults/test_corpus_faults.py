@@ -1,5 +1,7 @@
 """Kills, full disks and unreadable inputs leave a corpus build that can go on."""
 
+import gzip
+import os
 import resource
 import subprocess
 import sys
@@ -98,11 +100,46 @@ def test_a_damaged_staging_file_is_found_at_resuming(tmp_path, jsonl, tokenizer,
     assert build_corpus(path, tmp_path / "c", tokenizer, options).corpus.tokens == expected.tokens
 
 
-def test_two_builds_of_one_prefix_do_not_run_together(tmp_path, jsonl, tokenizer):  # noqa: F811
-    from megatron_ettin.corpus.build.staging import Staging
+NO_FLOCK = "#include <errno.h>\nint flock(int fd, int op) { (void)fd; (void)op; errno = ENOLCK; return -1; }\n"
+BUILD = "import sys; from megatron_ettin.cli import main; sys.exit(main(['prepare', *sys.argv[1:]]))"
 
-    with Staging(tmp_path / "c", 1, "uint16").locked(), pytest.raises(DataError, match="another process"):
-        build_corpus(jsonl, tmp_path / "c", tokenizer)
+
+@pytest.fixture(scope="module", params=["flock", "no flock"])
+def environment(request, tmp_path_factory):
+    """Of a process on a file system with and without flock."""
+    if request.param == "flock":
+        return dict(os.environ)
+    folder = tmp_path_factory.mktemp("library")
+    (folder / "flock.c").write_text(NO_FLOCK)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "flock.so", folder / "flock.c"], check=True)
+    return os.environ | {"LD_PRELOAD": str(folder / "flock.so")}
+
+
+def test_two_builds_of_one_prefix_do_not_run_together(tmp_path, jsonl, tokenizer, environment, monkeypatch):  # noqa: F811
+    pipe = tmp_path / "slow.jsonl.gz"
+    pipe.write_bytes(gzip.compress(jsonl.read_bytes()))
+    command = [
+        "--input", str(pipe), "--tokenizer-model", str(tokenizer), "--output-prefix", str(tmp_path / "c"),
+    ]  # fmt: skip
+    stopped = BUILD.replace("import sys;", "import sys, time; import megatron_ettin.corpus.build.build as b; "
+                            "b.run_build = lambda *_: (print('building', flush=True), time.sleep(600));")  # fmt: skip
+    first = subprocess.Popen(
+        [sys.executable, "-c", stopped, *command], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout.readline() == "building\n"
+        monkeypatch.setattr("megatron_ettin.ownership.GRACE", 0.5)
+        with pytest.raises(DataError, match=f"another process is building this corpus.*process {first.pid} on"):
+            build_corpus(pipe, tmp_path / "c", tokenizer)
+    finally:
+        first.kill()
+        first.wait()
+    second = subprocess.run(
+        [sys.executable, "-c", BUILD, *command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 0, second.stderr
+    names = sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".hash"))
+    assert names == ["c.bin", "c.idx", "c.json", "c.tokenizer.json", "slow.jsonl.gz"]
 
 
 def test_the_program_ends_with_a_message_and_a_status(tmp_path, root):

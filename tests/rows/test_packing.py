@@ -1,6 +1,10 @@
 """Packing: every token exactly once, nothing cut that fits, the same rows as the plain definition."""
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -236,12 +240,46 @@ def test_impossible_lengths_are_refused(row_length, piece_length):
         spec(row_length, piece_length)
 
 
-def test_an_unwritable_folder_is_named(corpus, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_an_unwritable_folder_is_named(corpus, monkeypatch, number):
     opened = open_corpus(corpus)
 
-    def refuse(path, *_):
-        raise PermissionError(13, str(path))
+    def refuse(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr("pathlib.Path.open", refuse)
+    monkeypatch.setattr("megatron_ettin.ownership.Path.write_text", refuse)
     with pytest.raises(DataError, match="cannot be written.*ettin pack"):
         open_pack(opened, spec(77))
+
+
+PACK = """
+import sys, time
+import megatron_ettin.rows.packing as packing
+from megatron_ettin.corpus.reader import open_corpus
+build = packing._build
+def slow(*arguments):
+    print("building", flush=True)
+    time.sleep(float(sys.argv[2]))
+    return build(*arguments)
+packing._build = slow
+spec = packing.PackSpec(row_length=64, piece_length=64, packing="best_fit", held_out_share=0.5, side="train")
+print(packing.open_pack(open_corpus(sys.argv[1]), spec).rows)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_builder_waits_for_the_first_and_goes_on_when_it_is_gone(tmp_path, killed):
+    prefix = write_corpus(tmp_path / "text", [[1, 2, 3]] * 50)
+    start = lambda seconds: subprocess.Popen(  # noqa: E731
+        [sys.executable, "-c", PACK, prefix, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    first = start(600 if killed else 3)
+    assert first.stdout.readline() == "building\n"
+    second = start(0)
+    assert "is owned by" in second.stderr.readline()
+    if killed:
+        first.kill()
+    said, _ = second.communicate(timeout=60)
+    first.communicate(timeout=60)
+    assert said.startswith("building\n") == killed
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]

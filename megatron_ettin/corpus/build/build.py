@@ -73,7 +73,7 @@ def build_corpus(
     staging = Staging(job.prefix, len(job.targets), dtype_for(job.tokenizer.vocabulary_size))
     try:
         job.prefix.parent.mkdir(parents=True, exist_ok=True)
-        with staging.locked():
+        with staging.owned(job.command):
             staging.finish_publication()
             resumed = 0
             if not (complete := is_complete(job)):

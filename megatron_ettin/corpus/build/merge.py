@@ -162,7 +162,7 @@ def merge_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command
             raise DataError(f"{member(prefix, suffix)}: exists already; choose another name")
     prefix.parent.mkdir(parents=True, exist_ok=True)
     staging = Staging(prefix, 1, parts[0].manifest.dtype)
-    with staging.locked():
+    with staging.owned(command):
         staging.finish_publication()
         staging.discard()
         _publish(parts, prefix, staging, command)

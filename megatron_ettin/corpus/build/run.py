@@ -66,7 +66,7 @@ def run_build(job: Job, staging: Staging, state: BuildState | None) -> None:
             native=native,
             block_bytes=block_bytes(job.total_bytes),
             maximum_record=job.options.maximum_document_bytes,
-            on_wait=_progress_lines(job, native, progress, state.documents if state else 0),
+            on_wait=_progress_lines(job, staging, native, progress, state.documents if state else 0),
         )
         try:
             _feed_sources(job, feeder, state)
@@ -187,15 +187,20 @@ def _failure(job: Job, failure: dict[str, Any]) -> DataError:
 
 def _progress_lines(
     job: Job,
+    staging: Staging,
     native: Any,  # noqa: ANN401 - extension type
     progress: Progress,
     documents_before: int,
 ) -> Callable[[int], None]:
-    """What shows the progress of a build, and prints the lines of --log-interval; called with the bytes fed."""
+    """What shows the progress of a build, and prints the lines of --log-interval; called with the bytes fed.
+
+    It raises OwnershipError when another process has taken the build over.
+    """
     interval, printed = job.options.log_interval, 0
 
     def show(fed: int) -> None:
         nonlocal printed
+        staging.require_owned()
         _, documents, tokens, rejected = native.totals()
         detail = f"{format_count(documents)} documents, {format_count(progress.rate(tokens))} tokens/s"
         progress.update(fed, f"{detail}, {rejected} rejected" if rejected else detail)

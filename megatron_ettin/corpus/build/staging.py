@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from megatron_ettin.corpus.build.journal import BuildState, Journal
 from megatron_ettin.corpus.checksum import ChecksummedWriter
 from megatron_ettin.corpus.format import DTYPES, IndexHeader, file_pieces, write_index
 from megatron_ettin.corpus.manifest import FileChecksum
-from megatron_ettin.errors import DataError
+from megatron_ettin.errors import DataError, OwnershipError
+from megatron_ettin.ownership import Claim, owned
 from megatron_ettin.publish import finish_set, publish_set, write_atomically
 
 CHECK_BYTES = 8 << 20
@@ -43,7 +43,10 @@ class Staging:
     """The hidden folder of an unfinished build beside its prefix."""
 
     def __init__(self, prefix: Path, outputs: int, dtype: str) -> None:
+        self.prefix = prefix
         self.folder = prefix.parent / f".{prefix.name}.incomplete"
+        self._claim: Claim | None = None
+        self._lost: OwnershipError | None = None
         self.dtype = dtype
         self.itemsize = DTYPES[dtype]
         self.outputs = [
@@ -56,26 +59,37 @@ class Staging:
         self.publication = self.folder / "publication.json"
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder. Raises DataError when another process builds the same prefix."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as stream:
+    def owned(self, command: str) -> Iterator[None]:
+        """Own the prefix: one build at a time, on any file system. Raises DataError when another process builds it.
+
+        The claim lies beside the folder and is removed in the end.
+        """
+        name = f"{self.prefix.name}.build"
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise DataError(f"{self.folder}: another process is building this corpus; wait for it") from error
+                claim = owned(self.prefix.parent, name, command, remove=True, on_loss=self._lose)
+                self._claim = stack.enter_context(claim)
+            except OwnershipError as error:
+                raise DataError(f"{self.prefix}: another process is building this corpus: {error}") from error
+            self.folder.mkdir(exist_ok=True)
             yield
 
+    def _lose(self, error: OwnershipError) -> None:
+        self._lost = error
+
+    def require_owned(self) -> None:
+        """Raise OwnershipError when the heart of the claim found that another process has taken over."""
+        if self._lost is not None:
+            raise self._lost
+
     def discard(self) -> None:
-        """Forget what was built; the lock stays."""
+        """Forget what was built."""
         for path in self.folder.iterdir():
-            if path.name != "lock":
-                path.unlink()
+            path.unlink()
 
     def remove(self) -> None:
         """Take the folder away."""
         self.discard()
-        (self.folder / "lock").unlink()
         self.folder.rmdir()
 
     def begin(self, identity: dict[str, Any], *, restart: bool) -> None:
@@ -154,6 +168,8 @@ class Staging:
 
     def publish(self, files: dict[Path, Path], marks: dict[Path, Path]) -> None:
         """Move staged files to their final names, the manifests, ``marks``, last; a killed process can finish it."""
+        if self._claim is not None:
+            self._claim.require()
         publish_set(files, marks, self.publication)
         self.discard()
 
