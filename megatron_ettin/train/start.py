@@ -18,7 +18,7 @@ from megatron_ettin.parallel.together import on_first
 from megatron_ettin.run_folder import Checkpoint, furthest_save, parse_source, set_aside
 from megatron_ettin.train.open_run import lost_progress
 from megatron_ettin.train.parts import Parts
-from megatron_ettin.train.store import DROPOUT, load_run
+from megatron_ettin.train.store import load_run
 
 Say = Callable[[str], None]
 ReadHuggingFace = Callable[[Path], tuple[ModelConfig, Mapping[str, Tensor]]]
@@ -35,7 +35,7 @@ def start(parts: Parts, run: Path, data_fingerprint: str, read_huggingface: Read
     while found.checkpoint is not None:
         report_skipped(found, say)
         try:
-            state = resume(parts, found.checkpoint, data_fingerprint, say)
+            state = resume(parts, found.checkpoint, data_fingerprint)
         except DamagedError as error:  # whole as to its bytes, but not a checkpoint: the one before is next
             report_skipped(Found(checkpoint=None, skipped=((found.checkpoint, str(error)),)), say)
             found = find_newest(run)
@@ -55,25 +55,19 @@ def report_skipped(found: Found, say: Say) -> None:
         say(f"skipping {checkpoint.path.name}: {reason} (kept as {target.name})")
 
 
-def resume(parts: Parts, checkpoint: Checkpoint, data_fingerprint: str, say: Say) -> TrainState:
+def resume(parts: Parts, checkpoint: Checkpoint, data_fingerprint: str) -> TrainState:
     """Go on from the run's own checkpoint.
 
     Raises DamagedError when it is none, CheckpointError when the data is not what it was or it cannot be loaded.
     """
     stored_run(checkpoint)
-    numbers = read_numbers(checkpoint)
-    stored = numbers.get("data")
+    stored = read_numbers(checkpoint).get("data")
     if stored != data_fingerprint:
         raise CheckpointError(
             f"{checkpoint.path} was trained on other data (fingerprint {stored}, now {data_fingerprint}); "
             "restore the corpora and the mixture file, or give another --run folder"
         )
     state = load_run(parts, checkpoint)
-    if parts.config.model.output_dropout and numbers.get("dropout") != DROPOUT:
-        say(
-            f"{checkpoint.path.name} was written when the bits of dropout were functions of the micro-batch; from here "
-            "on they are functions of the row of the step, so that losses differ from those of that version"
-        )
     return replace(state, finished=state.tokens >= parts.config.schedule.tokens)
 
 
