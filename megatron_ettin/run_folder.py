@@ -25,7 +25,7 @@ from typing import Any
 
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import CheckpointError, ConfigError, OwnershipError
+from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError, OwnershipError
 from megatron_ettin.ownership import Claim, owned
 from megatron_ettin.publish import write_atomically
 
@@ -149,6 +149,40 @@ def list_checkpoints(run: Path) -> list[Checkpoint]:
     matches = [(path, _STEP.fullmatch(path.name)) for path in names]
     found = [Checkpoint(path=path, step=int(match.group(1))) for path, match in matches if match]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def read_numbers(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The content of state.json. Raises DamagedError when it is missing or no table, OSError when it cannot be read."""
+    path = checkpoint.path / STATE
+    try:
+        numbers = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing") from None
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    if not isinstance(numbers, dict):
+        raise DamagedError(f"{path} is not a table")
+    return numbers
+
+
+def known_settings(run: Path) -> RunConfig | None:
+    """The settings of the run in a folder: from config.json, or where that is lost from its newest checkpoint.
+
+    None for a fresh folder. Raises ConfigError when neither can be told though there are checkpoints.
+    """
+    path = run / CONFIG
+    if path.is_file():
+        content = path.read_bytes()
+        with contextlib.suppress(ValueError):
+            return codec.run_from_dict(json.loads(content))
+    damaged = f"{path} is damaged" if path.is_file() else f"{path} is lost"
+    checkpoints = list_checkpoints(run)
+    for checkpoint in reversed(checkpoints):
+        with contextlib.suppress(DamagedError, ValueError):
+            return codec.run_from_dict(read_numbers(checkpoint).get("config"))
+    if checkpoints or path.is_file():
+        raise ConfigError(f"{damaged}, and no checkpoint tells the settings; restore it, or give another --run folder")
+    return None
 
 
 def nearest(run: Path) -> Path:

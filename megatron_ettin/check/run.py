@@ -23,9 +23,9 @@ from megatron_ettin.cost.placement import layer_placement, timeline
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.progress import format_count
 from megatron_ettin.run_folder import (
-    CONFIG,
     checkpoints_of,
     free_bytes,
+    known_settings,
     list_checkpoints,
     nearest,
     parse_source,
@@ -177,8 +177,11 @@ def from_huggingface_finding(config: RunConfig) -> Finding:
 
 def folder_findings(config: RunConfig, run: Path) -> Iterator[Finding]:
     """The run folder: free to write, or a run that these settings continue."""
-    if (run / CONFIG).is_file():
-        stored = read_config(run)
+    try:
+        stored = known_settings(run)
+    except OSError as error:
+        raise ConfigError(f"--run {run}: cannot be read ({error}); choose another folder") from error
+    if stored is not None:
         check_resume(stored, with_vocabulary(config, stored.model.vocabulary))
         yield Finding("ok", "run", f"{run}: goes on with the run in it")
         return

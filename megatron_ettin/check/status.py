@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from megatron_ettin.ownership import owner_of
 from megatron_ettin.progress import format_count, format_seconds
 from megatron_ettin.run_folder import (
     OWNER,
-    STATE,
     Checkpoint,
     checkpoints_of,
     free_bytes,
@@ -25,6 +23,7 @@ from megatron_ettin.run_folder import (
     is_run,
     list_checkpoints,
     read_config,
+    read_numbers,
 )
 
 
@@ -104,8 +103,8 @@ def saved_line(checkpoints: list[Checkpoint]) -> str:
 def reason_of(checkpoint: Checkpoint) -> str:
     """Why a checkpoint was saved."""
     try:
-        return str(json.loads((checkpoint.path / STATE).read_bytes()).get("reason"))
-    except (FileNotFoundError, ValueError, AttributeError):
+        return str(read_numbers(checkpoint).get("reason"))
+    except DamagedError:
         return "damaged"
 
 

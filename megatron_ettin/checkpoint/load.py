@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from megatron_ettin.checkpoint.manifest import check_hashes, check_sizes, read_manifest
 from megatron_ettin.checkpoint.shards import check_complete
@@ -14,7 +12,7 @@ from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.parallel.together import everywhere, on_first, rank_and_size
-from megatron_ettin.run_folder import CHECKPOINTS, STATE, Checkpoint, checkpoints_of, is_run, list_checkpoints
+from megatron_ettin.run_folder import CHECKPOINTS, Checkpoint, checkpoints_of, is_run, list_checkpoints, read_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +80,6 @@ def find(run: Path, step: int | None = None) -> Checkpoint:
             return checkpoint
     steps = ", ".join(str(checkpoint.step) for checkpoint in candidates) or "none"
     raise CheckpointError(f"{checkpoints_of(run)} has no checkpoint of step {step}; steps there: {steps}")
-
-
-def read_numbers(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of state.json. Raises DamagedError when it is missing or no table, OSError when it cannot be read."""
-    path = checkpoint.path / STATE
-    try:
-        numbers = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DamagedError(f"{path} is missing") from None
-    except ValueError as error:
-        raise DamagedError(f"{path} is damaged: {error}") from error
-    if not isinstance(numbers, dict):
-        raise DamagedError(f"{path} is not a table")
-    return numbers
 
 
 def stored_run(checkpoint: Checkpoint) -> tuple[TrainState, RunConfig]:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from megatron_ettin.checkpoint.load import read_numbers
 from megatron_ettin.errors import CheckpointError
-from megatron_ettin.run_folder import Checkpoint, delete, list_checkpoints
+from megatron_ettin.run_folder import Checkpoint, delete, list_checkpoints, read_numbers
 
 Reason = Literal["tokens", "steps", "clock", "signal", "end"]
 """Why a checkpoint was saved."""

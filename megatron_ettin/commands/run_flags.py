@@ -44,6 +44,11 @@ ALIASES = {
     "--micro-batch": "--layout.micro-batch-rows",
     "--precision": "--compute.precision",
 }
+# Why arguments are looked through before tyro sees them. A recipe is chosen by name first, and its values are the
+# defaults of the flags. tyro's constructors are chosen by type, after annotations of other makers are stripped, and
+# config knows no tyro: so token counts are told by the name of the flag. tyro's aliases belong to annotated fields too.
+# It ends the process on a misspelt flag, with a box of text; here one ConfigError names the nearest flag, which
+# torchrun repeats in its summary.
 COUNT = re.compile(r"(\d+(?:\.\d+)?)([KMBT])")
 COUNT_UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 USAGE = """\

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 from megatron_ettin import __version__
-from megatron_ettin.checkpoint.load import read_numbers
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError
+from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.observe.records import last_recorded_step
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.run_folder import (
@@ -27,7 +26,7 @@ from megatron_ettin.run_folder import (
     ENVIRONMENT,
     checkpoints_of,
     furthest_save,
-    list_checkpoints,
+    known_settings,
     put_away,
     remove_leftovers,
 )
@@ -56,26 +55,6 @@ def open_run_folder(run: Path, config: RunConfig, *, start_over: bool = False) -
         write_atomically(run / COMMAND, shlex.join(sys.orig_argv) + "\n")
     except OSError as error:
         raise ConfigError(f"--run {run}: cannot write there ({error}); choose another folder") from error
-
-
-def known_settings(run: Path) -> RunConfig | None:
-    """The settings of the run in a folder: from config.json, or where that is lost from its newest checkpoint.
-
-    None for a fresh folder. Raises ConfigError when neither can be told though there are checkpoints.
-    """
-    path = run / CONFIG
-    if path.is_file():
-        content = path.read_bytes()
-        with contextlib.suppress(ValueError):
-            return codec.run_from_dict(json.loads(content))
-    damaged = f"{path} is damaged" if path.is_file() else f"{path} is lost"
-    checkpoints = list_checkpoints(run)
-    for checkpoint in reversed(checkpoints):
-        with contextlib.suppress(DamagedError, ValueError):
-            return codec.run_from_dict(read_numbers(checkpoint).get("config"))
-    if checkpoints or path.is_file():
-        raise ConfigError(f"{damaged}, and no checkpoint tells the settings; restore it, or give another --run folder")
-    return None
 
 
 def lost_progress(run: Path, step: int, why: str) -> CheckpointError:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_ettin.checkpoint.load import Found, find, find_newest, read_numbers, stored_run
+from megatron_ettin.checkpoint.load import Found, find, find_newest, stored_run
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.compatible import refuse_other_shape
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.parallel.together import on_first
-from megatron_ettin.run_folder import Checkpoint, furthest_save, parse_source, set_aside
+from megatron_ettin.run_folder import Checkpoint, furthest_save, parse_source, read_numbers, set_aside
 from megatron_ettin.train.open_run import lost_progress
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.store import load_run

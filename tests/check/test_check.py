@@ -134,6 +134,22 @@ def test_a_hugging_face_folder_must_have_the_shape_and_safetensors(
     assert "vocabulary 512 there, 576 here" in checked(capsys, *arguments)[1]["error"][0]
 
 
+def test_lost_settings_of_a_run_are_those_of_its_newest_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = previous_run(tmp_path / "run")
+    (run / "config.json").rename(tmp_path / "settings")
+    arguments = ["tiny", "clm", "pretrain", "--run", run]
+    status, lines = checked(capsys, *arguments)
+    assert status == 2 and "no checkpoint tells the settings" in lines["error"][0]
+    settings = json.loads((tmp_path / "settings").read_text())
+    (run / "checkpoints" / "step-00000120" / "state.json").write_text(json.dumps({"config": settings}))
+    status, lines = checked(capsys, *arguments)
+    assert status == 0 and "goes on with the run in it" in "\n".join(lines["ok"])
+    status, lines = checked(capsys, *arguments, "--schedule.peak-rate", "1e-4")
+    assert status == 2 and "this folder holds a run with other settings" in lines["error"][0]
+
+
 def test_a_folder_with_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("tiny", "mlm", "pretrain", "--run", tmp_path)
     stored = with_fields(recipe("tiny", "mlm", "pretrain"), {"model.vocabulary": 8192, "layout.data": 2})
