@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--held-out-share", type=float, default=defaults["held_out_share"], help="share held out (%(default)s)"
     )
+    result.add_argument("--index-folder", default="", help="keep the indexes here (default: beside each corpus)")
     result.add_argument("--threads", type=int, help="cores to use (default: all)")
     return result
 
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
             "data.piece_length": options.piece_length or options.row_length,
             "data.packing": options.packing,
             "data.held_out_share": options.held_out_share,
+            "data.index_folder": options.index_folder,
         },
     )
     data = open_data(config, options.threads)

@@ -73,6 +73,8 @@ class DataConfig:
     """Share of the documents, by hash of their ids, that training never sees."""
     seed: int = 21
     """Key of the order and of the masks."""
+    index_folder: str = ""
+    """Where pack indexes and text hashes are kept; by default beside their corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)

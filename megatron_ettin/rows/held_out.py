@@ -32,9 +32,16 @@ def split_key() -> int:
     return first << 32 | second
 
 
-def text_hashes(corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> NDArray[np.uint32]:
-    """One hash a document, memory-mapped. `ettin prepare` writes them; for other corpora the .bin is read once."""
+def text_hashes(
+    corpus: Corpus, native: _native.IndexedCorpus, threads: int, folder: str = ""
+) -> NDArray[np.uint32]:
+    """One hash a document, memory-mapped. `ettin prepare` writes them; for other corpora the .bin is read once.
+
+    ``folder`` is where they are kept then; by default beside the corpus.
+    """
     path = hash_path(corpus.prefix, corpus.fingerprint)
+    if folder and not path.is_file():
+        path = hash_path(Path(folder, corpus.prefix.name), corpus.fingerprint)
     if not path.is_file():
         with only_one_builds(path):
             if not path.is_file():
@@ -66,6 +73,7 @@ def only_one_builds(path: Path) -> Iterator[None]:
     """
     say = functools.partial(print, file=sys.stderr)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with owned(path.parent, path.name, "ettin pack", wait=True, remove=True, say=say):
             for leftover in path.parent.glob(f".{glob.escape(path.name)}.incomplete-*"):
                 leftover.unlink(missing_ok=True)
@@ -79,6 +87,7 @@ def only_one_builds(path: Path) -> Iterator[None]:
 def _unwritable(path: Path) -> DataError:
     """The error for a corpus in a folder that cannot be written to."""
     return DataError(
-        f"{path}: cannot be written, and what is computed once for a corpus is kept beside it; run `ettin pack` as a "
-        f"user who may write to {os.fspath(path.parent)}, or link the corpus files into a folder of your own"
+        f"{path}: cannot be written, and what is computed once for a corpus is kept there; name a folder of your own "
+        "by --data.index-folder FOLDER (`ettin pack --index-folder`), or run `ettin pack` as a user who may write to "
+        f"{os.fspath(path.parent)}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -39,6 +39,8 @@ class PackSpec:
     packing: Literal["best_fit", "concatenate"]
     held_out_share: float
     side: Side
+    folder: str = ""
+    """Where it is kept; by default beside the corpus."""
 
     def __post_init__(self) -> None:
         shortest, longest = SPECIALS_PER_PIECE + 1, _native.LONGEST_TEXT + SPECIALS_PER_PIECE
@@ -56,9 +58,11 @@ class PackSpec:
         return round(self.held_out_share * 2**32)
 
     def path(self, corpus: Corpus) -> Path:
-        """Where the pack index lies."""
-        lengths = f"{self.row_length}-{self.piece_length}"
-        return member(corpus.prefix, f".rows-{lengths}-{self.packing}-{self.side}-{self.below:08x}.pack")
+        """Where the pack index is built: in a folder of many corpora its name tells the content of its corpus."""
+        lengths, prefix = f"{self.row_length}-{self.piece_length}", corpus.prefix
+        if self.folder:
+            prefix = Path(self.folder, f"{prefix.name}.{corpus.fingerprint[:16]}")
+        return member(prefix, f".rows-{lengths}-{self.packing}-{self.side}-{self.below:08x}.pack")
 
 
 def pack_spec(data: DataConfig, side: Side = "train") -> PackSpec:
@@ -69,6 +73,7 @@ def pack_spec(data: DataConfig, side: Side = "train") -> PackSpec:
         packing=data.packing,
         held_out_share=data.held_out_share,
         side=side,
+        folder=data.index_folder,
     )
 
 
@@ -153,8 +158,11 @@ def open_pack(corpus: Corpus, spec: PackSpec, threads: int = 1) -> PackIndex:
 
     Opening reads the header and 32 bytes a block (131,072 documents). Raises DataError when the index is damaged.
     """
-    path, native = spec.path(corpus), native_corpus(corpus)
+    path, native = replace(spec, folder="").path(corpus), native_corpus(corpus)
     header = _current_header(corpus, spec, path)
+    if header is None and spec.folder:
+        path = spec.path(corpus)
+        header = _current_header(corpus, spec, path)
     if header is None:
         with only_one_builds(path):
             header = _current_header(corpus, spec, path) or _build(corpus, native, spec, path, threads)
@@ -168,7 +176,7 @@ def open_pack(corpus: Corpus, spec: PackSpec, threads: int = 1) -> PackIndex:
 
 
 def _build(corpus: Corpus, native: _native.IndexedCorpus, spec: PackSpec, path: Path, threads: int) -> _Header:
-    hashes = text_hashes(corpus, native, threads) if spec.below else None
+    hashes = text_hashes(corpus, native, threads, spec.folder) if spec.below else None
     with publish_file(path) as staging, staging.open("wb") as out:
         return _write(corpus, native, spec, hashes, out, threads)
 

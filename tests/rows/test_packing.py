@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -283,3 +284,26 @@ def test_a_second_builder_waits_for_the_first_and_goes_on_when_it_is_gone(tmp_pa
     first.communicate(timeout=60)
     assert said.startswith("building\n") == killed
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_indexes_of_a_corpus_that_may_only_be_read_lie_in_a_folder_of_their_own(tmp_path):
+    prefix = write_corpus(tmp_path / "shared" / "text", [[n, 2, 3] for n in range(1, 60)])
+    os.chmod(tmp_path / "shared", 0o555)
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []  # root writes all
+    command += [sys.executable, "-m", "megatron_ettin", "pack", str(prefix), "--row-length", "64"]
+    command += ["--held-out-share", "0.5"]
+    before = sorted(path.name for path in (tmp_path / "shared").iterdir())
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "--data.index-folder" in refused.stderr, refused.stderr
+    index_folder = tmp_path / "indexes"
+    done = subprocess.run(
+        [*command, "--index-folder", str(index_folder)], capture_output=True, text=True, check=False
+    )
+    os.chmod(tmp_path / "shared", 0o755)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == before
+    assert {path.suffix for path in index_folder.iterdir()} == {".pack", ".hash"}
+    again = open_pack(open_corpus(prefix), spec(64, 64, held_out_share=0.5))
+    assert again.path.parent == tmp_path / "shared"
+    kept = open_pack(open_corpus(prefix), replace(spec(64, 64, held_out_share=0.5), folder=str(index_folder)))
+    assert rows_of(kept) == rows_of(again)
