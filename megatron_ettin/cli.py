@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from megatron_ettin.errors import EttinError, file_trouble
+from megatron_ettin.errors import REMEDIES, EttinError, file_trouble
 from megatron_ettin.heavy_imports import heavy_imports
 
 
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is read: flushing must not fail
         return USAGE_ERROR
     except OSError as error:
-        if error.filename is None:  # no file of the user's
+        if error.filename is None and error.errno not in REMEDIES:  # no file of the user's
             raise
         return report(file_trouble(error))
     except KeyboardInterrupt:

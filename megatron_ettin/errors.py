@@ -30,16 +30,17 @@ class OwnershipError(EttinError):
     """A folder that another process is writing to, or that was taken over from this one."""
 
 
-_REMEDIES = {
+REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then start the same command again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may read and write"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "check the path, or choose another"),
 }
+"""By the system's number for what went wrong."""
 
 
 def file_trouble(error: OSError) -> str:
     """What the system refuses, at which path where it says so, and the remedy."""
-    remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk, then start the same command again")
+    remedy = REMEDIES.get(error.errno or 0, "check the path and the disk, then start the same command again")
     what = error.strerror or str(error)
     return f"{what}; {remedy}" if error.filename is None else f"{os.fsdecode(error.filename)}: {what}; {remedy}"
 

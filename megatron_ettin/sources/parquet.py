@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,7 +25,11 @@ def parquet_documents(source: Source, keys: Sequence[str], start: int) -> Iterat
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(source.path, pre_buffer=False) as file:
+        with contextlib.ExitStack() as stack:
+            # pyarrow takes no names that are not UTF-8
+            named = os.fsencode(source.path).decode("utf-8", "replace") == str(source.path)
+            given = source.path if named else stack.enter_context(open(source.path, "rb"))
+            file = stack.enter_context(parquet.ParquetFile(given, pre_buffer=False))
             _check_columns(source, file.schema_arrow, keys)
             row = 0
             for group in range(file.num_row_groups):
@@ -51,11 +57,21 @@ def _check_columns(source: Source, schema: Any, keys: Sequence[str]) -> None:  #
                 f"{source.path}: no column {key!r}; columns: {', '.join(schema.names)}: name one by --json-keys"
             )
         kind = schema.field(key).type
-        is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-        if not (is_text or _is_ids(kind)):
-            raise DataError(f"{source.path}: column {key!r} holds {kind}; text or lists of ids are read")
+        plain = kind.value_type if types.is_dictionary(kind) else kind
+        is_text = types.is_string(plain) or types.is_large_string(plain) or types.is_string_view(plain)
+        if not (is_text or _is_bytes(plain) or _is_ids(kind)):
+            raise DataError(
+                f"{source.path}: column {key!r} holds {kind}; text, its bytes in UTF-8, or lists of ids are read: name "
+                "another column by --json-keys, or write this one as text"
+            )
         if _is_ids(kind) and len(keys) > 1:
             raise DataError(f"{source.path}: column {key!r} holds ids; build such columns one at a time")
+
+
+def _is_bytes(kind: Any) -> bool:  # noqa: ANN401 - pyarrow
+    from pyarrow import types
+
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 def _is_ids(kind: Any) -> bool:  # noqa: ANN401 - pyarrow
@@ -90,7 +106,10 @@ def _text(column: Any) -> tuple[memoryview, NDArray[np.uint64]]:  # noqa: ANN401
     """The bytes of a text column, and the end of each text."""
     import pyarrow
 
-    array = column.cast(pyarrow.large_string())
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    # bytes need not be UTF-8: who encodes them judges each row
+    array = column.cast(pyarrow.large_binary() if _is_bytes(column.type) else pyarrow.large_string())
     _, offsets, data = array.buffers()
     bounds = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
     content = memoryview(data if data is not None else b"")[bounds[0] : bounds[-1]]

@@ -125,8 +125,9 @@ def _line_texts(source: Source, key: str) -> Iterator[str]:
                     record = json.loads(line)
                     text = record.get(key) if isinstance(record, dict) else None
                     if not isinstance(text, str):
+                        keys = f" (keys: {', '.join(record)})" if isinstance(record, dict) else ""
                         raise ValueError(
-                            f"no member {key!r} that is a string; name the one that holds the text by --json-key"
+                            f"no member {key!r} that is a string{keys}; name the one that holds the text by --json-key"
                         )
                     yield text.encode("utf-8", "replace").decode()
     except UnicodeDecodeError as error:

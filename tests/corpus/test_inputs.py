@@ -1,5 +1,6 @@
 """Nothing of the input is lost without a word: what is read, left out or found twice is told and kept."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -140,8 +141,6 @@ def test_a_separator_of_newlines_cuts_text_of_windows_too(tmp_path, tokenizer, e
 
 
 def test_the_first_bytes_must_be_of_the_kind_that_the_name_says(tmp_path):
-    import gzip
-
     from megatron_ettin.sources.files import make_sources, require_kind
 
     cases = {
@@ -163,8 +162,6 @@ def test_names_that_are_not_utf8_are_read_told_and_kept(tmp_path, tokenizer):
     os.mkdir(folder)
     for name, content in ((b"a\xfe.jsonl", LINE), (b"b\xfd.txt", "text"), (b"c\xfc.jsonl.gz", None)):
         with open(folder + b"/" + name, "wb") as stream:
-            import gzip
-
             stream.write(content.encode() if content else gzip.compress(b'{"text": "more"}\n'))
     done = subprocess.run(
         [os.fsencode(sys.executable), b"-m", b"megatron_ettin", b"prepare", b"--input", folder,
@@ -175,3 +172,52 @@ def test_names_that_are_not_utf8_are_read_told_and_kept(tmp_path, tokenizer):
     manifest = json.loads(Path(os.fsdecode(os.fsencode(tmp_path) + b"/out\xfb.json")).read_text())
     assert manifest["documents"] == 2
     assert os.fsencode(manifest["sources"][0]["path"]) == folder + b"/a\xfe.jsonl"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_missing_key_is_named_among_the_keys_that_there_are(tmp_path, tokenizer, packed):
+    lines = (LINE * 3 + '{"content": "a", "id": 1}\n' + LINE).encode()
+    path = tmp_path / ("t.jsonl.gz" if packed else "t.jsonl")
+    path.write_bytes(gzip.compress(lines) if packed else lines)
+    with pytest.raises(DataError, match="line 4, .*no key 'text'; keys: content, id; name the right key"):
+        build_corpus(path, tmp_path / "c", tokenizer)
+
+
+def test_parquet_columns_of_bytes_and_dictionaries_are_read(tmp_path, tokenizer):
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = ["a word", None, "more"]
+    columns = {
+        "text": pyarrow.array(texts),
+        "binary": pyarrow.array([text and text.encode() for text in texts], pyarrow.large_binary()),
+        "dictionary": pyarrow.array(texts).dictionary_encode(),
+    }
+    built = {}
+    for name, column in columns.items():
+        parquet.write_table(pyarrow.table({"text": column}), tmp_path / f"{name}.parquet")
+        options = BuildOptions(on_error="skip")
+        built[name] = build_corpus(tmp_path / f"{name}.parquet", tmp_path / name, tokenizer, options).manifests[0]
+    assert {manifest.documents for manifest in built.values()} == {2}
+    assert len({manifest.files[".bin"].checksum for manifest in built.values()}) == 1
+    parquet.write_table(pyarrow.table({"text": pyarrow.array([b"\xff", b"a"])}), tmp_path / "bad.parquet")
+    with pytest.raises(DataError, match="row 0: invalid_utf8"):
+        build_corpus(tmp_path / "bad.parquet", tmp_path / "bad", tokenizer)
+    parquet.write_table(pyarrow.table({"text": [1.5]}), tmp_path / "float.parquet")
+    with pytest.raises(DataError, match="column 'text' holds double; .*write this one as text"):
+        build_corpus(tmp_path / "float.parquet", tmp_path / "float", tokenizer)
+
+
+def test_a_full_disk_is_told_where_a_name_is_not_known(monkeypatch, capsys):
+    import errno
+
+    from megatron_ettin import cli
+    from megatron_ettin.commands import estimate
+
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        def fail(_, number=number):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(estimate, "main", fail)
+        assert cli.main(["estimate"]) == 2
+        assert os.strerror(number) in capsys.readouterr().err

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from megatron_ettin import _native
@@ -28,6 +28,7 @@ from megatron_ettin.sources.files import Source
 from megatron_ettin.sources.records import StreamKind
 
 SMALL_BLOCK, LARGE_BLOCK, LARGE_INPUT = 2 << 20, 8 << 20, 64 << 30
+LONGEST_LINE_SHOWN, KEYS_SHOWN = 1 << 20, 20
 REMEDIES = {
     "invalid_utf8": "re-encode the file as UTF-8",
     "byte_order_mark": "remove the byte order mark",
@@ -168,14 +169,37 @@ def _feed_sources(job: Job, feeder: Feeder, state: BuildState | None) -> None:
                 feed_documents(feeder, number, source, position, mds_documents(source, job.options.keys, position))
 
 
+def _missing_key(source: Source, offset: int, keys: Sequence[str]) -> str | None:
+    """Which of the keys a line does not have, and which it has; None when it cannot be read again."""
+    line, at = b"", 0
+    try:
+        with RawFile(source.path) as raw:
+            for piece in PIECES[source.compression](raw):
+                if at + len(piece) > offset:
+                    line += piece[max(0, offset - at) :]
+                at += len(piece)
+                if b"\n" in line or len(line) > LONGEST_LINE_SHOWN:
+                    break
+        found = json.loads(line.partition(b"\n")[0])
+    except (DamagedStreamError, DataError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    missing = ", ".join(repr(key) for key in keys if key not in found)
+    return f"no key {missing}; keys: {', '.join(list(found)[:KEYS_SHOWN]) or 'none'}"
+
+
 def _failure(job: Job, failure: dict[str, Any]) -> DataError:
     """The error that stopped the build: file, line, byte offset, reason, remedy."""
     source = job.sources[failure["source"]]
     if failure["stage"] == "record":
         unit = "byte" if source.format in ("jsonl", "txt") else "row"
+        message = failure["message"]
+        if failure["kind"] == "missing_key":
+            message = _missing_key(source, failure["offset"], job.options.keys) or message
         return DataError(
             f"{source.path}: line {failure['line']}, {unit} {failure['offset']}: {failure['kind']}: "
-            f"{failure['message']}; {REMEDIES[failure['kind']]}, or skip and count such records by --on-error skip. "
+            f"{message}; {REMEDIES[failure['kind']]}, or skip and count such records by --on-error skip. "
             "What was built so far is kept; the same command goes on from there unless an input changes"
         )
     if failure["stage"] == "output":
