@@ -4,6 +4,7 @@
     RUN/environment.json       what it was started on  RUN/console.log     the lines for people
     RUN/command.txt            how it was started      RUN/tensorboard/    the same figures, for TensorBoard
     RUN/order/data.json        what it reads           RUN/saves.jsonl     a line for each checkpoint that was saved
+    RUN/tokenizer.json         its tokenizer, for the corpus may go
     RUN/checkpoints/           LATEST and a folder for each saved step:
     step-NNNNNNNN/state.json, step-NNNNNNNN/shards/, step-NNNNNNNN/manifest.json
 """
@@ -28,9 +29,12 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError, OwnershipError
 from megatron_ettin.ownership import Claim, owned
 from megatron_ettin.publish import write_atomically
+from megatron_ettin.tokenizer.identity import TokenizerIdentity
 
 CONFIG, ENVIRONMENT, COMMAND = "config.json", "environment.json", "command.txt"
 METRICS, CONSOLE, TENSORBOARD = "metrics.jsonl", "console.log", "tensorboard"
+TOKENIZER = "tokenizer.json"
+"""The run's own copy of the tokenizer that made what it reads."""
 ORDER, DATA_RECORD = "order", "order/data.json"
 CHECKPOINTS, LATEST = "checkpoints", "LATEST"
 SAVES = "saves.jsonl"
@@ -194,6 +198,25 @@ def free_bytes(run: Path) -> float:
     """Bytes free on the disk of a run, which need not have begun; infinite where the disk does not tell."""
     usage = shutil.disk_usage(nearest(run))
     return usage.free if usage.total else math.inf
+
+
+def keep_tokenizer(run: Path, source: Path) -> None:
+    """Keep a copy of the tokenizer.json ``source`` in the run, where it has none and there is one."""
+    if source.is_file() and not (run / TOKENIZER).exists():
+        write_atomically(run / TOKENIZER, source.read_bytes())
+
+
+def stored_tokenizer(checkpoint: Checkpoint) -> TokenizerIdentity | None:
+    """The tokenizer that a checkpoint was trained with; None where an earlier version wrote it.
+
+    Raises CheckpointError when that cannot be read.
+    """
+    path = checkpoint.path / STATE
+    try:
+        numbers = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; take another checkpoint") from error
+    return TokenizerIdentity.from_record(numbers.get("tokenizer") if isinstance(numbers, dict) else None)
 
 
 def note_save(run: Path, checkpoint: Checkpoint, reason: str) -> None:

@@ -17,6 +17,7 @@ from megatron_ettin.rows.mixture import Mixture, read_mixture
 from megatron_ettin.rows.packing import native_corpus, open_pack, pack_spec
 from megatron_ettin.rows.pool import build_pool
 from megatron_ettin.rows.run_data import common_vocabulary, refuse_empty
+from megatron_ettin.tokenizer.identity import TokenizerIdentity
 
 CERTAINLY_SOME = 50
 """Expected number of held-out documents at which the chance of none is below e^-50."""
@@ -24,11 +25,12 @@ FEW_DOCUMENTS = 1 << 20
 """A corpus of more is not looked through, whatever the share: a check takes two seconds at most."""
 
 
-def examine_data(config: RunConfig, deep: bool) -> tuple[int, list[Finding]]:
-    """The vocabulary of the data (the model's where the data is wrong) and one finding for each thing looked at."""
+def examine_data(config: RunConfig, deep: bool) -> tuple[int, TokenizerIdentity | None, list[Finding]]:
+    """The vocabulary of the data (the model's where the data is wrong), its tokenizer, and what was found."""
     corpora: list[Corpus] = []
     found = list(guarded("data", data_findings(config, deep, corpora)))
-    return corpora[0].manifest.tokenizer.vocabulary if corpora else config.model.vocabulary, found
+    tokenizer = corpora[0].tokenizer if corpora else None
+    return tokenizer.vocabulary if tokenizer else config.model.vocabulary, tokenizer, found
 
 
 def data_findings(config: RunConfig, deep: bool, corpora: list[Corpus]) -> Iterator[Finding]:

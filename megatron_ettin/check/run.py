@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from megatron_ettin.check.findings import Finding, guarded
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import check_resume
-from megatron_ettin.config.compatible import refuse_other_shape
+from megatron_ettin.config.compatible import changes, refuse_other_shape
 from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_world_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import every_of
@@ -23,6 +24,7 @@ from megatron_ettin.cost.placement import layer_placement, timeline
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.progress import format_count
 from megatron_ettin.run_folder import (
+    TOKENIZER,
     checkpoints_of,
     free_bytes,
     known_settings,
@@ -30,18 +32,15 @@ from megatron_ettin.run_folder import (
     nearest,
     parse_source,
     read_config,
+    stored_tokenizer,
 )
 from megatron_ettin.schedule import batch_schedule
+from megatron_ettin.tokenizer.identity import WITH_ITS_TOKENIZER, TokenizerIdentity, compare_tokenizers, read_identity
 
 HUGGINGFACE_NAMES = {
     "layers": "num_hidden_layers", "hidden": "hidden_size", "intermediate": "intermediate_size",
     "heads": "num_attention_heads", "vocabulary": "vocab_size",
 }  # fmt: skip
-MAY_CHANGE = {
-    "rope_base_global": "global rope", "rope_base_local": "local rope", "window": "window",
-    "causal_window": "causal window",
-}  # fmt: skip
-"""Fields that a recipe may change between stages, and their names in the line about the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +63,12 @@ def examine(request: Request) -> tuple[RunConfig, list[Finding]]:
         return config, found
     if request.world:
         config = with_world_size(config, request.world)
-    vocabulary, about_data = data_findings(config, request.deep)
+    vocabulary, tokenizer, about_data = data_findings(config, request.deep)
     found += about_data
     config = with_vocabulary(config, vocabulary)
     found += guarded("steps", step_findings(config))
-    found += guarded("start", start_findings(config))
-    found += guarded("run", folder_findings(config, request.run))
+    found += guarded("start", start_findings(config, tokenizer))
+    found += guarded("run", folder_findings(config, request.run, tokenizer))
     if config.model.vocabulary:
         found += guarded("rules", rule_findings(config, request.world, resolved=True))
         found += guarded("memory", memory_findings(config))
@@ -85,11 +84,11 @@ def rule_findings(config: RunConfig, world: int | None, resolved: bool = False) 
         yield Finding("ok", "rules", "every rule is kept" + (f" on {world} ranks" if world else ""))
 
 
-def data_findings(config: RunConfig, deep: bool) -> tuple[int, list[Finding]]:
-    """The vocabulary of the data (0: not known) and what was found about its corpora."""
+def data_findings(config: RunConfig, deep: bool) -> tuple[int, TokenizerIdentity | None, list[Finding]]:
+    """The vocabulary of the data (0: not known), its tokenizer, and what was found about its corpora."""
     if not config.data.data:
         text = "no --data: a mixture file (.json) or the prefix of a corpus"
-        return config.model.vocabulary, [Finding("open", "data", text)]
+        return config.model.vocabulary, None, [Finding("open", "data", text)]
     from megatron_ettin.check.data import examine_data  # numpy is imported only where there is data
 
     return examine_data(config, deep)
@@ -115,21 +114,21 @@ def step_findings(config: RunConfig) -> Iterator[Finding]:
     yield Finding("ok", "saves", f"every {', every '.join(periods)}, and at the end" if periods else "at the end")
 
 
-def start_findings(config: RunConfig) -> Iterator[Finding]:
-    """Where the weights come from."""
+def start_findings(config: RunConfig, tokenizer: TokenizerIdentity | None = None) -> Iterator[Finding]:
+    """Where the weights come from, and whether they belong to the tokenizer of the data, where that is known."""
     begin = config.start
     if begin.from_run:
-        yield from_run_finding(config)
+        yield from_run_finding(config, tokenizer)
     elif begin.huggingface:
-        yield from_huggingface_finding(config)
+        yield from_huggingface_finding(config, tokenizer)
     elif config.stage == "pretrain":
         yield Finding("ok", "start", f"random weights from seed {config.seed}")
     else:
         yield Finding("open", "start", f"no --from: stage {config.stage} goes on from RUN or RUN@step of another stage")
 
 
-def from_run_finding(config: RunConfig) -> Finding:
-    """The run that is continued: its shape and that it has a checkpoint."""
+def from_run_finding(config: RunConfig, tokenizer: TokenizerIdentity | None) -> Finding:
+    """The run that is continued: its shape, its tokenizer and that it has a checkpoint."""
     folder, step = parse_source(config.start.from_run)
     other = read_config(folder)
     refuse_other_shape(config.model, other.model, str(folder))
@@ -147,35 +146,54 @@ def from_run_finding(config: RunConfig) -> Finding:
         raise CheckpointError(f"{checkpoints_of(folder)}: step {step} is not there; steps there: {steps}")
     which = "newest checkpoint" if step is None else "checkpoint"
     text = f"{folder}: {other.objective} {other.stage}, {which} {chosen[-1].path.name}"
-    for field, words in MAY_CHANGE.items():
-        there, here = getattr(other.model, field), getattr(config.model, field)
-        if there != here:
-            text += f", {words} {there:,g} -> {here:,g}"
+    text += changes(config.model, other.model)
+    if tokenizer is not None:
+        where = str(chosen[-1].path)
+        if said := compare_tokenizers(tokenizer, stored_tokenizer(chosen[-1]), where, WITH_ITS_TOKENIZER):
+            text += f"; {said}"
     return Finding("ok", "start", text)
 
 
-def from_huggingface_finding(config: RunConfig) -> Finding:
-    """The Hugging Face folder: its shape and that its weights are safetensors."""
+def from_huggingface_finding(config: RunConfig, tokenizer: TokenizerIdentity | None) -> Finding:
+    """The Hugging Face folder: its shape, its tokenizer and that its weights are safetensors."""
     folder = Path(config.start.huggingface)
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         shape = {ours: fields[theirs] for ours, theirs in HUGGINGFACE_NAMES.items()}
+        shape |= rotary_bases(fields)
         shape["global_every"] = fields.get("global_attn_every_n_layers", every_of(fields.get("layer_types")))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{folder}/config.json: no such file; --init-from takes the Hugging Face folder of a model"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{folder}: its config.json is not that of a ModernBERT or Ettin model ({error!r}); give the folder of one"
         ) from error
-    refuse_other_shape(config.model, replace(config.model, size=folder.resolve().name, **shape), str(folder))
+    theirs = replace(config.model, size=folder.resolve().name, **shape)
+    refuse_other_shape(config.model, theirs, str(folder))
     if not list(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder}: no .safetensors file; weights from elsewhere are read from safetensors alone")
-    return Finding("ok", "start", f"{folder}: {fields.get('model_type', 'model')}")
+    text = f"{folder}: {fields.get('model_type', 'model')}{changes(config.model, theirs)}"
+    if tokenizer is not None:
+        file = folder / TOKENIZER
+        found = read_identity(file) if file.is_file() else None
+        if said := compare_tokenizers(tokenizer, found, str(folder if found else file), WITH_ITS_TOKENIZER):
+            text += f"; {said}"
+    return Finding("ok", "start", text)
 
 
-def folder_findings(config: RunConfig, run: Path) -> Iterator[Finding]:
+def rotary_bases(fields: dict[str, Any]) -> dict[str, Any]:
+    """The rotary bases in a config.json of either generation of transformers, by our names, as far as it has them."""
+    groups = fields.get("rope_parameters") or {}
+    stated = {
+        "rope_base_global": groups.get("full_attention", {}).get("rope_theta", fields.get("global_rope_theta")),
+        "rope_base_local": groups.get("sliding_attention", {}).get("rope_theta", fields.get("local_rope_theta")),
+    }
+    return {name: float(value) for name, value in stated.items() if value is not None}
+
+
+def folder_findings(config: RunConfig, run: Path, tokenizer: TokenizerIdentity | None = None) -> Iterator[Finding]:
     """The run folder: free to write, or a run that these settings continue."""
     try:
         stored = known_settings(run)
@@ -183,6 +201,9 @@ def folder_findings(config: RunConfig, run: Path) -> Iterator[Finding]:
         raise ConfigError(f"--run {run}: cannot be read ({error}); choose another folder") from error
     if stored is not None:
         check_resume(stored, with_vocabulary(config, stored.model.vocabulary))
+        if (saved := list_checkpoints(run)) and tokenizer is not None:
+            remedy = "restore the corpora, or give another --run folder"
+            compare_tokenizers(tokenizer, stored_tokenizer(saved[-1]), str(saved[-1].path), remedy)
         yield Finding("ok", "run", f"{run}: goes on with the run in it")
         return
     parent = nearest(run)

@@ -31,7 +31,7 @@ class ConvertFlags:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How tensors are stored."""
     tokenizer: Path | None = None
-    """A tokenizer.json; default: that of the run's data."""
+    """A tokenizer.json, or a folder with one; default: the run's own copy. Another one than the run's is refused."""
 
 
 def main(arguments: list[str]) -> int:
@@ -61,7 +61,7 @@ def to_huggingface(flags: ConvertFlags) -> int:
         for _ in export_all(run, flags.target, flags.dtype, flags.tokenizer, print):
             pass
         return 0
-    made = export_checkpoint(find(run, step), flags.target, flags.dtype, flags.tokenizer)
+    made = export_checkpoint(find(run, step), flags.target, flags.dtype, flags.tokenizer, print)
     print(f"{flags.target}: {summary(flags.target)}{'' if made else ' (there already)'}")
     return 0
 

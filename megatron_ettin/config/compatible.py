@@ -8,6 +8,12 @@ from megatron_ettin.errors import CheckpointError
 SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "vocabulary", "global_every")
 """Fields in which two models must agree. Windows and rotary bases may change from stage to stage."""
 
+MAY_CHANGE = {
+    "rope_base_global": "global rope", "rope_base_local": "local rope", "window": "window",
+    "causal_window": "causal window",
+}  # fmt: skip
+"""Fields that a recipe may change between stages, and their names in the line about the start."""
+
 
 def refuse_other_shape(ours: ModelConfig, theirs: ModelConfig, where: str) -> None:
     """Raise CheckpointError when ``where`` holds the weights of another model; a vocabulary of 0 is not known."""
@@ -20,3 +26,24 @@ def refuse_other_shape(ours: ModelConfig, theirs: ModelConfig, where: str) -> No
             f"{where} holds a model of size {theirs.size}, this run is of size {ours.size}: {details}; "
             "give the size and the tokenizer that it was trained with"
         )
+
+
+def changes(ours: ModelConfig, theirs: ModelConfig) -> str:
+    """What changes from their weights to our stage, as ", window 64 -> 32"; "" where nothing does."""
+    found = [(words, getattr(theirs, field), getattr(ours, field)) for field, words in MAY_CHANGE.items()]
+    return "".join(f", {words} {there:,g} -> {here:,g}" for words, there, here in found if there != here)
+
+
+def start_line(ours: ModelConfig, theirs: ModelConfig, *, causal: bool) -> str:
+    """Rotary bases, window and vocabulary of their weights and of our stage: "rope 10k -> 160k, window 64 -> 64"."""
+
+    def base(value: float) -> str:
+        return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+    pairs = [(base(model.rope_base_global), base(model.rope_base_local)) for model in (theirs, ours)]
+    if all(of_global == of_local for of_global, of_local in pairs):
+        ropes = f"rope {pairs[0][0]} -> {pairs[1][0]}"
+    else:
+        ropes = f"global rope {pairs[0][0]} -> {pairs[1][0]}, local rope {pairs[0][1]} -> {pairs[1][1]}"
+    before, after = (model.causal_window if causal else model.window for model in (theirs, ours))
+    return f"{ropes}, window {before} -> {after}, vocabulary {theirs.vocabulary:,} -> {ours.vocabulary:,}"

@@ -72,7 +72,9 @@ def trained_data(folder: Path) -> DataConfig | None:
     if not path.exists():
         return None
     try:
-        return run_from_dict(json.loads(path.read_text(encoding="utf-8"))["run"]).data
+        content = json.loads(path.read_text(encoding="utf-8"))
+        data = run_from_dict(content["run"]).data
+        return replace(data, data=str(content.get("data", data.data)))  # not as it was typed in some directory
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; remove it and give --data") from error
 

@@ -23,8 +23,11 @@ from megatron_ettin.export.huggingface import Export, StoredType, open_folder, w
 from megatron_ettin.export.parity import PARITY_FILE, compare, packed_logits, write_parity
 from megatron_ettin.export.tokenizer_files import write_json
 from megatron_ettin.publish import publish
+from megatron_ettin.rows.data_record import read_data_record
 from megatron_ettin.rows.mixture import read_mixture
-from megatron_ettin.run_folder import Checkpoint, list_checkpoints
+from megatron_ettin.run_folder import DATA_RECORD, TOKENIZER, Checkpoint, list_checkpoints, stored_tokenizer
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, compare_tokenizers, read_identity
+from megatron_ettin.tokenizer.special_tokens import missing_roles
 
 TRAINING_FILE = "training.json"
 """In an exported folder: the run's configuration and which checkpoint it was."""
@@ -44,6 +47,8 @@ class Loaded:
     checkpoint: Checkpoint
     fingerprint: str
     """Of the checkpoint's files."""
+    tokenizer: TokenizerIdentity | None
+    """The tokenizer it was trained with; None where an earlier version wrote it."""
 
     @property
     def revision(self) -> str:
@@ -56,8 +61,9 @@ def load_checkpoint(checkpoint: Checkpoint) -> Loaded:
     state, config = stored_run(checkpoint)
     tensors = StoredWeights(checkpoint, config.model)
     return Loaded(
-        config=config, state=state, tensors=tensors, checkpoint=checkpoint, fingerprint=fingerprint_of(checkpoint)
-    )
+        config=config, state=state, tensors=tensors, checkpoint=checkpoint, fingerprint=fingerprint_of(checkpoint),
+        tokenizer=stored_tokenizer(checkpoint),
+    )  # fmt: skip
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:
@@ -65,11 +71,13 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(repr(sorted(read_manifest(checkpoint.path).items())).encode()).hexdigest()
 
 
-def tokenizer_of(config: RunConfig) -> Path:
-    """The tokenizer.json of the run's first corpus, or of the folder that a run without data came from.
+def tokenizer_of(run: Path, config: RunConfig) -> Path:
+    """The run's own copy of its tokenizer.json; without one that of its first corpus, or of the folder it came from.
 
     Raises DataError when it is not where it was.
     """
+    if (run / TOKENIZER).is_file():
+        return run / TOKENIZER
     try:
         if not config.data.data:
             return Path(config.start.huggingface) / "tokenizer.json"
@@ -79,11 +87,17 @@ def tokenizer_of(config: RunConfig) -> Path:
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, folder: Path, dtype: StoredType = "float32", tokenizer: Path | None = None
+    checkpoint: Checkpoint,
+    folder: Path,
+    dtype: StoredType = "float32",
+    tokenizer: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> bool:
     """Publish one verified checkpoint as ``folder`` with its parity; False when it is there already.
 
-    Raises CheckpointError when the folder holds something else or the logits differ; then nothing is published.
+    ``say`` takes the line that only the size of the vocabulary could be compared. Raises CheckpointError when the
+    folder holds something else or the logits differ, DataError for another tokenizer than that of the training; then
+    nothing is published.
     """
     if folder.exists():
         try:
@@ -97,11 +111,23 @@ def export_checkpoint(
             )
         return False
     loaded = load_checkpoint(checkpoint)
+    run = checkpoint.path.parent.parent
+    tokenizer_json = tokenizer or tokenizer_of(run, loaded.config)
+    if tokenizer_json.is_dir():
+        tokenizer_json /= TOKENIZER
+    trained = loaded.tokenizer
+    given = read_identity(tokenizer_json)
+    remedy = f"give the tokenizer.json that {run} was trained with by --tokenizer"
+    if trained is None:
+        say(compare_tokenizers(given, None, str(checkpoint.path), remedy))
+    elif said := compare_tokenizers(trained, given, str(tokenizer_json), remedy):
+        say(said)
     export = Export(
         model=loaded.config.model,
         objective=OBJECTIVES[loaded.config.objective],
         tensors=loaded.tensors,
-        tokenizer_json=tokenizer or tokenizer_of(loaded.config),
+        tokenizer_json=tokenizer_json,
+        special_ids=trained.special_ids if trained and not missing_roles(trained.special_ids) else None,
         dtype=dtype,
         origin={
             "stage": loaded.config.stage,
@@ -117,7 +143,10 @@ def export_checkpoint(
             "revision": loaded.revision,
             "state": loaded.state.to_dict(),
             "checkpoint": loaded.fingerprint,
+            "tokenizer": (trained or given).to_dict(),
         }
+        if (run / DATA_RECORD).is_file():
+            training["data"] = read_data_record(run)["data"]
         write_json(staging / TRAINING_FILE, training)
         stored = open_folder(staging).tensors
         write_parity(staging, compare(staging, packed_logits(export.model, export.objective, stored)))
@@ -135,6 +164,6 @@ def export_all(
         checkpoint = find(run, listed.step)
         _, config = stored_run(checkpoint)
         target = folder / f"{REVISIONS[config.stage]}{checkpoint.step}"
-        made = export_checkpoint(checkpoint, target, dtype, tokenizer)
+        made = export_checkpoint(checkpoint, target, dtype, tokenizer, say)
         say(f"{target}: {'written' if made else 'there already'}")
         yield target

@@ -10,7 +10,8 @@ from typing import Any
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.rows.run_data import RunData
-from megatron_ettin.run_folder import DATA_RECORD
+from megatron_ettin.run_folder import DATA_RECORD, keep_tokenizer
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, compare_tokenizers
 
 
 def data_facts(run_data: RunData) -> dict[str, Any]:
@@ -32,16 +33,20 @@ def data_facts(run_data: RunData) -> dict[str, Any]:
 
 
 def record_data(run_data: RunData, run: Path) -> None:
-    """Write ``order/data.json`` at the first start of a run; later compare. One rank calls this.
+    """Write ``order/data.json`` and keep the tokenizer at the first start of a run; later compare. One rank calls this.
 
-    Raises DataError naming the source that is not what it was.
+    Raises DataError naming the source that is not what it was, or what differs in the tokenizer.
     """
     path = Path(run) / DATA_RECORD
-    found = data_facts(run_data)
-    if path.exists():
-        refuse_changed_data(read_data_record(run), found, path)
-    else:
-        write_atomically(path, json.dumps(found, indent=1) + "\n")
+    found, ours = data_facts(run_data), run_data.vocabulary.tokenizer
+    record = read_data_record(run) if path.exists() else found
+    if record is not found:
+        refuse_changed_data(record, found, path)
+        if theirs := TokenizerIdentity.from_record(record.get("tokenizer")):
+            compare_tokenizers(ours, theirs, str(path), "restore the corpora, or give another --run folder")
+    if "tokenizer" not in record or record is found:
+        write_atomically(path, json.dumps(record | {"tokenizer": ours.to_dict()}, indent=1) + "\n")
+    keep_tokenizer(run, run_data.tokenizer_json)
 
 
 def read_data_record(run: Path) -> dict[str, Any]:

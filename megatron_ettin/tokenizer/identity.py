@@ -34,6 +34,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Type of a part -> its members and what `tokenizers` takes where a file leaves one out."""
+WITH_ITS_TOKENIZER = "prepare the text with the tokenizer.json that these weights were trained with"
+"""The remedy where weights and data meet."""
 WITHOUT_EFFECT = {"ByteLevel": ("trim_offsets",), "Metaspace": ("add_prefix_space", "str_rep")}
 """Members that do not change ids, or that another member has replaced."""
 
@@ -160,13 +162,14 @@ def difference(ours: TokenizerIdentity, theirs: TokenizerIdentity) -> str | None
 def compare_tokenizers(
     ours: TokenizerIdentity, theirs: TokenizerIdentity | None, where: str, remedy: str
 ) -> str:
-    """Refuse another tokenizer than ours; a line to say where only sizes could be compared, else "".
+    """Refuse another tokenizer than ours, that of the data; a line to say where only sizes were compared, else "".
 
-    Raises DataError.
+    ``theirs`` is None where none is on record at ``where``. Raises DataError.
     """
     found = None if theirs is None else difference(ours, theirs)
     if found is None:
-        return f"{where} keeps no fingerprint of its tokenizer: only the size of the vocabulary was compared"
+        whose = "the data" if theirs is not None and theirs.fingerprint else where
+        return f"{whose} has no fingerprint of its tokenizer: only the size of the vocabulary was compared"
     if found:
         raise DataError(f"{where} has another tokenizer ({found}); {remedy}")
     return ""

@@ -15,7 +15,8 @@ from megatron_ettin.config.run import ComputeConfig, LayoutConfig, ModelConfig
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.parallel.groups import initialize
-from megatron_ettin.run_folder import Checkpoint, list_checkpoints
+from megatron_ettin.run_folder import TOKENIZER, Checkpoint, keep_tokenizer, list_checkpoints
+from megatron_ettin.tokenizer.identity import read_identity
 from megatron_ettin.train.open_run import open_run_folder
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.store import save_run
@@ -42,4 +43,6 @@ def save_weights_as_run(
     load_full_state(parts.chunks, parts.groups, tensors)
     parts.optimizer.reload_model_params()
     open_run_folder(run, config)
-    return save_run(parts, run, TrainState(finished=True), "end", data_fingerprint="")
+    keep_tokenizer(run, origin / TOKENIZER)
+    tokenizer = read_identity(origin / TOKENIZER) if (origin / TOKENIZER).is_file() else None
+    return save_run(parts, run, TrainState(finished=True), "end", data_fingerprint="", tokenizer=tokenizer)

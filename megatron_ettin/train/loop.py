@@ -62,7 +62,8 @@ def train_loop(
             if reason := save_reason(state, result.totals, config.checkpoint):
                 watchdog.moved(state.step, f"saving ({reason})")
                 state, saving = mark_saved(state, reason, config.checkpoint), time.perf_counter()
-                checkpoint = save_run(parts, run, state, reason, data.fingerprint, still_owned)
+                tokenizer = data.vocabulary.tokenizer
+                checkpoint = save_run(parts, run, state, reason, data.fingerprint, still_owned, tokenizer)
                 recorder.saved(checkpoint.path, reason, time.perf_counter() - saving)
                 clock.restart()
             if every and state.step % every == 0 and not state.finished:

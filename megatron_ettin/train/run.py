@@ -71,7 +71,7 @@ def train(
         recorder.say(source_table(data))
         if groups.device.kind == "cuda" and not config.compute.compile:
             recorder.say("compute.compile is off: every pointwise part reads and writes all of its numbers by itself")
-        state = start(parts, run, data.fingerprint, read_huggingface, recorder.say)
+        state = start(parts, run, data.fingerprint, data.vocabulary.tokenizer, read_huggingface, recorder.say)
         everywhere_own(lambda: recorder.open(state))
         if config.data.held_out_share and on_first(lambda: data.held_out_rows) == 0:
             recorder.say("nothing is held out of so few documents, and no evaluation is made; see data.held_out_share")

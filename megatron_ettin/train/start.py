@@ -10,12 +10,22 @@ from torch import Tensor
 
 from megatron_ettin.checkpoint.load import Found, find, find_newest, stored_run
 from megatron_ettin.checkpoint.state import TrainState
-from megatron_ettin.config.compatible import refuse_other_shape
+from megatron_ettin.config.compatible import refuse_other_shape, start_line
+from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.parallel.together import on_first
-from megatron_ettin.run_folder import Checkpoint, furthest_save, parse_source, read_numbers, set_aside
+from megatron_ettin.run_folder import (
+    TOKENIZER,
+    Checkpoint,
+    furthest_save,
+    parse_source,
+    read_numbers,
+    set_aside,
+    stored_tokenizer,
+)
+from megatron_ettin.tokenizer.identity import WITH_ITS_TOKENIZER, TokenizerIdentity, compare_tokenizers, read_identity
 from megatron_ettin.train.open_run import lost_progress
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.store import load_run
@@ -25,17 +35,25 @@ ReadHuggingFace = Callable[[Path], tuple[ModelConfig, Mapping[str, Tensor]]]
 """Reads a Hugging Face folder: its shape, and its tensors by canonical name."""
 
 
-def start(parts: Parts, run: Path, data_fingerprint: str, read_huggingface: ReadHuggingFace, say: Say) -> TrainState:
+def start(
+    parts: Parts,
+    run: Path,
+    data_fingerprint: str,
+    tokenizer: TokenizerIdentity,
+    read_huggingface: ReadHuggingFace,
+    say: Say,
+) -> TrainState:
     """Fill the parts and return the state to go on from. Every rank calls this.
 
     The run's own newest whole checkpoint wins; a run that never saved begins from ``config.start``. Raises
-    CheckpointError when checkpoints cannot be read, or were saved and none is whole.
+    CheckpointError when checkpoints cannot be read, or were saved and none is whole, and DataError when the weights
+    were trained with another tokenizer than that of the data.
     """
     found = find_newest(run)
     while found.checkpoint is not None:
         report_skipped(found, say)
         try:
-            state = resume(parts, found.checkpoint, data_fingerprint)
+            state = resume(parts, found.checkpoint, data_fingerprint, tokenizer)
         except DamagedError as error:  # whole as to its bytes, but not a checkpoint: the one before is next
             report_skipped(Found(checkpoint=None, skipped=((found.checkpoint, str(error)),)), say)
             found = find_newest(run)
@@ -45,7 +63,7 @@ def start(parts: Parts, run: Path, data_fingerprint: str, read_huggingface: Read
     if further := on_first(lambda: furthest_save(run)):
         reasons = "; ".join(f"{checkpoint.path.name}: {reason}" for checkpoint, reason in found.skipped)
         raise lost_progress(run, further, reasons or "no whole checkpoint is left")
-    return begin(parts, read_huggingface, say)
+    return begin(parts, tokenizer, read_huggingface, say)
 
 
 def report_skipped(found: Found, say: Say) -> None:
@@ -55,37 +73,59 @@ def report_skipped(found: Found, say: Say) -> None:
         say(f"skipping {checkpoint.path.name}: {reason} (kept as {target.name})")
 
 
-def resume(parts: Parts, checkpoint: Checkpoint, data_fingerprint: str) -> TrainState:
+def resume(
+    parts: Parts, checkpoint: Checkpoint, data_fingerprint: str, tokenizer: TokenizerIdentity
+) -> TrainState:
     """Go on from the run's own checkpoint.
 
     Raises DamagedError when it is none, CheckpointError when the data is not what it was or it cannot be loaded.
     """
     stored_run(checkpoint)
-    stored = read_numbers(checkpoint).get("data")
+    numbers = read_numbers(checkpoint)
+    stored, theirs = numbers.get("data"), TokenizerIdentity.from_record(numbers.get("tokenizer"))
     if stored != data_fingerprint:
         raise CheckpointError(
             f"{checkpoint.path} was trained on other data (fingerprint {stored}, now {data_fingerprint}); "
             "restore the corpora and the mixture file, or give another --run folder"
         )
+    compare_tokenizers(tokenizer, theirs, str(checkpoint.path), "restore the corpora, or give another --run folder")
     state = load_run(parts, checkpoint)
     return replace(state, finished=state.tokens >= parts.config.schedule.tokens)
 
 
-def begin(parts: Parts, read_huggingface: ReadHuggingFace, say: Say) -> TrainState:
+def begin(parts: Parts, tokenizer: TokenizerIdentity, read_huggingface: ReadHuggingFace, say: Say) -> TrainState:
     """The state of a fresh run, with weights from where ``config.start`` says."""
     origin = parts.config.start
     if origin.from_run:
-        return begin_from_run(parts, origin.from_run, carry=origin.carry_optimizer, say=say)
+        return begin_from_run(parts, origin.from_run, tokenizer, carry=origin.carry_optimizer, say=say)
     if origin.huggingface:
+        say_compared(tokenizer, lambda: huggingface_tokenizer(Path(origin.huggingface)), origin.huggingface, say)
         shape, tensors = read_huggingface(Path(origin.huggingface))
         refuse_other_shape(parts.config.model, shape, origin.huggingface)
         load_full_state([chunk.module for chunk in parts.chunks], parts.groups, tensors)
         parts.optimizer.reload_model_params()
-        say(f"starting from the weights in {origin.huggingface}")
+        causal = OBJECTIVES[parts.config.objective].causal
+        facts = start_line(parts.config.model, shape, causal=causal)
+        say(f"starting from the weights in {origin.huggingface}: {facts}")
     return TrainState()
 
 
-def begin_from_run(parts: Parts, source: str, *, carry: bool, say: Say) -> TrainState:
+def huggingface_tokenizer(folder: Path) -> TokenizerIdentity | None:
+    """The tokenizer of a Hugging Face folder; None where it has no tokenizer.json. Raises DataError."""
+    return read_identity(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else None
+
+
+def say_compared(
+    ours: TokenizerIdentity, theirs: Callable[[], TokenizerIdentity | None], where: str, say: Say
+) -> None:
+    """Raise DataError on every rank for weights of another tokenizer; say it where only sizes were compared."""
+    if said := on_first(lambda: compare_tokenizers(ours, theirs(), where, WITH_ITS_TOKENIZER)):
+        say(said)
+
+
+def begin_from_run(
+    parts: Parts, source: str, tokenizer: TokenizerIdentity, *, carry: bool, say: Say
+) -> TrainState:
     """A new stage with the weights, and with ``carry`` the optimizer's state, of another run.
 
     Raises CheckpointError when that run is not finished, or a stage other than cross would change the objective.
@@ -104,6 +144,8 @@ def begin_from_run(parts: Parts, source: str, *, carry: bool, say: Say) -> Train
             f"{checkpoint.path} was trained on {theirs.objective}, this run is {ours.objective}: stage {ours.stage} "
             f"goes on with the same objective; use {theirs.objective}, or stage cross to change it"
         )
+    say_compared(tokenizer, lambda: stored_tokenizer(checkpoint), str(checkpoint.path), say)
     before = load_run(parts, checkpoint, moments=carry)
-    say(f"starting from {checkpoint.path}: weights{' and optimizer' if carry else ''}")
+    facts = start_line(ours.model, theirs.model, causal=OBJECTIVES[ours.objective].causal)
+    say(f"starting from {checkpoint.path}: weights{' and optimizer' if carry else ''}; {facts}")
     return TrainState(updates=before.updates)

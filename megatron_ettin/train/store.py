@@ -25,6 +25,7 @@ from megatron_ettin.model.canonical import canonical_parameters
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.parallel.together import everywhere_own, on_first
 from megatron_ettin.run_folder import SHARDS, Checkpoint
+from megatron_ettin.tokenizer.identity import TokenizerIdentity
 from megatron_ettin.train.parts import Parts
 
 NamedShards = dict[str, ShardedTensor | ShardedTensorFactory]
@@ -54,8 +55,9 @@ def save_run(
     reason: Reason,
     data_fingerprint: str,
     still_owned: Callable[[], None] = lambda: None,
+    tokenizer: TokenizerIdentity | None = None,
 ) -> Checkpoint:
-    """Write a checkpoint of ``state`` and thin out older ones. Every rank calls this.
+    """Write a checkpoint of ``state``, trained with ``tokenizer``, and thin out older ones. Every rank calls this.
 
     ``still_owned`` raises OwnershipError, on the first rank, when the run was taken over; then nothing is published.
     """
@@ -67,6 +69,7 @@ def save_run(
         "config": codec.to_dict(parts.config),
         "fingerprint": codec.fingerprint(parts.config),
         "data": data_fingerprint,
+        **({"tokenizer": tokenizer.to_dict()} if tokenizer else {}),
     }
     checkpoint = save(
         run, state.step, describe(parts), numbers, parts.groups.data_context.group, still_owned,

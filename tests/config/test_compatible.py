@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import megatron_ettin.check.run as check_run
 from megatron_ettin.check.run import start_findings
 from megatron_ettin.config.codec import to_json
-from megatron_ettin.config.compatible import SHAPE_FIELDS, refuse_other_shape
+from megatron_ettin.config.compatible import MAY_CHANGE, SHAPE_FIELDS, refuse_other_shape, start_line
 from megatron_ettin.config.derived import with_vocabulary
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import ModelConfig
@@ -42,7 +41,7 @@ def test_check_and_start_give_one_verdict_for_every_field(name: str, tmp_path: P
     else:
         (finding,) = start_findings(checked)
         assert finding.state == "ok"
-        assert (" -> " in finding.text) == (name in check_run.MAY_CHANGE)
+        assert (" -> " in finding.text) == (name in MAY_CHANGE)
     assert refused(other) == (name in SHAPE_FIELDS)
 
 
@@ -55,3 +54,12 @@ def test_the_start_of_a_run_refuses_by_the_same_function() -> None:
 def test_a_vocabulary_that_is_not_known_is_not_compared() -> None:
     assert not refused(replace(RUN.model, vocabulary=0))
     assert refused(replace(RUN.model, vocabulary=0, global_every=RUN.model.global_every + 1))
+
+
+def test_a_start_shows_bases_window_and_vocabulary() -> None:
+    ours = replace(RUN.model, rope_base_global=160_000.0, rope_base_local=160_000.0, window=64, causal_window=63)
+    theirs = replace(ours, rope_base_global=10_000.0, rope_base_local=10_000.0)
+    assert start_line(ours, theirs, causal=False) == "rope 10k -> 160k, window 64 -> 64, vocabulary 512 -> 512"
+    mixed = replace(theirs, rope_base_global=160_000.0)
+    shown = start_line(ours, mixed, causal=True)
+    assert shown.startswith("global rope 160k -> 160k, local rope 10k -> 160k, window 63 -> 63")

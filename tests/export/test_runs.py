@@ -1,6 +1,7 @@
 """Checkpoints become folders and folders become runs without a bit changing on the way."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import DataError
 from megatron_ettin.export import read_canonical, read_folder
 from megatron_ettin.export.runs import export_checkpoint, load_checkpoint
+from megatron_ettin.run_folder import TOKENIZER
 from megatron_ettin.train.run import train
 from tests.export.conftest import VOCABULARY
 
@@ -135,12 +137,15 @@ def test_a_run_with_checkpoints_is_not_overwritten_by_an_import(runs, tmp_path, 
 
 
 def test_a_missing_corpus_is_named_with_the_remedy(runs, tmp_path, corpus, tokenizer_json):
+    """Of a run that keeps no copy of its tokenizer, as earlier versions wrote it."""
+    run = shutil.copytree(runs / "encoder", tmp_path / "run")
+    (run / TOKENIZER).unlink()
     manifest = corpus.with_suffix(".json")
     hidden = manifest.rename(manifest.with_suffix(".hidden"))
     try:
         with pytest.raises(DataError, match="give it with --tokenizer FILE"):
-            export_checkpoint(find(runs / "encoder"), tmp_path / "out")
-        export_checkpoint(find(runs / "encoder"), tmp_path / "out", tokenizer=tokenizer_json)
+            export_checkpoint(find(run), tmp_path / "out")
+        export_checkpoint(find(run), tmp_path / "out", tokenizer=tokenizer_json)
     finally:
         hidden.rename(manifest)
     assert not list(tmp_path.glob(".*")), "nothing half-written stays"
