@@ -49,7 +49,7 @@ def usage() -> str:
     return "\n".join(["usage: ettin VERB ...", "", *lines, "", "ettin VERB --help tells what a verb takes."])
 
 
-def report(message: str) -> int:
+def report_error(message: str) -> int:
     """Print an error of the user and return the exit status; torchrun repeats the message in its summary."""
     print(f"error: {message}", file=sys.stderr)
     if reply := os.environ.get("TORCHELASTIC_ERROR_FILE"):
@@ -78,14 +78,14 @@ def main(argv: list[str] | None = None) -> int:
         status: int = verb.main(rest)
         return status
     except EttinError as error:
-        return report(str(error))
+        return report_error(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is read: flushing must not fail
         return USAGE_ERROR
     except OSError as error:
         if error.filename is None and error.errno not in REMEDIES:  # no file of the user's
             raise
-        return report(file_trouble(error))
+        return report_error(file_trouble(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_ettin.check.run import Request, examine
-from megatron_ettin.commands.run_flags import RunFlags, parse, recipe_named, run_folder
-from megatron_ettin.config.codec import fingerprint, flatten
+from megatron_ettin.commands.run_flags import RunFlags, parse_flags, recipe_named, run_folder
+from megatron_ettin.config.codec import differences, fingerprint, flatten
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.tables import pairs
 
@@ -27,7 +27,7 @@ class CheckFlags(RunFlags):
 
 def main(arguments: list[str]) -> int:
     """Print what was found and the resolved run; status 2 when something is wrong."""
-    config, flags = parse(arguments, CheckFlags, "check", checked=False)
+    config, flags = parse_flags(arguments, CheckFlags, "check", checked=False)
     base, _ = recipe_named(arguments, "check")
     request = Request(config=config, run=run_folder(config, flags), world=flags.world or None, deep=flags.deep)
     config, found = examine(request)
@@ -40,11 +40,8 @@ def main(arguments: list[str]) -> int:
 
 def settings(config: RunConfig, base: RunConfig) -> str:
     """Every setting; those that differ from the recipe are marked."""
-    recipe = flatten(base)
-    return pairs([
-        (path, f"{shown(value)}" + (f"   (recipe: {shown(recipe[path])})" if value != recipe[path] else ""))
-        for path, value in flatten(config).items()
-    ])  # fmt: skip
+    changed = {item.path: f"   (recipe: {shown(item.old)})" for item in differences(base, config)}
+    return pairs([(path, shown(value) + changed.get(path, "")) for path, value in flatten(config).items()])
 
 
 def shown(value: object) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import tyro
 
-from megatron_ettin.commands.run_flags import RunFlags, parse
+from megatron_ettin.commands.run_flags import RunFlags, parse_flags
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
-from megatron_ettin.cost.estimate import Estimate, Speed, estimate, measured_flops, notes
+from megatron_ettin.cost.estimate import Estimate, Speed, estimate_run, figures, measured_flops, notes
 from megatron_ettin.cost.hardware import GIBI
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.progress import format_count
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         return one_run(arguments)
     flags = tyro.cli(SpeedFlags, args=arguments, prog="ettin estimate")
     found = [
-        estimate(recipe(size, objective, "pretrain"), speed(flags))
+        estimate_run(recipe(size, objective, "pretrain"), speed(flags))
         for size in PUBLISHED_SIZES
         for objective in ("mlm", "clm")
     ]
@@ -65,18 +65,16 @@ def main(arguments: list[str]) -> int:
 
 def one_run(arguments: list[str]) -> int:
     """Print the estimate of one run."""
-    config, flags = parse(arguments, EstimateFlags, "estimate")
+    config, flags = parse_flags(arguments, EstimateFlags, "estimate")
     if not config.model.vocabulary and config.data.data:
-        from megatron_ettin.corpus.reader import open_corpus  # only here: without data nothing of it is needed
-        from megatron_ettin.rows.mixture import read_mixture
+        from megatron_ettin.rows.run_data import stored_vocabulary  # only here: without data nothing of it is needed
 
-        first = read_mixture(config.data.data).sources[0]
-        config = with_vocabulary(config, open_corpus(first.prefix).manifest.tokenizer.vocabulary)
+        config = with_vocabulary(config, stored_vocabulary(config))
     if flags.world:
         rules.check(config, flags.world)
         config = with_world_size(config, flags.world)
         rules.check(config, flags.world)
-    found = estimate(config, speed(flags))
+    found = estimate_run(config, speed(flags))
     print(detail(found))
     finish([found], flags)
     return 0
@@ -163,24 +161,3 @@ def finish(found: Sequence[Estimate], flags: SpeedFlags) -> None:
         print(f"note: {line}")
     if flags.json:
         write_atomically(Path(flags.json), json.dumps([figures(item) for item in found], indent=2) + "\n")
-
-
-def figures(found: Estimate) -> dict[str, object]:
-    """An estimate as JSON-ready data."""
-    return {
-        "size": found.config.model.size,
-        "objective": found.config.objective,
-        "stage": found.config.stage,
-        "parameters": {
-            **asdict(found.parameters), "backbone": found.parameters.backbone, "total": found.parameters.total,
-        },
-        "forward_flops_per_token": found.flops.forward,
-        "training_flops_per_token": found.flops.training,
-        "training_flops": found.training_flops,
-        "tokens_per_second": found.tokens_per_second,
-        "device_hours": found.device_hours,
-        "memory": {**asdict(found.memory), "total": found.memory.total},
-        "bubble": found.bubble,
-        "placement": list(found.placement),
-        "traffic": asdict(found.traffic),
-    }  # fmt: skip

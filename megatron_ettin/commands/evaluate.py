@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
-
-if TYPE_CHECKING:
-    from megatron_ettin.evaluate.suites.losses import HeldOutSettings
-    from megatron_ettin.evaluate.suites.subjects import Subject
 
 SUITE_FLAGS = ("tasks", "local", "limit", "seeds", "shard", "protocol", "mntp")
 
@@ -86,12 +82,12 @@ def main(arguments: list[str]) -> int:
     refuse_suite_flags(flags)
     with heavy_imports():
         from megatron_ettin.evaluate.report import plot_losses, print_results, write_results
-        from megatron_ettin.evaluate.suite import evaluate, exported, held_out_text, text_settings
+        from megatron_ettin.evaluate.suite import evaluate, exported, held_out_text, named_sources, text_settings
         from megatron_ettin.export.parity import import_models
 
         import_models()
 
-    with exported(named(flags.models)) as folders:
+    with exported(named_sources(flags.models)) as folders:
         settings = text_settings(
             next(iter(folders.values())), data=flags.data, held_out_share=flags.held_out_share,
             row_length=flags.row_length, mask_share=flags.mask_share,
@@ -108,7 +104,9 @@ def main(arguments: list[str]) -> int:
 def evaluate_with_suites(flags: EvaluateFlags) -> None:
     """Run tasks and keep their outcomes; write results.json, tables.md and plots, and print the tables."""
     with heavy_imports():
+        from megatron_ettin.evaluate.suite import named_sources
         from megatron_ettin.evaluate.suites.catalogue import made, write_report
+        from megatron_ettin.evaluate.suites.losses import held_out_settings
         from megatron_ettin.evaluate.suites.session import Shard, evaluate_suites
         from megatron_ettin.evaluate.suites.subjects import opened_subjects
         from megatron_ettin.evaluate.suites.suite import Options
@@ -116,28 +114,17 @@ def evaluate_with_suites(flags: EvaluateFlags) -> None:
     published = flags.protocol == "published"
     options = Options(local=flags.local, limit=flags.limit, seeds=flags.seeds, published=published)
     shard, tasks = Shard.parse(flags.shard), split_words(flags.tasks)
-    with opened_subjects(named(flags.models), flags.mntp) as subjects:
-        suites = made(split_words(flags.suite), options, lambda: held_out_settings(flags, subjects))
+    with opened_subjects(named_sources(flags.models), flags.mntp) as subjects:
+        held_out = partial(  # the losses suite alone asks for it
+            held_out_settings, subjects, data=flags.data, held_out_share=flags.held_out_share,
+            row_length=flags.row_length, mask_share=flags.mask_share, rows=flags.rows, sample=flags.sample,
+        )  # fmt: skip
+        suites = made(split_words(flags.suite), options, held_out)
         try:
             evaluate_suites(subjects, suites, options, flags.out, tasks=tasks, shard=shard)
         finally:
             text = write_report(flags.out)
     print(text)
-
-
-def held_out_settings(flags: EvaluateFlags, subjects: Sequence[Subject]) -> HeldOutSettings:
-    """What the losses suite reads."""
-    from megatron_ettin.evaluate.suite import text_settings
-    from megatron_ettin.evaluate.suites.losses import HeldOutSettings
-
-    ours = [subject.folder for subject in subjects if subject.ours]
-    if not ours:
-        raise ConfigError("the losses suite needs a model of ours: its corpus and tokenizer are those of a training")
-    settings = text_settings(
-        ours[0], data=flags.data, held_out_share=flags.held_out_share, row_length=flags.row_length,
-        mask_share=flags.mask_share,
-    )  # fmt: skip
-    return HeldOutSettings(run=settings, rows=flags.rows, sample=flags.sample)
 
 
 def refuse_suite_flags(flags: EvaluateFlags) -> None:
@@ -150,15 +137,3 @@ def refuse_suite_flags(flags: EvaluateFlags) -> None:
 def split_words(text: str) -> tuple[str, ...]:
     """The words of a list with commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def named(models: tuple[str, ...]) -> dict[str, str]:
-    """Name -> source; the name of a folder is its own. Raises ConfigError for two of one name."""
-    found: dict[str, str] = {}
-    for model in models:
-        name, mark, source = model.partition("=")
-        name, source = (name, source) if mark else (Path(model).name, model)
-        if name in found:
-            raise ConfigError(f"two models are called {name}; name one: NAME={source}")
-        found[name] = source
-    return found

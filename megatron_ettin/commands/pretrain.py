@@ -9,7 +9,7 @@ import signal
 import sys
 from dataclasses import dataclass
 
-from megatron_ettin.commands.run_flags import RunFlags, parse, run_folder
+from megatron_ettin.commands.run_flags import RunFlags, parse_flags, run_folder
 from megatron_ettin.heavy_imports import heavy_imports
 from megatron_ettin.launcher import end_with_launcher
 from megatron_ettin.run_folder import own_run
@@ -28,7 +28,7 @@ class PretrainFlags(RunFlags):
 
 def main(arguments: list[str]) -> int:
     """Train or resume. Status 0: the stage is finished; 75 or 130: saved after SIGTERM or SIGUSR1, or after Ctrl-C."""
-    config, flags = parse(arguments, PretrainFlags, "pretrain")
+    config, flags = parse_flags(arguments, PretrainFlags, "pretrain")
     run = run_folder(config, flags)
     end_with_launcher()
     owns = os.environ.get("RANK", "0") == "0"  # known before the ranks know one another

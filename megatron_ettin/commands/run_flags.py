@@ -14,7 +14,7 @@ from megatron_ettin.config import rules
 from megatron_ettin.config.derived import default_run_folder
 from megatron_ettin.config.named_run import run_of
 from megatron_ettin.config.objective import OBJECTIVES
-from megatron_ettin.config.recipes import STAGES, named
+from megatron_ettin.config.recipes import STAGES, known_name
 from megatron_ettin.config.run import (
     BatchConfig,
     CheckpointConfig,
@@ -92,7 +92,7 @@ def parse_run(arguments: list[str], verb: str = "pretrain") -> tuple[RunConfig, 
     Raises ConfigError for unknown names, broken rules and settings without effect. A misspelt flag prints the
     nearest ones and exits with status 2.
     """
-    config, flags = parse(arguments, RunFlags, verb)
+    config, flags = parse_flags(arguments, RunFlags, verb)
     return config, run_folder(config, flags)
 
 
@@ -101,7 +101,7 @@ def run_folder(config: RunConfig, flags: RunFlags) -> Path:
     return Path(flags.run) if flags.run else default_run_folder(config)
 
 
-def parse(arguments: list[str], kind: type[Flags], verb: str, checked: bool = True) -> tuple[RunConfig, Flags]:
+def parse_flags(arguments: list[str], kind: type[Flags], verb: str, checked: bool = True) -> tuple[RunConfig, Flags]:
     """The run and the verb's own flags; with ``checked=False`` the rules are left to the caller."""
     base, rest = recipe_named(arguments, verb)
     refuse_typos(kind, rest)
@@ -145,7 +145,7 @@ def recipe_named(arguments: list[str], verb: str) -> tuple[RunConfig, list[str]]
             + missing(names)
         )
     variant, rest = taken(arguments[3:], "--variant", "paper")
-    size = names[0] if names[0].endswith(".toml") else named("size", names[0], list(SHAPES))
+    size = names[0] if names[0].endswith(".toml") else known_name("size", names[0], list(SHAPES))
     return run_of(size, names[1], names[2], variant), rest
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from megatron_ettin.commands.run_flags import expanded
-from megatron_ettin.study.settings import StudySettings
+from megatron_ettin.study.settings import StudySettings, refuse_bad_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +40,6 @@ def main(arguments: list[str]) -> int:
     report = write_report(settings, failed)
     tell(report, settings.run)
     return 1 if failed else 0
-
-
-def refuse_bad_data(settings: StudySettings) -> None:
-    """Raise DataError, before any step, for data that is missing, damaged or without text to train on or hold out.
-
-    Builds the row indexes that the first training needs.
-    """
-    from megatron_ettin.rows.run_data import open_data
-    from megatron_ettin.study.settings import stage_run
-
-    open_data(stage_run(settings, "mlm", "pretrain")).held_out("mlm", rows=1)
 
 
 DESCRIPTION = """Train an encoder and a decoder of one size on the same rows through pretraining, extension and decay,

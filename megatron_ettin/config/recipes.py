@@ -177,7 +177,7 @@ RELEASED: tuple[Deviation, ...] = (
 
 def recipe(size: str, objective: str, stage: str, variant: str = "paper") -> RunConfig:
     """The run of a published size (or ``tiny``) at a stage; raises ConfigError for an unknown name."""
-    named("size", size, list(SHAPES))
+    known_name("size", size, list(SHAPES))
     return recipe_of(SHAPES[size], SIZE_RECIPES[size], objective, stage, variant)
 
 
@@ -186,14 +186,14 @@ def recipe_of(model: ModelConfig, figures: SizeRecipe, objective: str, stage: st
     run = pretraining(
         model,
         figures,
-        named("objective", objective, list(OBJECTIVES)),  # type: ignore[arg-type]
-        named("variant", variant, list(VARIANTS)),  # type: ignore[arg-type]
+        known_name("objective", objective, list(OBJECTIVES)),  # type: ignore[arg-type]
+        known_name("variant", variant, list(VARIANTS)),  # type: ignore[arg-type]
     )
-    run = LATER_STAGES[stage](run, figures) if named("stage", stage, list(STAGES)) != "pretrain" else run
+    run = LATER_STAGES[stage](run, figures) if known_name("stage", stage, list(STAGES)) != "pretrain" else run
     return released(run) if variant == "released" else run
 
 
-def named(kind: str, name: str, known: list[str]) -> str:
+def known_name(kind: str, name: str, known: list[str]) -> str:
     """A name that is known, or ConfigError with the nearest one."""
     if name not in known:
         raise ConfigError(f"no {kind} {name!r}{suggest(name, known)}")

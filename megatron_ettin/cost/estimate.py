@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from megatron_ettin.config.objective import OBJECTIVES
@@ -74,7 +74,7 @@ class Estimate:
         return self.flops_per_second / self.flops.training
 
 
-def estimate(config: RunConfig, speed: Speed) -> Estimate:
+def estimate_run(config: RunConfig, speed: Speed) -> Estimate:
     """Estimate a run whose vocabulary is known; raises ConfigError for an unknown device."""
     peak = peak_flops(speed.device, config.compute.precision)
     if peak is None:
@@ -112,7 +112,7 @@ def measured_flops(run: Path) -> float:
         config = read_config(run)
         ranks = int(read_environment(run)["ranks"])
         rates: list[float] = [record["tokens_per_second"] for record in steps[len(steps) // 2 :]]
-        work = estimate(config, Speed()).flops.training
+        work = estimate_run(config, Speed()).flops.training
         return sum(rates) / len(rates) * work / ranks
     except (OSError, ValueError, KeyError, ZeroDivisionError, DataError) as error:
         raise ConfigError(f"--measured {run}: not the folder of a run that has made a step ({error!r})") from error
@@ -135,3 +135,24 @@ def notes(found: Estimate) -> list[str]:
     if not found.speed.mfu and not found.speed.achieved:
         lines.append("no --mfu and no --measured: times are the least possible ones, at the device's peak")
     return lines
+
+
+def figures(found: Estimate) -> dict[str, object]:
+    """An estimate as JSON-ready data."""
+    return {
+        "size": found.config.model.size,
+        "objective": found.config.objective,
+        "stage": found.config.stage,
+        "parameters": {
+            **asdict(found.parameters), "backbone": found.parameters.backbone, "total": found.parameters.total,
+        },
+        "forward_flops_per_token": found.flops.forward,
+        "training_flops_per_token": found.flops.training,
+        "training_flops": found.training_flops,
+        "tokens_per_second": found.tokens_per_second,
+        "device_hours": found.device_hours,
+        "memory": {**asdict(found.memory), "total": found.memory.total},
+        "bubble": found.bubble,
+        "placement": list(found.placement),
+        "traffic": asdict(found.traffic),
+    }  # fmt: skip

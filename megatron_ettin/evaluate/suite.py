@@ -27,6 +27,18 @@ from megatron_ettin.tokenizer.identity import difference, read_identity, read_to
 USUAL_ROW = 1_024
 
 
+def named_sources(models: Sequence[str]) -> dict[str, str]:
+    """Name -> source; the name of a folder is its own. Raises ConfigError for two of one name."""
+    found: dict[str, str] = {}
+    for model in models:
+        name, mark, source = model.partition("=")
+        name, source = (name, source) if mark else (Path(model).name, model)
+        if name in found:
+            raise ConfigError(f"two models are called {name}; name one: NAME={source}")
+        found[name] = source
+    return found
+
+
 @contextlib.contextmanager
 def exported(models: Mapping[str, str]) -> Iterator[dict[str, Path]]:
     """Name -> Hugging Face folder; runs among the sources are exported to a temporary place for the while."""

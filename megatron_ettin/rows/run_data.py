@@ -166,6 +166,12 @@ class RunData:
         ]
 
 
+def stored_vocabulary(config: RunConfig) -> int:
+    """Length of the tokenizer of the run's data, as its first source has it; compares it with no other source."""
+    first = read_mixture(config.data.data).sources[0]
+    return open_corpus(first.prefix).manifest.tokenizer.vocabulary
+
+
 def common_vocabulary(mixture: Mixture, corpora: list[Corpus], config: RunConfig) -> Vocabulary:
     """The tokenizer that all sources share. Raises DataError naming two sources that differ, or roles without token."""
     first = corpora[0].tokenizer

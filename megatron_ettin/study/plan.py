@@ -13,7 +13,7 @@ from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import StageName
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.run_folder import latest_of
-from megatron_ettin.study.settings import StudySettings, check, check_run, flags_between, stage_run
+from megatron_ettin.study.settings import StudySettings, check_run, flags_between, refuse_bad_settings, stage_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ MEMBERS: tuple[Member, ...] = (
 
 def plan(settings: StudySettings) -> list[Step]:
     """All steps in order. Raises ConfigError for a stage that cannot run, before anything has started."""
-    check(settings)
+    refuse_bad_settings(settings)
     steps = layout_steps(settings) if settings.check_layout else []
     steps += [step for member in MEMBERS for step in training_steps(settings, member)]
     steps += [export_step(settings, member) for member in MEMBERS]

@@ -73,7 +73,7 @@ def check_run(settings: StudySettings, tensor: int, pipeline: int) -> RunConfig:
     return config
 
 
-def check(settings: StudySettings) -> None:
+def refuse_bad_settings(settings: StudySettings) -> None:
     """Raise ConfigError for a setting that no study can have, or where a stage would be shorter than one row."""
     for name in ("ranks", "tensor", "pipeline", "rows", "sample"):
         if getattr(settings, name) < 1:
@@ -104,6 +104,16 @@ def stage_run(settings: StudySettings, objective: ObjectiveName, stage: StageNam
     config = fitted(config, settings.ranks)
     rules.check(config, settings.ranks)
     return config
+
+
+def refuse_bad_data(settings: StudySettings) -> None:
+    """Raise DataError, before any step, for data that is missing, damaged or without text to train on or hold out.
+
+    Builds the row indexes that the first training needs.
+    """
+    from megatron_ettin.rows.run_data import open_data
+
+    open_data(stage_run(settings, "mlm", "pretrain")).held_out("mlm", rows=1)
 
 
 def scaled(config: RunConfig, share: float) -> RunConfig:

@@ -11,7 +11,7 @@ from megatron_ettin.commands.estimate import main
 from megatron_ettin.config.codec import to_json, with_fields
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
-from megatron_ettin.cost.estimate import Speed, estimate
+from megatron_ettin.cost.estimate import Speed, estimate_run
 from megatron_ettin.errors import ConfigError
 
 PUBLISHED_H100_RATES = {"17m": 985e3, "32m": 655e3, "68m": 463e3, "150m": 296e3, "400m": 146e3, "1b": 64e3}
@@ -35,27 +35,27 @@ def test_all_sizes_are_estimated_without_a_name(tmp_path: Path, capsys: pytest.C
 
 def test_hours_follow_from_work_and_speed() -> None:
     config = recipe("150m", "mlm", "pretrain")
-    found = estimate(config, Speed(mfu=0.5))
+    found = estimate_run(config, Speed(mfu=0.5))
     seconds = found.flops.training * config.schedule.tokens / (0.5 * 989e12)
     assert found.device_hours == pytest.approx(seconds / 3600)
-    assert estimate(config, Speed()).device_hours == pytest.approx(found.device_hours / 2)
+    assert estimate_run(config, Speed()).device_hours == pytest.approx(found.device_hours / 2)
 
 
 def test_published_rates_lie_below_the_peak() -> None:
     for size, rate in PUBLISHED_H100_RATES.items():
-        assert rate < estimate(recipe(size, "mlm", "pretrain"), Speed()).tokens_per_second
+        assert rate < estimate_run(recipe(size, "mlm", "pretrain"), Speed()).tokens_per_second
 
 
 def test_waiting_in_the_pipeline_lengthens_the_run() -> None:
     config = recipe("1b", "clm", "pretrain")
-    four = estimate(with_fields(config, {"layout.pipeline": 4}), Speed(mfu=0.4))
-    one = estimate(config, Speed(mfu=0.4))
+    four = estimate_run(with_fields(config, {"layout.pipeline": 4}), Speed(mfu=0.4))
+    one = estimate_run(config, Speed(mfu=0.4))
     assert four.bubble > 0 and four.device_hours == pytest.approx(one.device_hours / (1 - four.bubble))
 
 
 def test_shorter_pieces_cost_less_attention() -> None:
     config = recipe("17m", "mlm", "extension")
-    full, short = (estimate(config, Speed(mean_piece=length)).flops for length in (0, 1067))
+    full, short = (estimate_run(config, Speed(mean_piece=length)).flops for length in (0, 1067))
     assert short.attention_global < full.attention_global / 5 and short.matrices == full.matrices
 
 
@@ -73,14 +73,14 @@ def test_a_measured_run_gives_its_speed(tmp_path: Path) -> None:
 
 def test_memory_shrinks_with_the_ranks_that_share_it() -> None:
     config = recipe("1b", "mlm", "pretrain")
-    alone = estimate(config, Speed()).memory
-    shared = estimate(with_fields(config, {"layout.data": 8}), Speed()).memory
+    alone = estimate_run(config, Speed()).memory
+    shared = estimate_run(with_fields(config, {"layout.data": 8}), Speed()).memory
     assert shared.optimizer == pytest.approx(alone.optimizer / 8, rel=1e-6)
     assert (shared.weights, shared.gradients, shared.activations) == (
         alone.weights, alone.gradients, alone.activations,
     )  # fmt: skip
     assert alone.weights == 2 * 1_031_314_112 and alone.optimizer == 12 * 1_031_314_112
-    full = estimate(with_fields(config, {"layout.recompute": "full"}), Speed()).memory
+    full = estimate_run(with_fields(config, {"layout.recompute": "full"}), Speed()).memory
     assert full.activations < alone.activations / 5
 
 

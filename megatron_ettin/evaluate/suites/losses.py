@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE, HeldOut, losses
 from megatron_ettin.evaluate.scorer import load_scorer
-from megatron_ettin.evaluate.suite import held_out_text, require_tokenizer
+from megatron_ettin.evaluate.suite import held_out_text, require_tokenizer, text_settings
 from megatron_ettin.evaluate.suites.intervals import normal
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, NotRunError, RunTask
@@ -32,6 +33,20 @@ class HeldOutSettings:
     rows: int
     sample: int
     """Next tokens that every kind is asked for."""
+
+
+def held_out_settings(
+    subjects: Sequence[Subject], *, data: str, held_out_share: float, row_length: int, mask_share: float, rows: int,
+    sample: int,
+) -> HeldOutSettings:  # fmt: skip
+    """The text of the first subject that is ours. Raises ConfigError when none is."""
+    ours = [subject.folder for subject in subjects if subject.ours]
+    if not ours:
+        raise ConfigError("the losses suite needs a model of ours: its corpus and tokenizer are those of a training")
+    run = text_settings(
+        ours[0], data=data, held_out_share=held_out_share, row_length=row_length, mask_share=mask_share
+    )  # fmt: skip
+    return HeldOutSettings(run=run, rows=rows, sample=sample)
 
 
 @dataclass(frozen=True)
