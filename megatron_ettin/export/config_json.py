@@ -80,13 +80,14 @@ def write_config(model: ModelConfig, objective: Objective, special_ids: Mapping[
             "full_attention": {"rope_type": "default", "rope_theta": model.rope_base_global},
             "sliding_attention": {"rope_type": "default", "rope_theta": model.rope_base_local},
         },
+        **({"sliding_window": half} if kind == "decoder" else {}),
         **{f"{name}_token_id": special_ids[token] for name, token in TOKENS.items()},
         "dtype": dtype,
         "torch_dtype": dtype,
         OBJECTIVE_FIELD: objective.name,
         OFFSET_FIELD: objective.label_offset,
     }
-    return fields | (ENCODER_FIELDS if kind == "encoder" else {**DECODER_FIELDS, "sliding_window": half})
+    return fields | (ENCODER_FIELDS if kind == "encoder" else DECODER_FIELDS)
 
 
 TOKENS = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "cls": "[CLS]", "sep": "[SEP]"}
