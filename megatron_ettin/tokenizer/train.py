@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -76,8 +77,14 @@ def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> Tokenizer:
 
 
 def text_files(inputs: Sequence[str]) -> list[Source]:
-    """Files, globs and folders as sources in a stable order. Raises DataError for one that is not text."""
-    sources = make_sources(find_inputs(inputs).files)
+    """Files, globs and folders as sources in a stable order; says what of them is left out.
+
+    Raises DataError for a file that is not text.
+    """
+    found = find_inputs(inputs)
+    for reason, paths in found.left_out.items():
+        print(f"left out: {len(paths)} ({reason}), first {paths[0]}", file=sys.stderr)
+    sources = make_sources(found.files)
     for source in sources:
         require_kind(source)
         if source.format not in ("jsonl", "txt", "parquet"):

@@ -63,6 +63,16 @@ def test_a_file_that_is_there_twice_is_read_once(tmp_path, tokenizer):
     assert "bytes are those of another input): " + str(tmp_path / "d.jsonl") in table(copies)
 
 
+def test_tokenizer_train_says_what_it_leaves_out_and_names_no_flag_of_another_verb(folder, capsys):
+    from megatron_ettin.tokenizer.train import text_files
+
+    assert [source.path.name for source in text_files([str(folder)])] == ["train.jsonl"]
+    assert "README.md" in capsys.readouterr().err
+    with pytest.raises(DataError, match="rename it") as caught:
+        text_files([str(folder / "picture.png")])
+    assert "--input-format" not in str(caught.value)
+
+
 def test_linked_folders_are_read_and_links_in_circles_end(tmp_path, folder):
     linked = tmp_path / "linked"
     linked.mkdir()
