@@ -37,6 +37,8 @@ class Batch:
     """Index of each row's source in the mixture, shape [B]."""
     tokens: int
     """Tokens seen: [CLS], text and end positions; the tail of a row is not counted."""
+    first_row: int = 0
+    """Place of the first row among the rows of its step, all data ranks together; the others follow it."""
 
     @property
     def rows(self) -> int:

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "base/cpu.h"
+#include "base/philox.h"
 #include "base/threads.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -47,18 +48,22 @@ struct Pointwise {
   decltype(&portable::ungate) ungate;
   decltype(&portable::turn<float>) turn_floats;
   decltype(&portable::turn<uint16_t>) turn_bfloat16;
+  decltype(&portable::channel_draws) channel_draws;
+  decltype(&portable::drop) drop;
+  decltype(&portable::add) add;
 };
 
 const Pointwise kernel = [] {
   const InstructionSet chosen = choose("pointwise", {InstructionSet::kAvx2, InstructionSet::kAvx512});
   if (chosen == InstructionSet::kAvx512)
-    return Pointwise{avx512::read_bfloat16, avx512::write_bfloat16, avx512::gate,
-                     avx512::ungate,        avx512::turn<float>,    avx512::turn<uint16_t>};
+    return Pointwise{avx512::read_bfloat16,  avx512::write_bfloat16, avx512::gate, avx512::ungate, avx512::turn<float>,
+                     avx512::turn<uint16_t>, avx512::channel_draws,  avx512::drop, avx512::add};
   if (chosen == InstructionSet::kAvx2)
-    return Pointwise{avx2::read_bfloat16, avx2::write_bfloat16, avx2::gate,
-                     avx2::ungate,        avx2::turn<float>,    avx2::turn<uint16_t>};
+    return Pointwise{avx2::read_bfloat16,  avx2::write_bfloat16, avx2::gate, avx2::ungate, avx2::turn<float>,
+                     avx2::turn<uint16_t>, avx2::channel_draws,  avx2::drop, avx2::add};
   return Pointwise{portable::read_bfloat16, portable::write_bfloat16, portable::gate,
-                   portable::ungate,        portable::turn<float>,    portable::turn<uint16_t>};
+                   portable::ungate,        portable::turn<float>,    portable::turn<uint16_t>,
+                   portable::channel_draws, portable::drop,           portable::add};
 }();
 
 // Numbers of a tensor as floats: where they lie, or converted into a buffer.
@@ -136,6 +141,32 @@ void gated_gelu_backward(const GatedRows& rows, const void* gradient, void* gate
                   numbers.target(gated_gradient, beside, second_result), size);
     numbers.write(first_result, gated_gradient, at, size);
     numbers.write(second_result, gated_gradient, beside, size);
+  });
+}
+
+void drop(const Dropout& dropout, const void* residual, const void* x, void* output) {
+  constexpr size_t kGroup = 64, kCounters = 16;
+  const Reader numbers{dropout.bfloat16};
+  const uint32_t key[2] = {static_cast<uint32_t>(dropout.key), static_cast<uint32_t>(dropout.key >> 32)};
+  in_parts(dropout.tokens, dropout.threads, [&](size_t, size_t first, size_t last) {
+    uint32_t draws[kTile];
+    float one[kTile], other[kTile], result[kTile];
+    for (size_t token = first; token < last; ++token) {
+      const uint64_t place = static_cast<uint64_t>(dropout.places[token]);
+      for (size_t column = 0; column < dropout.channels; column += kTile) {
+        const size_t size = std::min(kTile, dropout.channels - column), at = token * dropout.channels + column;
+        for (size_t group = 0; group < size; group += kGroup) {
+          const uint32_t counter[4] = {
+              dropout.layer << 16 | static_cast<uint32_t>((column + group) / kGroup * kCounters),
+              static_cast<uint32_t>(place), static_cast<uint32_t>(place >> 32), dropout.step};
+          kernel.channel_draws(counter, key, draws + group);
+        }
+        float* target = numbers.target(output, at, result);
+        kernel.drop(draws, dropout.dropped_below, dropout.scale, numbers.read(x, at, size, one), target, size);
+        if (residual != nullptr) kernel.add(numbers.read(residual, at, size, other), target, size);
+        numbers.write(result, output, at, size);
+      }
+    }
   });
 }
 

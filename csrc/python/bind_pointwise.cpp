@@ -1,5 +1,6 @@
-// Rotary embedding and gated GELU for Python: tensors come as addresses and sizes.
+// Rotary embedding, gated GELU and dropout for Python: tensors come as addresses and sizes.
 #include <cstdint>
+#include <stdexcept>
 
 #include "python/bind.h"
 #include "kernels/pointwise.h"
@@ -40,6 +41,21 @@ void bind_pointwise(py::module_& module) {
       },
       py::arg("gated"), py::arg("bfloat16"), py::arg("rows"), py::arg("width"), py::arg("gradient"),
       py::arg("gated_gradient"), py::arg("threads"));
+  module.def(
+      "drop",
+      [](uint64_t key, uint32_t step, uint32_t layer, uint32_t dropped_below, float scale, uintptr_t places,
+         size_t tokens, size_t channels, bool bfloat16, uintptr_t residual, uintptr_t x, uintptr_t output,
+         int threads) {
+        if (channels > kMostDroppedChannels || layer >= 1u << 16)
+          throw std::invalid_argument("dropout counts up to 2^18 channels and 2^16 layers");
+        py::gil_scoped_release release;
+        drop({key, step, layer, dropped_below, scale, reinterpret_cast<const int64_t*>(places), tokens, channels,
+              bfloat16, threads},
+             at(residual), at(x), at(output));
+      },
+      py::arg("key"), py::arg("step"), py::arg("layer"), py::arg("dropped_below"), py::arg("scale"), py::arg("places"),
+      py::arg("tokens"), py::arg("channels"), py::arg("bfloat16"), py::arg("residual"), py::arg("x"), py::arg("output"),
+      py::arg("threads"));
 }
 
 }  // namespace ettin

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "rows/philox.h"
+#include "rows/row_draws.h"
 
 namespace ettin {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "rows/philox.h"
+#include "base/philox.h"
 
 namespace ettin {
 

@@ -5,7 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "rows/philox.h"
+#include "base/cpu.h"
+#include "base/philox.h"
 
 namespace ettin {
 

@@ -36,10 +36,10 @@ class DeviceBatch:
         return int(self.label_ids_L.shape[0])
 
     @classmethod
-    def from_batch(cls, batch: Batch, groups: Groups, dropout_seed: int = 0) -> DeviceBatch:
+    def from_batch(cls, batch: Batch, groups: Groups, dropout_key: int = 0, step: int = 0) -> DeviceBatch:
         """Move a batch to the device of this rank; under context parallelism, only this rank's part of the stream.
 
-        `dropout_seed` keys the micro-batch's dropout: derive it from (seed, stage, step, micro-batch).
+        `dropout_key` is of (seed, stage): with the step's number and the places of the rows it keys the dropout.
         """
         device = groups.device.torch_device
         first_token, length = context_slice(batch.rows * batch.row_length, groups)
@@ -54,7 +54,9 @@ class DeviceBatch:
                 cu_seqlens=tuple(batch.cu_seqlens_S.tolist()),
                 positions_T=_to(device, positions),
                 first_token=first_token,
-                dropout_seed=dropout_seed,
+                first_place=batch.first_row * batch.row_length,
+                dropout_key=dropout_key,
+                step=step,
                 wanted=Wanted(positions_L=label_positions_L, bounds=tuple(bounds.tolist())),
             ),
             label_positions_L=label_positions_L,

@@ -12,7 +12,6 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.kernels.dropout import Dropout, add_dropped
 from megatron_ettin.kernels.pointwise import Rotation, pointwise
 from megatron_ettin.kernels.rope import rotate, split
 from megatron_ettin.model.attention.core import Attend, CoreAttention
@@ -32,7 +32,6 @@ from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import LayerKind
 from megatron_ettin.parallel.device import compute_capability
 from megatron_ettin.parallel.groups import Groups
-from megatron_ettin.parallel.seeds import generator
 
 
 class EttinAttention(SelfAttention):  # type: ignore[misc]
@@ -84,22 +83,21 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
         attention = self.self_attention(self.input_layernorm(hidden_states), packed_seq_params, wanted)
         if wanted is not None:
             hidden_states = hidden_states.index_select(0, wanted.positions_L)
-        share = float(self.hidden_dropout) if self.training else 0.0
-        shard = self.tp_group.rank() if self.config.sequence_parallel else 0
-        key = (packed_seq_params.dropout_seed, self.layer_number - 1, packed_seq_params.first_token, shard)
-        hidden_states = add_dropped(hidden_states, attention, share, key)
+        if self.hidden_dropout and self.training:
+            places_T = packed_seq_params.places_T if wanted is None else packed_seq_params.places_T[wanted.positions_L]
+            if self.config.sequence_parallel:
+                places_T = places_T.chunk(self.tp_group.size())[self.tp_group.rank()]
+            dropout = Dropout(
+                share=self.hidden_dropout,
+                key=packed_seq_params.dropout_key,
+                step=packed_seq_params.step,
+                layer=self.layer_number - 1,
+                places_T=places_T,
+            )
+            hidden_states = add_dropped(hidden_states, attention, dropout)
+        else:
+            hidden_states = hidden_states + attention
         return hidden_states + self.mlp(self.pre_mlp_layernorm(hidden_states)), None
-
-
-def add_dropped(residual: Tensor, x: Tensor, share: float, key: tuple[int, ...]) -> Tensor:
-    """residual + dropout(x): a share of `x`, drawn by the key, is zeroed and the rest scaled to keep the mean.
-
-    The same after a restart and in a recomputation.
-    """
-    if share == 0.0:
-        return residual + x
-    kept = torch.empty_like(x).bernoulli_(1.0 - share, generator=generator(x.device, "dropout", *key))
-    return torch.addcmul(residual, x, kept, value=1.0 / (1.0 - share))
 
 
 FP8_CAPABILITY = {"delayed": (8, 9), "current": (8, 9), "blocks": (9, 0)}

@@ -62,8 +62,12 @@ class PackedRows:
     """Position of each token of this rank in its segment, int64."""
     first_token: int
     """First token of the stream that this rank holds."""
-    dropout_seed: int = 0
-    """Key of this micro-batch's dropout."""
+    first_place: int = 0
+    """Place of the stream's first token among all tokens of the step: row of the step * row length."""
+    dropout_key: int = 0
+    """Key of the dropout, of (seed, stage)."""
+    step: int = 0
+    """Number of the step."""
     wanted: Wanted | None = None
     """What the last layer may restrict itself to; None: everything is asked for."""
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -73,6 +77,12 @@ class PackedRows:
     def length(self) -> int:
         """Tokens of this rank, T."""
         return int(self.positions_T.shape[0])
+
+    @property
+    def places_T(self) -> Tensor:
+        """Place of each token of this rank among all tokens of the step, int64."""
+        first, device = self.first_place + self.first_token, self.positions_T.device
+        return self.derived("places", lambda: torch.arange(first, first + self.length, device=device))
 
     def derived(self, key: Any, compute: Callable[[], Derived]) -> Derived:
         """The value for the key, computed on first use: layers of one kind share it."""

@@ -76,9 +76,13 @@ class Loader:
         while not self._waiting or sum(len(step) for step in self._waiting) < self._ahead + len(self._waiting[0]):
             parts = self._micro_batches(self._asked)
             size = len(parts[0])
+            first = self.data_rank * size * len(parts)
             resolved = self.data.pool.resolve(np.concatenate(parts))  # once a step: it costs more in small parts
             self._waiting.append([
-                self._threads.submit(self.data.assemble, part, resolved.part(i * size, (i + 1) * size), self.objective)
+                self._threads.submit(
+                    self.data.assemble, part, resolved.part(i * size, (i + 1) * size), self.objective,
+                    first_row=first + i * size,
+                )
                 for i, part in enumerate(parts)
             ])  # fmt: skip
             self._asked += 1

@@ -103,9 +103,14 @@ class RunData:
         return self.assemble(numbers, self.pool.resolve(numbers), objective)
 
     def assemble(
-        self, numbers: RowNumbers, resolved: PoolRows, objective: ObjectiveName, side: Side = "train"
+        self,
+        numbers: RowNumbers,
+        resolved: PoolRows,
+        objective: ObjectiveName,
+        side: Side = "train",
+        first_row: int = 0,
     ) -> Batch:
-        """``batch`` for rows that are resolved already, and that the batch calls ``numbers``."""
+        """``batch`` for rows that are resolved already, called ``numbers``; first is row ``first_row`` of a step."""
         if (objective, side) not in self._assemblers:
             rule = mask_rule(self.config.data, self.vocabulary.size, self.special_ids, self.corpora[0].eod)
             packs = dict(zip(self.sources, self.packs if side == "train" else self.held_out_packs, strict=True))
@@ -121,6 +126,7 @@ class RunData:
             rows_B=numbers,
             sources_B=resolved.sources,
             tokens=int(parts["tokens"]),
+            first_row=first_row,
         )
 
     @cached_property

@@ -28,7 +28,7 @@ from megatron_ettin.run_folder import (
 from megatron_ettin.tokenizer.identity import WITH_ITS_TOKENIZER, TokenizerIdentity, compare_tokenizers, read_identity
 from megatron_ettin.train.open_run import lost_progress
 from megatron_ettin.train.parts import Parts
-from megatron_ettin.train.store import load_run
+from megatron_ettin.train.store import DROPOUT, load_run
 
 Say = Callable[[str], None]
 ReadHuggingFace = Callable[[Path], tuple[ModelConfig, Mapping[str, Tensor]]]
@@ -53,7 +53,7 @@ def start(
     while found.checkpoint is not None:
         report_skipped(found, say)
         try:
-            state = resume(parts, found.checkpoint, data_fingerprint, tokenizer)
+            state = resume(parts, found.checkpoint, data_fingerprint, tokenizer, say)
         except DamagedError as error:  # whole as to its bytes, but not a checkpoint: the one before is next
             report_skipped(Found(checkpoint=None, skipped=((found.checkpoint, str(error)),)), say)
             found = find_newest(run)
@@ -74,7 +74,7 @@ def report_skipped(found: Found, say: Say) -> None:
 
 
 def resume(
-    parts: Parts, checkpoint: Checkpoint, data_fingerprint: str, tokenizer: TokenizerIdentity
+    parts: Parts, checkpoint: Checkpoint, data_fingerprint: str, tokenizer: TokenizerIdentity, say: Say
 ) -> TrainState:
     """Go on from the run's own checkpoint.
 
@@ -90,6 +90,11 @@ def resume(
         )
     compare_tokenizers(tokenizer, theirs, str(checkpoint.path), "restore the corpora, or give another --run folder")
     state = load_run(parts, checkpoint)
+    if parts.config.model.output_dropout and numbers.get("dropout") != DROPOUT:
+        say(
+            f"{checkpoint.path.name} was written when the bits of dropout were functions of the micro-batch; from here "
+            "on they are functions of the row of the step, so that losses differ from those of that version"
+        )
     return replace(state, finished=state.tokens >= parts.config.schedule.tokens)
 
 

@@ -128,7 +128,7 @@ def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forwa
     schedule = get_forward_backward_func(layout.pipeline, layout.virtual_pipeline if len(parts.chunks) > 1 else None)
     sums: list[Tensor] = schedule(
         forward_step_func=functools.partial(_forward, parts, step),
-        data_iterator=[enumerate(batches) for _ in parts.chunks],
+        data_iterator=[iter(batches) for _ in parts.chunks],
         model=parts.chunks,
         num_microbatches=len(batches),
         seq_length=batches[0].rows * batches[0].row_length,
@@ -141,13 +141,11 @@ def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forwa
 
 
 def _forward(
-    parts: Parts, step: int, feed: Iterator[tuple[int, Batch]], chunk: torch.nn.Module
+    parts: Parts, step: int, feed: Iterator[Batch], chunk: torch.nn.Module
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
     """Feed the next micro-batch to a chunk; the returned function turns the last stage's output into sums."""
-    micro_batch, batch = next(feed)
-    config = parts.config
-    seed = derive(config.seed, "dropout", config.stage, step, parts.groups.data.rank, micro_batch)
-    device_batch = DeviceBatch.from_batch(batch, parts.groups, seed)
+    batch, config = next(feed), parts.config
+    device_batch = DeviceBatch.from_batch(batch, parts.groups, derive(config.seed, "dropout", config.stage), step)
     rows_L = (device_batch.label_positions_L + device_batch.packed.first_token) // batch.row_length
     sources_B = to_device(torch.from_numpy(batch.sources_B).long(), rows_L.device)
     return chunk(device_batch), functools.partial(_sums, parts.sources, sources_B[rows_L])

@@ -31,6 +31,8 @@ from megatron_ettin.train.parts import Parts
 NamedShards = dict[str, ShardedTensor | ShardedTensorFactory]
 """Megatron-Core's description of this rank's part of each tensor, by canonical name."""
 
+DROPOUT = "row"
+"""What the bits of dropout are functions of, as a checkpoint notes it: the row of the step, whatever the layout."""
 _SPLIT_AXIS = {"columns": 1, "heads": 0, "halves": 0, "vocabulary": 0}
 """The axis that the tensor ranks share, for each kind of sharding in ``model.canonical``."""
 
@@ -70,6 +72,7 @@ def save_run(
         "fingerprint": codec.fingerprint(parts.config),
         "data": data_fingerprint,
         **({"tokenizer": tokenizer.to_dict()} if tokenizer else {}),
+        "dropout": DROPOUT,
     }
     checkpoint = save(
         run, state.step, describe(parts), numbers, parts.groups.data_context.group, still_owned,

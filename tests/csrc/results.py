@@ -66,6 +66,12 @@ def float_results(native: Any, bfloat16: bool) -> dict[str, np.ndarray]:  # noqa
         address(gated), bfloat16, 9, width, address(upstream), address(results["gelu_gradient"]), THREADS
     )
 
+    places, residual, x, results["drop"] = np.arange(9) + 2**33, tensor(9, width), tensor(9, width), tensor(9, width)
+    native.drop(
+        2**63 + 5, 7, 3, 1 << 29, 8 / 7, address(places), 9, width, bfloat16, address(residual), address(x),
+        address(results["drop"]), THREADS,
+    )  # fmt: skip
+
     query, key, value, output_gradient = (tensor(tokens, heads, size) for _ in range(4))
     attention = native.Attention(
         inputs=[address(query), address(key), address(value)],

@@ -35,17 +35,19 @@ class Case:
     layers: int = 7
     whole_logits: bool = True
     attention: str = "auto"
+    dropout: float = 0.0
+    """Share of the attention output; which numbers are dropped must not depend on the layout either."""
     mutation: str = ""
     """A fault to seed, for the test that the suite notices one."""
 
     def config(self) -> RunConfig:
-        """The run of this case: heads, vocabulary (padded) and windows are small, bases unequal, dropout off."""
+        """The run of this case: heads, vocabulary (padded) and windows are small, bases unequal."""
         return RunConfig(
             objective=self.objective,
             stage="pretrain",
             model=ModelConfig(
                 size="tiny", layers=self.layers, hidden=64, intermediate=96, heads=4, vocabulary=250, window=6,
-                causal_window=5, rope_base_local=20_000.0, output_dropout=0.0,
+                causal_window=5, rope_base_local=20_000.0, output_dropout=self.dropout,
             ),
             schedule=ScheduleConfig(tokens=1_000_000, peak_rate=RATE),
             data=DataConfig(row_length=64, piece_length=64),
@@ -116,7 +118,10 @@ _DECODER_BY_DEFAULT = (
 
 
 def _cases(objective: str, layouts: tuple[Case, ...]) -> tuple[Case, ...]:
-    return tuple(replace(case, objective=objective, name=f"{objective}-{case.name}") for case in layouts)
+    """With the recipe's dropout."""
+    return tuple(
+        replace(case, objective=objective, name=f"{objective}-{case.name}", dropout=0.1) for case in layouts
+    )
 
 
 CASES = _cases("mlm", _LAYOUTS) + _cases("clm", tuple(case for case in _LAYOUTS if case.name in _DECODER_BY_DEFAULT))
@@ -129,8 +134,11 @@ SLOW_CASES = (
 )
 """The rest: minutes."""
 
+WITHOUT_DROPOUT = Case("mlm-without-dropout")
+"""To show that the others drop something."""
+
 FAULTS = tuple(
-    replace(case, name=f"{case.objective}-{fault}", mutation=fault, objective=case.objective)
+    replace(case, name=f"{case.objective}-{fault}", mutation=fault, dropout=0.1)
     for fault, case in (
         ("halo", Case("", 2, {"context": 2}, objective="mlm")),
         ("gathered", Case("", 2, {"context": 2}, objective="clm")),

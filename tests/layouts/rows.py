@@ -7,6 +7,7 @@ import numpy as np
 from megatron_ettin.batch import Batch
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
+from tests.layouts.cases import ROWS
 
 ROW_WITHOUT_LABELS = 1
 """One row of a step has no masked token at all."""
@@ -30,6 +31,7 @@ def batch_of(config: RunConfig, rows: range) -> Batch:
         rows_B=np.array(list(rows), dtype=np.int64),
         sources_B=np.zeros(len(parts), dtype=np.int32),
         tokens=length * len(parts),
+        first_row=rows[0] % ROWS,
     )
 
 

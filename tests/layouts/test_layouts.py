@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import Tensor
 
-from tests.layouts.cases import CASES, FAULTS, RATE, SLOW_CASES, Case, reference_of
+from tests.layouts.cases import CASES, FAULTS, RATE, SLOW_CASES, WITHOUT_DROPOUT, Case, reference_of
 from tests.layouts.harness import Named, launch
 
 LOSS = 1e-6
@@ -25,7 +25,7 @@ WORK = "tests.layouts.training:compare"
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Named]:
     """All default cases and the seeded faults, one launch for each number of ranks."""
-    return launch(WORK, (*CASES, *FAULTS), tmp_path_factory.mktemp("layouts"))
+    return launch(WORK, (*CASES, *FAULTS, WITHOUT_DROPOUT), tmp_path_factory.mktemp("layouts"))
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,11 @@ def test_every_gradient_equals_that_of_one_process(results: dict[str, Named], ca
 @by_name(CASES)
 def test_weights_after_three_steps_equal_those_of_one_process(results: dict[str, Named], case: Case) -> None:
     assert_weights_close(results[case.name], results[reference_of(case)])
+
+
+def test_the_layouts_are_compared_with_dropout_on(results: dict[str, Named]) -> None:
+    plain, dropped = results[WITHOUT_DROPOUT.name], results["mlm-one"]
+    assert float(plain["losses"][0]) != pytest.approx(float(dropped["losses"][0]), rel=100 * LOSS)
 
 
 @by_name(FAULTS)

@@ -15,7 +15,6 @@ from megatron_ettin.model.build import build_model, check_division
 from megatron_ettin.model.canonical import full_state, load_full_state
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.model.initialize import initial_tensor, standard_deviation
-from megatron_ettin.model.layer import add_dropped
 from megatron_ettin.parallel.groups import Groups
 from tests.model.inputs import PIECES, batch_of, run_of, small_model
 
@@ -86,22 +85,37 @@ def test_a_layout_that_does_not_divide_the_model_is_refused() -> None:
         check_division(run_of("mlm", tensor=3))
 
 
-def dropped_loss(groups: Groups, seed: int, recompute: str = "none") -> tuple[float, dict[str, torch.Tensor]]:
+def dropped_loss(
+    groups: Groups, key: int, recompute: str = "none", row: int | None = None, step: int = 0
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss of each label and all gradients of two rows, or of one of them."""
     models = build_model(run_of("mlm", small_model(output_dropout=0.1), recompute=recompute), groups)
-    loss = models[0](DeviceBatch.from_batch(batch_of(PIECES, 250), groups, dropout_seed=seed)).sum()
-    loss.backward()
-    return float(loss), full_state(models, groups, what="gradients")
+    batch = batch_of(PIECES, 250, rows=2)
+    if row is not None:
+        ids, label_ids = batch.input_ids_BT[[row]], batch.label_ids_L.reshape(2, -1)[row]
+        batch = replace(batch_of(PIECES, 250), input_ids_BT=ids, label_ids_L=label_ids, first_row=row)
+    losses = models[0](DeviceBatch.from_batch(batch, groups, dropout_key=key, step=step))
+    losses.sum().backward()
+    return losses.detach(), full_state(models, groups, what="gradients")
 
 
-def test_dropout_is_a_function_of_its_seed(groups: Groups) -> None:
-    first, again, other = dropped_loss(groups, 1), dropped_loss(groups, 1), dropped_loss(groups, 2)
-    assert first[0] == again[0] != other[0]
+def test_dropout_is_a_function_of_its_key_and_the_step(groups: Groups) -> None:
+    first, again = dropped_loss(groups, 1), dropped_loss(groups, 1)
+    assert torch.equal(first[0], again[0])
     assert all(torch.equal(gradient, again[1][name]) for name, gradient in first[1].items())
+    for other in (dropped_loss(groups, 2), dropped_loss(groups, 1, step=1)):
+        assert not torch.equal(first[0], other[0])
+
+
+def test_a_row_drops_the_same_whatever_micro_batch_it_is_in(groups: Groups) -> None:
+    together, second = dropped_loss(groups, 1)[0], dropped_loss(groups, 1, row=1)[0]
+    assert torch.allclose(together[len(together) // 2 :], second, rtol=1e-5)
+    assert not torch.allclose(together[: len(together) // 2], together[len(together) // 2 :], rtol=1e-2)
 
 
 def test_recomputed_layers_drop_the_same(groups: Groups) -> None:
     kept, recomputed = dropped_loss(groups, 1), dropped_loss(groups, 1, recompute="full")
-    assert kept[0] == recomputed[0]
+    assert torch.equal(kept[0], recomputed[0])
     assert all(torch.equal(gradient, recomputed[1][name]) for name, gradient in kept[1].items())
 
 
@@ -110,13 +124,5 @@ def test_nothing_is_dropped_in_evaluation(groups: Groups) -> None:
     losses = []
     for share in (0.0, 0.1):
         model = build_model(run_of("mlm", small_model(output_dropout=share)), groups)[0].eval()
-        losses.append(model(DeviceBatch.from_batch(batch, groups, dropout_seed=share > 0)).detach())
+        losses.append(model(DeviceBatch.from_batch(batch, groups, dropout_key=int(share > 0))).detach())
     assert torch.equal(*losses)
-
-
-def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:
-    x = torch.ones(1_000, 1_000)
-    dropped = add_dropped(torch.zeros_like(x), x, 0.1, (1, 2, 3))
-    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.9])
-    assert float((dropped == 0).float().mean()) == pytest.approx(0.1, abs=1e-3)
-    assert float(dropped.mean()) == pytest.approx(1.0, abs=1e-3)

@@ -39,3 +39,44 @@ static void turn(Number* __restrict first, Number* __restrict second, const floa
     put(second + i, b * cosine[i] + a * s);
   }
 }
+
+// The draws of 64 consecutive channels share 16 counters, as those of tokens do: channel i uses word i / 16 of counter
+// first[0] + i % 16.
+static void channel_draws(const uint32_t* first, const uint32_t* key, uint32_t* __restrict draws) {
+  uint32_t c0[16], c1[16], c2[16], c3[16];
+  for (uint32_t lane = 0; lane < 16; ++lane) {
+    c0[lane] = first[0] + lane;
+    c1[lane] = first[1];
+    c2[lane] = first[2];
+    c3[lane] = first[3];
+  }
+  uint32_t k0 = key[0], k1 = key[1];
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    for (int lane = 0; lane < 16; ++lane) {
+      const uint64_t product0 = uint64_t{kPhiloxMultiplier0} * c0[lane];
+      const uint64_t product1 = uint64_t{kPhiloxMultiplier1} * c2[lane];
+      c0[lane] = static_cast<uint32_t>(product1 >> 32) ^ c1[lane] ^ k0;
+      c1[lane] = static_cast<uint32_t>(product1);
+      c2[lane] = static_cast<uint32_t>(product0 >> 32) ^ c3[lane] ^ k1;
+      c3[lane] = static_cast<uint32_t>(product0);
+    }
+    k0 += kPhiloxWeyl0;
+    k1 += kPhiloxWeyl1;
+  }
+  for (int lane = 0; lane < 16; ++lane) {
+    draws[lane] = c0[lane];
+    draws[16 + lane] = c1[lane];
+    draws[32 + lane] = c2[lane];
+    draws[48 + lane] = c3[lane];
+  }
+}
+
+// output = x * scale where the draw is not below `dropped_below`, else 0.
+static void drop(const uint32_t* __restrict draws, uint32_t dropped_below, float scale, const float* __restrict x,
+                 float* __restrict output, size_t size) {
+  for (size_t i = 0; i < size; ++i) output[i] = draws[i] < dropped_below ? 0.0f : x[i] * scale;
+}
+
+static void add(const float* __restrict x, float* __restrict output, size_t size) {
+  for (size_t i = 0; i < size; ++i) output[i] += x[i];
+}

@@ -1,4 +1,4 @@
-#include "rows/philox.h"
+#include "rows/row_draws.h"
 
 #include <algorithm>
 
