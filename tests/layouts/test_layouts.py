@@ -59,8 +59,8 @@ def test_weights_after_three_steps_equal_those_of_one_process(results: dict[str,
 
 
 def test_the_layouts_are_compared_with_dropout_on(results: dict[str, Named]) -> None:
-    plain, dropped = results[WITHOUT_DROPOUT.name], results["mlm-one"]
-    assert float(plain["losses"][0]) != pytest.approx(float(dropped["losses"][0]), rel=100 * LOSS)
+    name = "gradient/layers.0.attention_out.weight"
+    assert relative(results[WITHOUT_DROPOUT.name][name], results["mlm-one"][name]) > 0.1
 
 
 @by_name(FAULTS)
