@@ -30,6 +30,10 @@ class OwnershipError(EttinError):
     """A folder that another process is writing to, or that was taken over from this one."""
 
 
+class TrainingError(EttinError):
+    """A run that cannot usefully go on."""
+
+
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then start the same command again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may read and write"),

@@ -5,6 +5,7 @@
     RUN/command.txt            how it was started      RUN/tensorboard/    the same figures, for TensorBoard
     RUN/order/data.json        what it reads           RUN/saves.jsonl     a line for each checkpoint that was saved
     RUN/tokenizer.json         its tokenizer, for the corpus may go
+    RUN/changes.jsonl          a line for each return to an earlier checkpoint, by a spike or with other settings
     RUN/checkpoints/           LATEST and a folder for each saved step:
     step-NNNNNNNN/state.json, step-NNNNNNNN/shards/, step-NNNNNNNN/manifest.json
 """
@@ -27,7 +28,7 @@ from typing import Any
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError, OwnershipError
-from megatron_ettin.ownership import Claim, owned
+from megatron_ettin.ownership import Claim, owned, owner_of
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.tokenizer.identity import TokenizerIdentity
 
@@ -37,7 +38,7 @@ TOKENIZER = "tokenizer.json"
 """The run's own copy of the tokenizer that made what it reads."""
 ORDER, DATA_RECORD = "order", "order/data.json"
 CHECKPOINTS, LATEST = "checkpoints", "LATEST"
-SAVES = "saves.jsonl"
+SAVES, CHANGES = "saves.jsonl", "changes.jsonl"
 OWNER = "run"
 """What a run's owner owns (``ownership``)."""
 EXIT_TAKEN_OVER = 72
@@ -126,6 +127,14 @@ def own_run(run: Path, command: str, *, take_over: bool = False) -> Iterator[Cla
         yield claim
 
 
+def being_trained(run: Path) -> str:
+    """A line for whoever reads a run that is being trained at this moment; empty where it is not."""
+    owner, standing = owner_of(run, OWNER)
+    if owner is None or standing not in ("alive", "undecided"):
+        return ""
+    return f"{run} is being trained by {owner}; what it has saved so far is taken"
+
+
 def repeated_records(run: Path, number: int) -> Path:
     """Where records of steps go that a resumed run takes again: one file for each time."""
     return Path(run) / f"{Path(METRICS).stem}.repeated-{number}.jsonl"
@@ -177,13 +186,17 @@ def known_settings(run: Path) -> RunConfig | None:
     path = run / CONFIG
     if path.is_file():
         content = path.read_bytes()
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return codec.run_from_dict(json.loads(content))
     damaged = f"{path} is damaged" if path.is_file() else f"{path} is lost"
     checkpoints = list_checkpoints(run)
     for checkpoint in reversed(checkpoints):
         with contextlib.suppress(DamagedError, ValueError):
-            return codec.run_from_dict(read_numbers(checkpoint).get("config"))
+            settings = codec.run_from_dict(read_numbers(checkpoint).get("config"))
+            for change in read_changes(run):
+                if change["kind"] == "settings" and change["step"] >= checkpoint.step:
+                    settings = codec.with_fields(settings, {name: new for name, (_, new) in change["fields"].items()})
+            return settings
     if checkpoints or path.is_file():
         raise ConfigError(f"{damaged}, and no checkpoint tells the settings; restore it, or give another --run folder")
     return None
@@ -248,12 +261,59 @@ def furthest_save(run: Path) -> int:
     return max(steps)
 
 
+def note_change(run: Path, change: dict[str, Any]) -> None:
+    """Add a line to changes.jsonl before the change is made; what stands there last already is not added again.
+
+    ``kind`` is ``settings`` (``fields``: name -> [old, new]) or ``rewind`` (``refused``: the steps whose updates are
+    refused from here on, ``reason``); ``step`` is that of the checkpoint from which the run goes on.
+    """
+    known = read_changes(run)
+    if known and {name: value for name, value in known[-1].items() if name != "time"} == change:
+        return
+    lines = [json.dumps(line) + "\n" for line in (*known, change | {"time": time.time()})]
+    write_atomically(run / CHANGES, "".join(lines))
+
+
+def read_changes(run: Path) -> list[dict[str, Any]]:
+    """The lines of changes.jsonl, oldest first. Raises CheckpointError when it is damaged."""
+    path = Path(run) / CHANGES
+    if not path.is_file():
+        return []
+    try:
+        changes = [json.loads(line) for line in path.read_bytes().splitlines()]
+        if not all(isinstance(change["kind"], str) and isinstance(change["step"], int) for change in changes):
+            raise ValueError("a line is no change")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); restore it, or remove the line") from error
+    return changes
+
+
+def rewinds(run: Path) -> list[dict[str, Any]]:
+    """The rewinds since the settings changed last: what led to a spike under others is tried again."""
+    changes = read_changes(run)
+    last = max((place for place, change in enumerate(changes) if change["kind"] == "settings"), default=-1)
+    return [change for change in changes[last + 1 :] if change["kind"] == "rewind"]
+
+
+def rewound_steps(run: Path) -> frozenset[int]:
+    """The steps whose updates are refused when they come because they led to a spike."""
+    return frozenset(step for change in rewinds(run) for step in change.get("refused", []))
+
+
+def go_back(run: Path, step: int) -> None:
+    """Make the checkpoint of ``step`` the newest: later ones are kept under another name; nothing is deleted."""
+    for checkpoint in list_checkpoints(run):
+        if checkpoint.step > step:
+            _keep_as(checkpoint, "undone")
+
+
 def put_away(run: Path) -> Path | None:
     """Move the checkpoints of a run that is to begin again out of its way; where they are now, None: there were none.
 
     Nothing is deleted.
     """
-    if not checkpoints_of(run).is_dir() and not (run / SAVES).is_file():
+    records = [run / name for name in (SAVES, CHANGES) if (run / name).is_file()]
+    if not checkpoints_of(run).is_dir() and not records:
         return None
     for number in range(1, 1000):
         target = run / f"{CHECKPOINTS}.before-{number}"
@@ -264,8 +324,8 @@ def put_away(run: Path) -> Path | None:
     if checkpoints_of(run).is_dir():
         checkpoints_of(run).rename(target)
     target.mkdir(exist_ok=True)
-    if (run / SAVES).is_file():
-        (run / SAVES).rename(target / SAVES)
+    for path in records:
+        path.rename(target / path.name)
     return target
 
 
@@ -279,11 +339,15 @@ def remove_leftovers(run: Path) -> None:
 
 def set_aside(checkpoint: Checkpoint) -> Path:
     """Rename a damaged checkpoint so that its step can be saved again; nothing is deleted."""
+    return _keep_as(checkpoint, "damaged")
+
+
+def _keep_as(checkpoint: Checkpoint, word: str) -> Path:
     for number in range(1000):
-        target = checkpoint.path.with_name(f"damaged-{checkpoint.path.name}-{number}")
+        target = checkpoint.path.with_name(f"{word}-{checkpoint.path.name}-{number}")
         if not target.exists():
             return checkpoint.path.rename(target)
-    raise CheckpointError(f"{checkpoint.path}: too many damaged copies beside it; delete the damaged-* folders")
+    raise CheckpointError(f"{checkpoint.path}: too many {word} copies beside it; delete the {word}-* folders")
 
 
 def delete(checkpoint: Checkpoint) -> None:

@@ -49,6 +49,7 @@ def _refuse_unused(options: argparse.Namespace) -> None:
 
 def print_step(run: Path, step: int, text: bool, rows: int) -> int:
     """Print the rows of a step; compares with the digest in metrics.jsonl when that is there."""
+    from megatron_ettin.observe.records import refused_update
     from megatron_ettin.replay.replay import is_recorded, open_run_data, row_lines, seen_step, text_lines
 
     data = open_run_data(run)
@@ -59,6 +60,8 @@ def print_step(run: Path, step: int, text: bool, rows: int) -> int:
         f"step {step}: {batch.rows} rows, {batch.tokens} tokens, {batch.labels} labels, digest {seen.digest()}"
         + (", as recorded" if recorded else ", not in metrics.jsonl: the run has not made this step")
     )
+    if refusal := refused_update(run, step):
+        print(f"  its update was refused ({refusal})")
     for place in range(min(rows or batch.rows, batch.rows)):
         for line in text_lines(data, seen, place) if text else row_lines(data, seen, place):
             print(line)

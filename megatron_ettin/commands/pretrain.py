@@ -22,6 +22,9 @@ class PretrainFlags(RunFlags):
 
     take_over: bool = False
     """Do not wait for heartbeats of an owner on another host: it is known to be gone."""
+    change_at: int | None = None
+    """Go on from the checkpoint of this step with other settings of schedule, optimizer or guard, such as a lower rate.
+    The change is recorded in changes.jsonl; later checkpoints and records are kept under other names."""
     start_over: bool = False
     """Begin at step 0 although the folder holds a run; what is there is kept under other names."""
 
@@ -43,7 +46,10 @@ def main(arguments: list[str]) -> int:
             from megatron_ettin.train.run import train
 
         still_owned = claim.require if claim else lambda: None
-        outcome = train(config, run, read_canonical, start_over=flags.start_over, still_owned=still_owned, stop=stop)
+        outcome = train(
+            config, run, read_canonical, start_over=flags.start_over, change_at=flags.change_at,
+            still_owned=still_owned, stop=stop,
+        )  # fmt: skip
         finish()
     if not outcome.signal:
         return 0

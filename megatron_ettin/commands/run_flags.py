@@ -20,6 +20,7 @@ from megatron_ettin.config.run import (
     CheckpointConfig,
     ComputeConfig,
     DataConfig,
+    GuardConfig,
     LayoutConfig,
     ModelConfig,
     ObserveConfig,
@@ -69,6 +70,7 @@ class RunFlags:
     data: DataConfig
     batch: BatchConfig
     optimizer: OptimizerConfig
+    guard: GuardConfig
     layout: LayoutConfig
     compute: ComputeConfig
     checkpoint: CheckpointConfig

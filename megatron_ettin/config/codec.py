@@ -76,6 +76,10 @@ FREE_FIELDS = (
 )  # fmt: skip
 FP8_FIELDS = ("compute.fp8_recipe", "compute.fp8_ends_in_bf16")
 """Without effect in another precision, and then no part of what a run is."""
+GUARD_PREFIX = "guard."
+"""Without effect on what is learned, unless a spike refuses updates."""
+CHANGEABLE_PREFIXES = ("schedule.", "optimizer.", GUARD_PREFIX)
+"""What a run may change at one of its checkpoints, on record: neither the model nor the rows of a step."""
 
 
 def changes_result(path: str) -> bool:
@@ -83,11 +87,18 @@ def changes_result(path: str) -> bool:
     return not path.startswith(FREE_PREFIXES) and path not in FREE_FIELDS
 
 
+def guard_acts(config: RunConfig) -> bool:
+    """Whether the guard refuses updates of finite numbers, and so changes what is learned."""
+    return config.guard.on_spike in ("skip", "rewind")
+
+
 def fingerprint(config: RunConfig) -> str:
     """A sha256 of every field that changes what is learned; equal under every layout, precision apart."""
     idle = () if config.compute.precision == "fp8" else FP8_FIELDS
     leaves = {
-        path: to_dict(value) for path, value in flatten(config).items() if changes_result(path) and path not in idle
+        path: to_dict(value)
+        for path, value in flatten(config).items()
+        if changes_result(path) and path not in idle and (guard_acts(config) or not path.startswith(GUARD_PREFIX))
     }
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
@@ -116,14 +127,37 @@ def check_resume(old: RunConfig, new: RunConfig) -> list[Difference]:
     Layout, checkpoints, logging and the place of files may change, and a flat schedule may be made longer.
     """
     found = differences(old, new)
-    refused = [item for item in found if changes_result(item.path) and not extends(old, item)]
-    if refused:
+    if refused := changes_of_result(old, new):
+        changeable = all(item.path.startswith(CHANGEABLE_PREFIXES) for item in refused)
         raise ConfigError(
             "this folder holds a run with other settings:\n  "
             + "\n  ".join(map(str, refused))
             + "\nuse the same settings to resume, or another --run folder for another run"
+            + ("; or go on from one of its checkpoints with the change on record: --change-at STEP" * changeable)
         )
     return found
+
+
+def check_change(old: RunConfig, new: RunConfig) -> list[Difference]:
+    """What a run changes at one of its checkpoints; raises ConfigError for a field that it may not change there."""
+    found = changes_of_result(old, new)
+    if refused := [item for item in found if not item.path.startswith(CHANGEABLE_PREFIXES)]:
+        raise ConfigError(
+            "--change-at changes schedule, optimizer and guard of a run, but neither its model nor its rows:\n  "
+            + "\n  ".join(map(str, refused))
+            + "\nuse the settings of the run for these, or another --run folder for another run"
+        )
+    return found
+
+
+def changes_of_result(old: RunConfig, new: RunConfig) -> list[Difference]:
+    """The differences between two runs by which they would learn something else."""
+    acts = guard_acts(old) or guard_acts(new)
+    return [
+        item
+        for item in differences(old, new)
+        if changes_result(item.path) and not extends(old, item) and (acts or not item.path.startswith(GUARD_PREFIX))
+    ]
 
 
 def extends(old: RunConfig, item: Difference) -> bool:

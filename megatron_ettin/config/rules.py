@@ -57,6 +57,8 @@ def numbers(config: RunConfig) -> Iterator[str]:
     yield from at_least(config, "schedule", 0, "warmup_tokens decay_tokens")
     yield from at_least(config, "batch", 1, "rows warmup_increment")
     yield from at_least(config, "batch", 0, "warmup_tokens")
+    yield from at_least(config, "guard", 1, "window after rewind_steps")
+    yield from at_least(config, "guard", 1.5, "loss_factor gradient_factor")
     yield from at_least(config, "layout", 1, "tensor pipeline virtual_pipeline context micro_batch_rows")
     yield from at_least(config, "layout", 0, "data")
     yield from at_least(config, "compute", 0, "loss_chunk_bytes threads")

@@ -122,6 +122,29 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What becomes of a step whose loss or gradient stands out from the accepted steps before it, before its update.
+
+    A loss or gradient that is not finite never updates anything, whatever is set here.
+    """
+
+    on_spike: Literal["report", "skip", "stop", "rewind"] = "report"
+    """report: update and say so. skip: refuse the update. stop: end the run. rewind: go back to a checkpoint and refuse
+    the updates of the steps that led to the spike."""
+    loss_factor: float = 3.0
+    """The loss is a spike above this many times the median; 3 is past what healthy batches of one mixture reach. Before
+    there is a median, the loss of guessing among the vocabulary stands for it."""
+    gradient_factor: float = 10.0
+    """The gradient norm is a spike above this many times the median; norms of healthy steps differ by 2 to 4 times."""
+    window: int = 64
+    """Accepted steps that a median is taken over."""
+    after: int = 32
+    """Accepted steps before there is a median: the norm falls fast while the first ones are taken."""
+    rewind_steps: int = 16
+    """rewind: steps up to and with the spike whose updates are refused the second time."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayoutConfig:
     """How ranks share the work. It never changes the result beyond rounding."""
 
@@ -230,6 +253,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
-from megatron_ettin.run_folder import METRICS, repeated_records
+from megatron_ettin.run_folder import METRICS, repeated_records, rewound_steps
 
 MetricsRecord = dict[str, Any]
 """``kind`` is ``step`` or ``evaluation``; every record has ``step`` (steps finished) and ``tokens`` (seen so far)."""
@@ -76,8 +76,8 @@ def keep_until(run: Path, step: int) -> None:
         write_atomically(path, b"".join(kept.values()))
 
 
-def recorded_digest(run: Path, step: int) -> str | None:
-    """The digest that metrics.jsonl holds for a step, or None. O(log size): steps ascend in the file."""
+def recorded_step(run: Path, step: int) -> MetricsRecord | None:
+    """The record that metrics.jsonl holds for a step, or None. O(log size): steps ascend in the file."""
     path = Path(run) / METRICS
     if not path.is_file():
         return None
@@ -90,9 +90,17 @@ def recorded_digest(run: Path, step: int) -> str | None:
         record = _record_after(file, low)
         while record is not None and record["step"] == step:
             if isinstance(record.get("batch"), str):
-                return str(record["batch"])
+                return record
             record = _record_after(file, file.tell())
     return None
+
+
+def refused_update(run: Path, step: int) -> str:
+    """Why the update of a step was, or will be, refused, as far as the run's records tell; empty where it was not."""
+    note = str((recorded_step(run, step) or {}).get("note", ""))
+    if "nothing updated" in note:
+        return note
+    return "a rewind names it" if step in rewound_steps(run) else ""
 
 
 def last_records(run: Path) -> list[MetricsRecord]:

@@ -7,12 +7,21 @@ from typing import TypeVar
 
 import torch
 
-from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError, DataError, EttinError, OwnershipError
+from megatron_ettin.errors import (
+    CheckpointError,
+    ConfigError,
+    DamagedError,
+    DataError,
+    EttinError,
+    OwnershipError,
+    TrainingError,
+)
 
 Result = TypeVar("Result")
 
 _KINDS: dict[str, type[EttinError]] = {
-    kind.__name__: kind for kind in (CheckpointError, ConfigError, DamagedError, DataError, OwnershipError)
+    kind.__name__: kind
+    for kind in (CheckpointError, ConfigError, DamagedError, DataError, OwnershipError, TrainingError)
 }
 
 

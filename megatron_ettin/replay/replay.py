@@ -17,7 +17,7 @@ from megatron_ettin.batch import Batch
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import SPECIALS_PER_PIECE
 from megatron_ettin.errors import DataError
-from megatron_ettin.observe.records import last_recorded_step, recorded_digest
+from megatron_ettin.observe.records import last_recorded_step, recorded_step
 from megatron_ettin.rows.data_record import data_facts, read_data_record, refuse_changed_data
 from megatron_ettin.rows.order import RowNumbers
 from megatron_ettin.rows.run_data import RunData, open_data
@@ -107,7 +107,7 @@ def seen_step(data: RunData, step: int) -> SeenStep:
 
 def is_recorded(run: Path, seen: SeenStep) -> bool:
     """Whether metrics.jsonl holds the digest of a step. Raises DataError when it holds another one."""
-    recorded, digest = recorded_digest(run, seen.step), seen.digest()
+    recorded, digest = (recorded_step(run, seen.step) or {}).get("batch"), seen.digest()
     if recorded not in (None, digest):
         raise DataError(
             f"{run}: step {seen.step} was trained on rows with digest {recorded}, but they are computed as {digest}; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,22 @@ from megatron_ettin.parallel.watchdog import Watchdog
 from megatron_ettin.rows.loader import Loader
 from megatron_ettin.rows.run_data import RunData
 from megatron_ettin.schedule import learning_rate_factor
+from megatron_ettin.train.guard import REFUSALS_BEFORE_STOP, Verdict, judge, stop_when_hopeless
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.record import Recorder
 from megatron_ettin.train.signals import StopRequest
-from megatron_ettin.train.step import Asks, held_out_loss, stop_when_hopeless, train_step
+from megatron_ettin.train.step import Asks, held_out_loss, train_step
 from megatron_ettin.train.store import save_run
 from megatron_ettin.train.totals import Totals
+
+
+class SpikeError(Exception):
+    """A step that sends the run back to an earlier checkpoint, as guard.on_spike=rewind asks."""
+
+    def __init__(self, state: TrainState, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+        """The state after the refused step."""
 
 
 def train_loop(
@@ -36,11 +46,13 @@ def train_loop(
     stop: StopRequest,
     still_owned: Callable[[], None],
     watchdog: Watchdog,
+    rewound: Collection[int] = (),
 ) -> tuple[TrainState, int]:
     """Take steps until the stage has seen its tokens or a signal asks to stop.
 
-    Saving comes before evaluating: nothing that is only looked at can cost a checkpoint. Returns the saved state and
-    the signal, whichever rank received it; 0: none.
+    Saving comes before evaluating: nothing that is only looked at can cost a checkpoint. The updates of the steps
+    ``rewound`` are refused. Returns the saved state and the signal, whichever rank received it; 0: none.
+    Raises SpikeError or TrainingError where the guard asks for it.
     """
     config, ranks = parts.config, parts.groups.data
     schedule, every = config.schedule, config.observe.evaluate_every
@@ -55,10 +67,19 @@ def train_loop(
             _, batches = next(loader)
             watchdog.moved(state.step, "taking a step")
             asks = Asks(stop=stop.received, save=clock.rings())
-            result = train_step(parts, batches, step=state.step, rate=rate, asks=asks)
-            state = state.after(tokens=result.totals.tokens, accepted=result.accepted)
+            judged = partial(judge, state=state, config=config, rewound=rewound)
+            result = train_step(parts, batches, step=state.step, rate=rate, asks=asks, judge=judged)
+            verdict, totals = result.verdict, result.totals
+            state = state.after(
+                tokens=totals.tokens, accepted=verdict.accepted, good=verdict.kind in ("good", "rewound"),
+                numbers=(totals.loss, totals.gradient_norm), window=config.guard.window,
+            )  # fmt: skip
             state = replace(state, finished=state.tokens >= schedule.tokens)
             recorder.step(state, result, rate, time.perf_counter() - started)
+            if verdict.kind == "spike" and config.guard.on_spike == "rewind":
+                raise SpikeError(state, verdict.reason)
+            if verdict.kind == "spike" and config.guard.on_spike == "stop":
+                break_off(run, parts, state, verdict)
             if reason := save_reason(state, result.totals, config.checkpoint):
                 watchdog.moved(state.step, f"saving ({reason})")
                 state, saving = mark_saved(state, reason, config.checkpoint), time.perf_counter()
@@ -69,12 +90,18 @@ def train_loop(
             if every and state.step % every == 0 and not state.finished:
                 watchdog.moved(state.step, "evaluating")
                 evaluate(parts, data, state, recorder)
-            stop_when_hopeless(state.refused_in_a_row, state.step)
+            if state.refused_in_a_row >= REFUSALS_BEFORE_STOP:
+                break_off(run, parts, state, verdict)
             stopped = result.totals.stop
     watchdog.moved(state.step, "evaluating")
     if state.finished and not on_first(lambda: has_evaluation(run, state.step)):
         evaluate(parts, data, state, recorder)
     return state, stopped
+
+
+def break_off(run: Path, parts: Parts, state: TrainState, verdict: Verdict) -> None:
+    """Raise TrainingError on every rank."""
+    on_first(lambda: stop_when_hopeless(state, verdict, parts.config, run))
 
 
 def evaluate(parts: Parts, data: RunData, state: TrainState, recorder: Recorder) -> None:

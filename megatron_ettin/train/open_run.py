@@ -26,19 +26,26 @@ from megatron_ettin.run_folder import (
     ENVIRONMENT,
     checkpoints_of,
     furthest_save,
+    go_back,
     known_settings,
+    note_change,
     put_away,
+    read_changes,
     remove_leftovers,
 )
 
 PACKAGES = ("torch", "megatron-core", "numpy", "tokenizers", "transformers", "safetensors", "transformer-engine")
 
 
-def open_run_folder(run: Path, config: RunConfig, *, start_over: bool = False) -> None:
+def open_run_folder(
+    run: Path, config: RunConfig, *, start_over: bool = False, change_at: int | None = None
+) -> None:
     """Make the folder of a new run, or check that ``config`` continues the run in it, and say how it was started.
 
-    With ``start_over`` the run in it is put away first. Raises ConfigError when the folder cannot be written to or
-    holds another run, CheckpointError when its checkpoints are gone. The owner's first rank calls this.
+    With ``start_over`` the run in it is put away first. With ``change_at`` the checkpoint of that step, which is there
+    and whole, becomes the newest and the settings may be others; where both are so already, nothing is done.
+    Raises ConfigError when the folder cannot be written to or holds another run, CheckpointError when its checkpoints
+    are gone. The owner's first rank calls this.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -49,12 +56,25 @@ def open_run_folder(run: Path, config: RunConfig, *, start_over: bool = False) -
         checkpoints_of(run).mkdir(exist_ok=True)
         remove_leftovers(run)
         if (settings := known_settings(run)) is not None:
-            codec.check_resume(settings, config)
+            if change_at is None:
+                codec.check_resume(settings, config)
+            else:
+                change_settings(run, settings, config, change_at)
         write_atomically(run / CONFIG, codec.to_json(config))
         write_atomically(run / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
         write_atomically(run / COMMAND, shlex.join(sys.orig_argv) + "\n")
     except OSError as error:
         raise ConfigError(f"--run {run}: cannot write there ({error}); choose another folder") from error
+
+
+def change_settings(run: Path, old: RunConfig, new: RunConfig, step: int) -> None:
+    """Go back to the checkpoint of ``step`` for other settings, on record. The same command again just goes on."""
+    found = {item.path: [codec.to_dict(item.old), codec.to_dict(item.new)] for item in codec.check_change(old, new)}
+    if found:
+        note_change(run, {"kind": "settings", "step": step, "fields": found})
+        go_back(run, step)
+    elif not any((change["kind"], change["step"]) == ("settings", step) for change in read_changes(run)[-1:]):
+        raise ConfigError(f"--change-at {step}: no setting of the run changes; leave it out to go on")
 
 
 def lost_progress(run: Path, step: int, why: str) -> CheckpointError:

@@ -66,8 +66,10 @@ class Recorder:
             "peak_bytes": peak_bytes(),
             **asdict(reading),
         }
-        if not result.accepted:
-            record["note"] = "not finite: nothing updated"
+        if note := result.verdict.note:
+            record["note"] = note
+        if state.bad_since == state.step and result.verdict.kind == "spike":
+            self.say(f"step {state.step}: {note}; look at its rows: ettin order {self._run} --step {state.step} --text")
         self._write(record)
 
     def evaluation(self, state: TrainState, loss: float) -> None:
@@ -83,8 +85,13 @@ class Recorder:
             self.say(f"stopped by {name} after step {state.step}, saved in {self._run}; the same command goes on")
         else:
             self.say(f"stopped by {signal.Signals(received).name} before the first step; nothing to save")
+        self.close_sinks()
+
+    def close_sinks(self) -> None:
+        """Write nothing more until ``open``."""
         if self._sinks is not None:
             self._sinks.close()
+        self._sinks, self._early = None, []
 
     def _write(self, record: MetricsRecord) -> None:
         if self._sinks is not None:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_ettin.checkpoint.load import find
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
@@ -19,12 +20,14 @@ from megatron_ettin.parallel.watchdog import Watchdog
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.report import source_table
 from megatron_ettin.rows.run_data import open_data
-from megatron_ettin.train.loop import train_loop
+from megatron_ettin.run_folder import rewound_steps
+from megatron_ettin.train.guard import rewind
+from megatron_ettin.train.loop import SpikeError, train_loop
 from megatron_ettin.train.open_run import open_run_folder
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.record import Recorder
 from megatron_ettin.train.signals import StopRequest
-from megatron_ettin.train.start import ReadHuggingFace, start
+from megatron_ettin.train.start import ReadHuggingFace, resume, start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +46,14 @@ def train(
     read_huggingface: ReadHuggingFace,
     *,
     start_over: bool = False,
+    change_at: int | None = None,
     still_owned: Callable[[], None] = lambda: None,
     stop: StopRequest | None = None,
 ) -> Outcome:
     """Train, or continue, the run in folder ``run``, which the caller owns; every rank calls this.
 
     With ``start_over`` the run begins at step 0 whatever is there, and what is there is kept under another name.
+    With ``change_at`` it goes on from the checkpoint of that step with other settings, on record in changes.jsonl.
     ``still_owned`` is asked on the first rank before a checkpoint is published, and raises when the run was taken over.
     ``stop`` is a request that listens already.
     Raises ConfigError, DataError, CheckpointError or TrainingError on every rank.
@@ -63,7 +68,9 @@ def train(
         on_first(lambda: open_data(config).fingerprint)  # builds row indexes that are not there yet
         data = open_data(config)
         config = with_vocabulary(config, data.vocabulary.size)
-        on_first(lambda: open_run_folder(run, config, start_over=start_over))
+        if change_at is not None:
+            find(run, change_at)
+        on_first(lambda: open_run_folder(run, config, start_over=start_over, change_at=change_at))
         on_first(lambda: record_data(data, run))
         watchdog = Watchdog(groups.world.rank, groups.world.size, 60 * config.observe.hang_minutes)
         parts = build_parts(config, groups, len(data.sources))
@@ -75,7 +82,19 @@ def train(
         everywhere_own(lambda: recorder.open(state))
         if config.data.held_out_share and on_first(lambda: data.held_out_rows) == 0:
             recorder.say("nothing is held out of so few documents, and no evaluation is made; see data.held_out_share")
-        state, stopped = train_loop(run, parts, data, state, recorder, stop, still_owned, watchdog)
+        while True:
+            rewound = on_first(lambda: rewound_steps(run))
+            try:
+                state, stopped = train_loop(run, parts, data, state, recorder, stop, still_owned, watchdog, rewound)
+                break
+            except SpikeError as spike:
+                found, reason = spike.state, str(spike)
+            watchdog.moved(found.step, "going back to a checkpoint")
+            step = on_first(lambda spiked=found, reason=reason: rewind(run, config, spiked, reason))  # type: ignore[misc]
+            state = resume(parts, find(run, step), data.fingerprint)
+            recorder.close_sinks()
+            everywhere_own(lambda state=state: recorder.open(state))  # type: ignore[misc]
+            recorder.say(f"step {found.step}: {reason}; back to step {state.step} by guard.on_spike=rewind")
         watchdog.close()
         recorder.close(state, stopped)
         return Outcome(state=state, signal=0 if state.finished else stopped)

@@ -21,19 +21,12 @@ from torch import Tensor
 from megatron_ettin.batch import DIGEST_MODULUS, Batch
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.cost.count import flops
-from megatron_ettin.errors import EttinError
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.parallel.device import to_device
 from megatron_ettin.parallel.seeds import derive
+from megatron_ettin.train.guard import Verdict, accepting_finite
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.totals import Local, Totals, add_up
-
-REFUSALS_BEFORE_STOP = 10
-"""Steps in a row without a finite gradient after which going on is pointless."""
-
-
-class TrainingError(EttinError):
-    """A run that cannot usefully go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +35,13 @@ class StepResult:
 
     totals: Totals
     """Its numbers."""
-    accepted: bool
-    """The weights were updated; False when loss or gradient were not finite."""
+    verdict: Verdict
+    """Whether the weights were updated, and if not, why."""
+
+    @property
+    def accepted(self) -> bool:
+        """The weights were updated."""
+        return self.verdict.accepted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +54,18 @@ class Asks:
     """Its clock asks for a checkpoint."""
 
 
-def train_step(parts: Parts, batches: Sequence[Batch], *, step: int, rate: float, asks: Asks) -> StepResult:
+def train_step(
+    parts: Parts,
+    batches: Sequence[Batch],
+    *,
+    step: int,
+    rate: float,
+    asks: Asks,
+    judge: Callable[[Totals], Verdict] = accepting_finite,
+) -> StepResult:
     """One optimizer step on this data rank's micro-batches; the gradient is that of sum(loss) / (labels of all ranks).
 
-    The host waits for the device once, for the numbers that decide whether the update is applied.
+    The host waits for the device once, for the numbers by which ``judge`` decides whether the update is applied.
     """
     causal = OBJECTIVES[parts.config.objective].causal
     for chunk in parts.chunks:
@@ -81,19 +87,10 @@ def train_step(parts: Parts, batches: Sequence[Batch], *, step: int, rate: float
         ),
         parts.groups,
     )
-    if totals.finite:
+    verdict = judge(totals)
+    if verdict.accepted:
         parts.optimizer.apply(rate)
-    return StepResult(totals=totals, accepted=totals.finite)
-
-
-def stop_when_hopeless(refused_in_a_row: int, step: int) -> None:
-    """Raise TrainingError after too many refused steps in a row."""
-    if refused_in_a_row >= REFUSALS_BEFORE_STOP:
-        raise TrainingError(
-            f"step {step}: the loss or the gradient was not finite in {refused_in_a_row} steps in a row; the weights "
-            "are those before them. Go on from an earlier checkpoint with a lower schedule.peak_rate, or look at the "
-            "rows of these steps with `ettin order RUN --step N --text`"
-        )
+    return StepResult(totals=totals, verdict=verdict)
 
 
 def held_out_loss(parts: Parts, batches: Sequence[Batch]) -> float:

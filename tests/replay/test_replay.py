@@ -11,7 +11,7 @@ from megatron_ettin.cli import main
 from megatron_ettin.config.codec import to_json
 from megatron_ettin.config.run import BatchConfig
 from megatron_ettin.errors import DataError
-from megatron_ettin.observe.records import last_recorded_step, recorded_digest
+from megatron_ettin.observe.records import last_recorded_step, recorded_step
 from megatron_ettin.replay.replay import newest_step, open_run_data, original_ids, seen_step, sightings
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.loader import Loader
@@ -67,9 +67,9 @@ def test_replayed_steps_are_those_that_were_trained_on(run):
     data = open_run_data(run)
     for step in (1, 2, 17, STEPS):
         seen = seen_step(data, step)
-        assert seen.digest() == recorded_digest(run, step)
+        assert seen.digest() == recorded_step(run, step)["batch"]
         assert seen.batch.rows == len(seen.rows) == data.batch_schedule.rows_at(step - 1)[1]
-    assert recorded_digest(run, STEPS + 1) is None
+    assert recorded_step(run, STEPS + 1) is None
     assert last_recorded_step(run) == STEPS
     assert newest_step(run, data) == (STEPS, "metrics.jsonl")
     (run / "checkpoints" / "step-00000040").mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_the_order_file_holds_what_was_learned_between_two_checkpoints(run, tmp_
 def test_the_command_prints_steps_and_documents(run, capsys):
     assert main(["order", str(run), "--step", "3"]) == 0
     out = capsys.readouterr().out
-    assert f"digest {recorded_digest(run, 3)}, as recorded" in out
+    assert f"digest {recorded_step(run, 3)['batch']}, as recorded" in out
     assert main(["order", str(run), "--step", "900"]) == 0
     assert "the run has not made this step" in capsys.readouterr().out
     data = open_run_data(run)
@@ -155,7 +155,7 @@ def test_flags_without_effect_are_refused(run, capsys):
 
 def test_a_wrong_digest_is_an_error(corpora, tmp_path, capsys):
     run = start_run(tmp_path / "run", run_config(corpora[0] / "mixture.json", batch=BATCH))
-    lines = (run / "metrics.jsonl").read_text().replace(recorded_digest(run, 5), "0" * 16)
+    lines = (run / "metrics.jsonl").read_text().replace(recorded_step(run, 5)["batch"], "0" * 16)
     (run / "metrics.jsonl").write_text(lines)
     assert main(["order", str(run), "--step", "5"]) == 2
     assert "step 5 was trained on rows with digest 0000000000000000" in capsys.readouterr().err

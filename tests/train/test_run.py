@@ -13,17 +13,17 @@ import torch
 
 from megatron_ettin.checkpoint.load import find
 from megatron_ettin.config.weights import shapes
-from megatron_ettin.errors import CheckpointError, ConfigError, DataError
+from megatron_ettin.errors import CheckpointError, ConfigError, DataError, TrainingError
 from megatron_ettin.model.canonical import full_state
 from megatron_ettin.observe import read_records
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.run_folder import list_checkpoints, path_of
 from megatron_ettin.train import run as run_module
+from megatron_ettin.train.guard import REFUSALS_BEFORE_STOP
 from megatron_ettin.train.optimizer import ShardedOptimizer
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.record import Recorder
-from megatron_ettin.train.step import REFUSALS_BEFORE_STOP, TrainingError
 from megatron_ettin.train.store import load_run
 from tests.train.runs import ROW, WORDS, config_of, go, losses, state_of, tensor_hashes, write_toy
 from tools.diff_runs import differences
