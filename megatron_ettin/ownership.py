@@ -9,9 +9,11 @@ would confuse people; then a number may be given again, and a claim counts as he
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -29,6 +31,11 @@ MISSED = 3
 """Heartbeats that an owner on another host may miss before it counts as gone."""
 GRACE = 10.0
 """Seconds that a start waits for a living owner on this host: ranks whose launcher was killed are about to end."""
+
+STAGING = "staging"
+"""What the owner of a staging folder owns in it."""
+UNCLAIMED = 60.0
+"""Seconds after which a staging folder that nobody has claimed counts as left behind."""
 
 Standing = Literal["free", "alive", "gone", "undecided"]
 """``undecided``: on another host, and its claim is fresh enough that only waiting for a heartbeat can tell."""
@@ -196,6 +203,33 @@ def owner_of(folder: Path, name: str) -> tuple[Owner | None, Standing]:
         return None, "free"
     owner, standing = _judged(newest, this_process(""))
     return (owner, "free") if owner.released else (owner, standing)
+
+
+@contextlib.contextmanager
+def owned_staging(staging: Path, command: str) -> Iterator[None]:
+    """Own a staging folder of ``publish`` while it is filled; nothing of that is left in it."""
+    claim = claim_folder(staging, STAGING, command)
+    try:
+        yield
+    finally:
+        claim.release()
+        claim.path.unlink(missing_ok=True)
+
+
+def remove_dead_staging(target: Path) -> None:
+    """Delete the staging folders that killed processes left beside ``target``.
+
+    Raises OwnershipError when one belongs to a process that lives, or may live on another host.
+    """
+    for staging in target.parent.glob(f".{glob.escape(target.name)}.incomplete-*"):
+        with contextlib.suppress(FileNotFoundError):  # it has been finished or removed since the look
+            owner, standing = owner_of(staging, STAGING)
+            if owner is not None and standing in ("alive", "undecided"):
+                raise OwnershipError(
+                    f"{target} is being written by {owner}; wait for its end, or choose another folder"
+                )
+            if owner is not None or _silence(staging) > UNCLAIMED:
+                shutil.rmtree(staging, ignore_errors=True)
 
 
 class _Patience:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +12,7 @@ import tyro
 
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
-from megatron_ettin.run_folder import CONFIG, is_run, parse_source
+from megatron_ettin.run_folder import CONFIG, being_trained, is_run, own_run, parse_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ def to_huggingface(flags: ConvertFlags) -> int:
     run, step = parse_source(flags.source)
     if not run.is_dir():
         raise CheckpointError(f"{run} does not exist; give a run folder or a Hugging Face folder")
+    if line := being_trained(run):
+        print(line)
     if flags.all:
         if step is not None:
             raise ConfigError(f"--all takes every checkpoint; leave out @{step}")
@@ -88,6 +92,7 @@ def from_huggingface(flags: ConvertFlags) -> int:
         raise ConfigError("--all, --dtype and --tokenizer belong to exports; SOURCE is a Hugging Face folder")
     source = Path(flags.source)
     read = open_folder(source)
-    checkpoint = save_weights_as_run(flags.target, read.config.model, read.config.objective, read.tensors, source)
+    with own_run(flags.target, shlex.join(sys.orig_argv)):
+        checkpoint = save_weights_as_run(flags.target, read.config.model, read.config.objective, read.tensors, source)
     print(f"{checkpoint.path}: start from it with --from {flags.target}")
     return 0

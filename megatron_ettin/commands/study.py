@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
 
 from megatron_ettin.commands.run_flags import expanded
+from megatron_ettin.ownership import owned
 from megatron_ettin.study.settings import StudySettings, refuse_bad_data
+
+OWNER = "study"
+"""What a study's owner owns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +38,14 @@ def main(arguments: list[str]) -> int:
         say("\n".join(f"[{number}/{len(steps)}] {step.name}" for number, step in enumerate(steps, start=1)))
         return 0
     refuse_bad_data(settings)
-    try:
-        failed = run_steps(steps, settings.run, say)
-    except KeyboardInterrupt:
-        say("what is done is kept; the same command goes on")
-        raise
-    report = write_report(settings, failed)
+    settings.run.mkdir(parents=True, exist_ok=True)
+    with owned(settings.run, OWNER, shlex.join(sys.orig_argv), say=say):
+        try:
+            failed = run_steps(steps, settings.run, say)
+        except KeyboardInterrupt:
+            say("what is done is kept; the same command goes on")
+            raise
+        report = write_report(settings, failed)
     tell(report, settings.run)
     return 1 if failed else 0
 

@@ -21,7 +21,7 @@ from megatron_ettin.evaluate.text import masked_pieces, plain_pieces, token_byte
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.runs import TRAINING_FILE, export_checkpoint
 from megatron_ettin.rows.run_data import open_data
-from megatron_ettin.run_folder import is_run, parse_source
+from megatron_ettin.run_folder import being_trained, is_run, parse_source
 from megatron_ettin.tokenizer.identity import difference, read_identity, read_tokenizer
 
 USUAL_ROW = 1_024
@@ -49,6 +49,8 @@ def exported(models: Mapping[str, str]) -> Iterator[dict[str, Path]]:
             if is_run(run):
                 from megatron_ettin.checkpoint.load import find
 
+                if line := being_trained(run):
+                    print(line)
                 folders[name] = Path(temporary, name)
                 export_checkpoint(find(run, step), folders[name])
             elif Path(source).is_dir():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.export.huggingface import Export, StoredType, open_folder, write_folder
 from megatron_ettin.export.parity import PARITY_FILE, compare, packed_logits, write_parity
 from megatron_ettin.export.tokenizer_files import write_json
+from megatron_ettin.ownership import owned_staging, remove_dead_staging
 from megatron_ettin.publish import publish
 from megatron_ettin.rows.data_record import read_data_record
 from megatron_ettin.rows.mixture import read_mixture
@@ -95,15 +98,16 @@ def export_checkpoint(
 ) -> bool:
     """Publish one verified checkpoint as ``folder`` with its parity; False when it is there already.
 
-    ``say`` takes the line that only the size of the vocabulary could be compared. Raises CheckpointError when the
-    folder holds something else or the logits differ, DataError for another tokenizer than that of the training; then
-    nothing is published.
+    What a killed export to it has left is removed. ``say`` takes the line that only the size of the vocabulary could be
+    compared. Raises CheckpointError when the folder holds something else or the logits differ, DataError for another
+    tokenizer than that of the training, OwnershipError when another process is writing it; then nothing is published.
     """
+    remove_dead_staging(folder)
     if folder.exists():
         try:
             origin = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
             stored_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             origin, stored_type = None, None
         if (origin, stored_type) != (fingerprint_of(checkpoint), dtype) or not (folder / PARITY_FILE).exists():
             raise CheckpointError(
@@ -136,12 +140,12 @@ def export_checkpoint(
             "tokens of the stage": f"{loaded.state.tokens:,}",
         },
     )
-    with publish(folder) as staging:
+    with publish(folder) as staging, owned_staging(staging, shlex.join(sys.orig_argv)):
         write_folder(staging, export)
         training = {
             "run": codec.to_dict(loaded.config),
             "revision": loaded.revision,
-            "state": loaded.state.to_dict(),
+            "state": loaded.state.figures(),
             "checkpoint": loaded.fingerprint,
             "tokenizer": (trained or given).to_dict(),
         }
