@@ -91,7 +91,7 @@ def train(
                 found, reason = spike.state, str(spike)
             watchdog.moved(found.step, "going back to a checkpoint")
             step = on_first(lambda spiked=found, reason=reason: rewind(run, config, spiked, reason))  # type: ignore[misc]
-            state = resume(parts, find(run, step), data.fingerprint, data.vocabulary.tokenizer)
+            state = resume(parts, find(run, step), data.fingerprint, data.vocabulary.tokenizer, recorder.say)
             recorder.close_sinks()
             everywhere_own(lambda state=state: recorder.open(state))  # type: ignore[misc]
             recorder.say(f"step {found.step}: {reason}; back to step {state.step} by guard.on_spike=rewind")
