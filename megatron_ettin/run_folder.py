@@ -31,6 +31,7 @@ from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError, Ow
 from megatron_ettin.ownership import Claim, owned, owner_of
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.tokenizer.identity import TokenizerIdentity
+from megatron_ettin.typed_json import parse_json
 
 CONFIG, ENVIRONMENT, COMMAND = "config.json", "environment.json", "command.txt"
 METRICS, CONSOLE, TENSORBOARD = "metrics.jsonl", "console.log", "tensorboard"
@@ -67,7 +68,7 @@ def is_run(folder: Path) -> bool:
     if (folder / CHECKPOINTS).is_dir() or (folder / METRICS).is_file():
         return True
     try:
-        content = json.loads((folder / CONFIG).read_bytes())
+        content = parse_json((folder / CONFIG).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     return isinstance(content, dict) and isinstance(content.get("model"), dict) and "objective" in content
@@ -77,7 +78,7 @@ def read_config(run: Path) -> RunConfig:
     """The settings of a run. Raises ConfigError when there are none or they cannot be read."""
     path = Path(run) / CONFIG
     try:
-        return codec.run_from_dict(json.loads(path.read_bytes()))
+        return codec.run_from_dict(parse_json(path.read_bytes()))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the folder of a run that has been started") from None
     except (OSError, ValueError) as error:
@@ -88,7 +89,7 @@ def read_environment(run: Path) -> dict[str, Any]:
     """What a run was last started on. Raises ConfigError when it is not on record."""
     path = Path(run) / ENVIRONMENT
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; give the folder of a run that has been started") from error
 
@@ -168,7 +169,7 @@ def read_numbers(checkpoint: Checkpoint) -> dict[str, Any]:
     """The content of state.json. Raises DamagedError when it is missing or no table, OSError when it cannot be read."""
     path = checkpoint.path / STATE
     try:
-        numbers = json.loads(path.read_bytes())
+        numbers = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing") from None
     except ValueError as error:
@@ -187,7 +188,7 @@ def known_settings(run: Path) -> RunConfig | None:
     if path.is_file():
         content = path.read_bytes()
         with contextlib.suppress(ValueError, RecursionError):
-            return codec.run_from_dict(json.loads(content))
+            return codec.run_from_dict(parse_json(content))
     damaged = f"{path} is damaged" if path.is_file() else f"{path} is lost"
     checkpoints = list_checkpoints(run)
     for checkpoint in reversed(checkpoints):
@@ -226,7 +227,7 @@ def stored_tokenizer(checkpoint: Checkpoint) -> TokenizerIdentity | None:
     """
     path = checkpoint.path / STATE
     try:
-        numbers = json.loads(path.read_bytes())
+        numbers = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; take another checkpoint") from error
     return TokenizerIdentity.from_record(numbers.get("tokenizer") if isinstance(numbers, dict) else None)
@@ -257,7 +258,7 @@ def furthest_save(run: Path) -> int:
             steps += [int(step) for step in _STEP.findall(latest_of(run).read_text(encoding="utf-8", errors="replace"))]
     for line in (run / SAVES).read_bytes().splitlines() if (run / SAVES).is_file() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a crash has cut off
-            steps.append(int(json.loads(line)["step"]))
+            steps.append(int(parse_json(line)["step"]))
     return max(steps)
 
 
@@ -280,7 +281,7 @@ def read_changes(run: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        changes = [json.loads(line) for line in path.read_bytes().splitlines()]
+        changes = [parse_json(line) for line in path.read_bytes().splitlines()]
         if not all(isinstance(change["kind"], str) and isinstance(change["step"], int) for change in changes):
             raise ValueError("a line is no change")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -37,11 +37,19 @@ class FieldError(ValueError):
     """
 
 
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401
+    """The value in a JSON text from elsewhere. Raises ValueError, also where it is nested too deeply for Python."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def load_json(text: str | bytes) -> object:
     """The value in a JSON text. Raises FieldError."""
     try:
-        return cast(object, json.loads(text))
-    except (ValueError, RecursionError) as error:
+        return cast(object, parse_json(text))
+    except ValueError as error:
         raise FieldError(f"not a JSON file ({error})") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from megatron_ettin.run_folder import (
 )
 from megatron_ettin.schedule import batch_schedule
 from megatron_ettin.tokenizer.identity import WITH_ITS_TOKENIZER, TokenizerIdentity, compare_tokenizers, read_identity
+from megatron_ettin.typed_json import parse_json
 
 HUGGINGFACE_NAMES = {
     "layers": "num_hidden_layers", "hidden": "hidden_size", "intermediate": "intermediate_size",
@@ -158,7 +158,7 @@ def from_huggingface_finding(config: RunConfig, tokenizer: TokenizerIdentity | N
     """The Hugging Face folder: its shape, its tokenizer and that its weights are safetensors."""
     folder = Path(config.start.huggingface)
     try:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        fields = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         shape = {ours: fields[theirs] for ours, theirs in HUGGINGFACE_NAMES.items()}
         shape |= rotary_bases(fields)
         shape["global_every"] = fields.get("global_attn_every_n_layers", every_of(fields.get("layer_types")))

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.run_folder import MANIFEST
+from megatron_ettin.typed_json import parse_json
 
 FORMAT = "megatron-ettin-checkpoint"
 VERSION = 1
@@ -67,7 +68,7 @@ def read_manifest(folder: Path) -> dict[str, FileRecord]:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing: the checkpoint was never completed") from None
     except ValueError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,6 +22,7 @@ from megatron_ettin.export.runs import TRAINING_FILE, export_checkpoint
 from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.run_folder import being_trained, is_run, parse_source
 from megatron_ettin.tokenizer.identity import difference, read_identity, read_tokenizer
+from megatron_ettin.typed_json import parse_json
 
 USUAL_ROW = 1_024
 
@@ -86,7 +86,7 @@ def trained_data(folder: Path) -> DataConfig | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         data = run_from_dict(content["run"]).data
         return replace(data, data=str(content.get("data", data.data)))  # not as it was typed in some directory
     except (ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from megatron_ettin.export.mapping import TIED_NAME, from_huggingface, huggingfa
 from megatron_ettin.export.tokenizer_files import write_json, write_tokenizer
 from megatron_ettin.export.weights import DTYPES, WEIGHTS, StoredTensors, save_weights, weight_files
 from megatron_ettin.tokenizer.identity import read_tokenizer, vocabulary_of
+from megatron_ettin.typed_json import parse_json
 
 StoredType = Literal["float32", "bfloat16"]
 
@@ -69,7 +69,7 @@ def write_folder(folder: Path, export: Export) -> None:
         write_json(folder / "generation_config.json", ends)
     tensors, shapes = to_huggingface(export.tensors, export.model, kind), huggingface_shapes(export.model, kind)
     save_weights(folder / WEIGHTS, tensors, shapes, getattr(torch, export.dtype))
-    mask = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["mask_token"]
+    mask = parse_json((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["mask_token"]
     (folder / "README.md").write_text(card(export.model, export.objective, export.origin, mask), encoding="utf-8")
 
 
@@ -77,7 +77,7 @@ def read_folder_config(folder: Path) -> FolderConfig:
     """What the folder's config.json says; opens nothing else."""
     path = Path(folder) / "config.json"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; give a Hugging Face folder of a model") from error
     except (OSError, ValueError) as error:

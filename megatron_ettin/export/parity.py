@@ -153,8 +153,9 @@ def load_transformers(folder: Path, config: FolderConfig, attention: str = "eage
     disable_progress_bar()  # type: ignore[no-untyped-call]
     loader: Any = AutoModelForMaskedLM if config.kind == "encoder" else AutoModelForCausalLM
     model, info = loader.from_pretrained(
-        folder, attn_implementation=attention, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-    )
+        folder, attn_implementation=attention, dtype=torch.float32, output_loading_info=True, trust_remote_code=False,
+        use_safetensors=True,
+    )  # fmt: skip
     problems = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
     if problems:
         raise CheckpointError(f"transformers does not find every tensor of {folder}: {problems}")

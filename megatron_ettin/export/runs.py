@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ from megatron_ettin.rows.mixture import read_mixture
 from megatron_ettin.run_folder import DATA_RECORD, TOKENIZER, Checkpoint, list_checkpoints, stored_tokenizer
 from megatron_ettin.tokenizer.identity import TokenizerIdentity, compare_tokenizers, read_identity
 from megatron_ettin.tokenizer.special_tokens import missing_roles
+from megatron_ettin.typed_json import parse_json
 
 TRAINING_FILE = "training.json"
 """In an exported folder: the run's configuration and which checkpoint it was."""
@@ -105,8 +105,8 @@ def export_checkpoint(
     remove_dead_staging(folder)
     if folder.exists():
         try:
-            origin = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
-            stored_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
+            origin = parse_json((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
+            stored_type = parse_json((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             origin, stored_type = None, None
         if (origin, stored_type) != (fingerprint_of(checkpoint), dtype) or not (folder / PARITY_FILE).exists():

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_ettin.errors import CheckpointError
+from megatron_ettin.typed_json import parse_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -55,7 +56,7 @@ def weight_files(folder: Path) -> list[Path]:
             )
         raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
     try:
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        names = sorted(set(parse_json((folder / INDEX).read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / INDEX} is no index of safetensors files: {error}") from error
     for name in names:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.run_folder import METRICS, repeated_records, rewound_steps
+from megatron_ettin.typed_json import parse_json
 
 MetricsRecord = dict[str, Any]
 """``kind`` is ``step`` or ``evaluation``; every record has ``step`` (steps finished) and ``tokens`` (seen so far)."""
@@ -45,7 +46,7 @@ def read_records(run: Path, kind: str | None = None) -> list[MetricsRecord]:
     records = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}: line {number} is not JSON ({error.msg}); remove that line") from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
@@ -113,7 +114,7 @@ def last_records(run: Path) -> list[MetricsRecord]:
         return []
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
-        return [json.loads(line) for line in file.readlines() if _key(line) is not None]
+        return [parse_json(line) for line in file.readlines() if _key(line) is not None]
 
 
 def has_evaluation(run: Path, step: int) -> bool:
@@ -134,7 +135,7 @@ def _record_after(file: BinaryIO, offset: int) -> MetricsRecord | None:
         file.readline()
     while line := file.readline():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue  # a line that a crash has cut off
         if isinstance(record, dict) and isinstance(record.get("step"), int):
@@ -145,7 +146,7 @@ def _record_after(file: BinaryIO, offset: int) -> MetricsRecord | None:
 def _key(line: bytes) -> tuple[str, int] | None:
     """(kind, step) of a whole record; None for a line that is none, such as one that a crash has cut off."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     if not line.endswith(b"\n") or not isinstance(record, dict) or not isinstance(record.get("step"), int):

@@ -12,6 +12,7 @@ from megatron_ettin.publish import write_atomically
 from megatron_ettin.rows.run_data import RunData
 from megatron_ettin.run_folder import DATA_RECORD, keep_tokenizer
 from megatron_ettin.tokenizer.identity import TokenizerIdentity, compare_tokenizers
+from megatron_ettin.typed_json import parse_json
 
 
 def data_facts(run_data: RunData) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def read_data_record(run: Path) -> dict[str, Any]:
     """The content of ``order/data.json``. Raises DataError when it is damaged."""
     path = Path(run) / DATA_RECORD
     try:
-        record = json.loads(path.read_bytes())
+        record = parse_json(path.read_bytes())
         if isinstance(record["sources"], list) and isinstance(record["fingerprint"], str):
             return dict(record)
     except (OSError, ValueError, KeyError, TypeError) as error:

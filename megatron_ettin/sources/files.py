@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import json
 import os
 import shlex
 import stat
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.members import ZSTD_MAGIC, skippable_bytes
+from megatron_ettin.typed_json import parse_json
 
 FORMATS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "txt", ".text": "txt", ".md": "txt",
@@ -74,7 +74,7 @@ def detect(path: Path, wanted: str) -> tuple[str, str | None] | None:
 
 def _is_mds_folder(folder: Path) -> bool:
     try:
-        content = json.loads((folder / MDS_INDEX).read_bytes())
+        content = parse_json((folder / MDS_INDEX).read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "shards" in content
@@ -84,7 +84,7 @@ def mds_shards(folder: Path) -> list[Path]:
     """The shard files that an MDS index names, in its order: as they lie there, compressed or not. Raises DataError."""
     index = folder / MDS_INDEX
     try:
-        shards = json.loads(index.read_bytes())["shards"]
+        shards = parse_json(index.read_bytes())["shards"]
         names = [(shard["raw_data"]["basename"], (shard.get("zip_data") or {}).get("basename")) for shard in shards]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{index}: not the index of an MDS folder ({error!r})") from error

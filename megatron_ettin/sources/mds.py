@@ -6,7 +6,6 @@ the samples. A sample is: the sizes of its columns of variable size (uint32 each
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFil
 from megatron_ettin.sources.files import Source
 from megatron_ettin.sources.parquet import id_array
 from megatron_ettin.sources.records import DocumentBatch
+from megatron_ettin.typed_json import parse_json
 
 BATCH_BYTES = 2 << 20
 MAXIMUM_SHARD_BYTES = 2**32 - 1
@@ -82,7 +82,7 @@ def parse_shard(content: NDArray[np.uint8], where: str) -> Shard:
     if offsets[0] < table or offsets[-1] != len(content) or (np.diff(offsets) < 0).any():
         raise broken
     try:
-        columns = json.loads(content[table : offsets[0]].tobytes())
+        columns = parse_json(content[table : offsets[0]].tobytes())
         names, encodings, sizes = (columns[f"column_{part}"] for part in ("names", "encodings", "sizes"))
         _check_columns(names, encodings, sizes)
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -19,6 +19,7 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.progress import elapsed, format_seconds
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.study.plan import Step
+from megatron_ettin.typed_json import parse_json
 
 STATE_FILE = "study.json"
 TAIL = 40
@@ -64,7 +65,7 @@ def read_state(folder: Path) -> State:
     if not path.exists():
         return {}
     try:
-        steps: State = json.loads(path.read_text(encoding="utf-8"))["steps"]
+        steps: State = parse_json(path.read_text(encoding="utf-8"))["steps"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error}; delete it: finished trainings will only be looked at") from error
     return steps

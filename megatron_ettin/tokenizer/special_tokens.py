@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.typed_json import parse_json
 
 UNKNOWN, CLS, SEP, PAD, MASK, END_OF_TEXT = "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "<|endoftext|>"
 SPECIAL_TOKENS = (UNKNOWN, CLS, SEP, PAD, MASK, END_OF_TEXT)
@@ -62,7 +62,7 @@ def read_roles(file: Path) -> dict[str, Any]:
     """The tokenizer_config.json beside a tokenizer.json; empty where there is none. Raises DataError."""
     path = file.with_name(CONFIG_FILE)
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

@@ -8,7 +8,6 @@ Truncation and padding stated in the file concern model inputs, not corpora, and
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from megatron_ettin.errors import DataError
 from megatron_ettin.tokenizer.identity import TokenizerIdentity, fingerprint_of, vocabulary_of
 from megatron_ettin.tokenizer.special_tokens import find_roles, read_roles
+from megatron_ettin.typed_json import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +105,7 @@ class Tokenizer:
     def _parse(self) -> dict[str, Any]:
         """The file as an object; empty where it is none."""
         try:
-            parsed = json.loads(self.content)
+            parsed = parse_json(self.content)
         except (ValueError, RecursionError):  # no JSON, or nested too deep
             return {}
         return parsed if isinstance(parsed, dict) else {}

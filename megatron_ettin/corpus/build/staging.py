@@ -17,6 +17,7 @@ from megatron_ettin.corpus.manifest import FileChecksum
 from megatron_ettin.errors import DataError, OwnershipError
 from megatron_ettin.ownership import Claim, owned
 from megatron_ettin.publish import finish_set, publish_set, write_atomically
+from megatron_ettin.typed_json import parse_json
 
 CHECK_BYTES = 8 << 20
 
@@ -95,7 +96,7 @@ class Staging:
     def begin(self, identity: dict[str, Any], *, restart: bool) -> None:
         """Continue the build of this identity, or start it. Raises DataError when another one was begun here."""
         if not restart and self.identity.exists():
-            found = json.loads(self.identity.read_bytes())
+            found = parse_json(self.identity.read_bytes())
             if found == identity:
                 return
             names = [name for name in sorted({*found, *identity}) if found.get(name) != identity.get(name)]

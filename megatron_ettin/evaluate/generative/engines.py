@@ -130,7 +130,9 @@ def load_any(subject: Subject) -> Any:  # noqa: ANN401 - transformers has no typ
     disable_progress_bar()  # type: ignore[no-untyped-call]
     loader: Any = AutoModelForCausalLM if subject.causal else AutoModelForMaskedLM
     try:
-        model = loader.from_pretrained(subject.folder, dtype=torch.float32, trust_remote_code=False)
+        model = loader.from_pretrained(  # a pickle could run code
+            subject.folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"transformers does not load {subject.folder}: {first}") from error

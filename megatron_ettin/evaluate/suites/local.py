@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate.suites.suite import NotRunError
+from megatron_ettin.typed_json import parse_json
 
 ENDINGS = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".parquet")
 
@@ -56,7 +56,7 @@ def _rows(path: Path) -> Iterator[Any]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for line in file:
-                yield json.loads(line)
+                yield parse_json(line)
                 line_number += 1
     except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path}, row {line_number}: {error}; each line holds one JSON object") from error

@@ -15,6 +15,7 @@ from typing import Any
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluate.suites.suite import Facts, Measured
 from megatron_ettin.publish import write_atomically
+from megatron_ettin.typed_json import parse_json
 
 SCHEMA = "ettin-evaluation/1"
 """Changes when a reader of results.json must change."""
@@ -71,7 +72,7 @@ def write_part(folder: Path, part: Part) -> None:
 def read_part(path: Path) -> Part:
     """An outcome; raises ConfigError when the file is none."""
     try:
-        return Part(**json.loads(path.read_text(encoding="utf-8")))
+        return Part(**parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is no result of a task: {error}; remove it, and the task is run again") from error
 
@@ -111,7 +112,7 @@ def read_results(path: Path) -> Facts:
     """A results.json, or that of a folder; raises ConfigError for another schema."""
     path = path / FILE if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; give a results.json of `ettin evaluate --suite`") from error
     schema = content.get("schema") if isinstance(content, dict) else None

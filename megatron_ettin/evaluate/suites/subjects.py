@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from megatron_ettin.evaluate.suites.local import hashed
 from megatron_ettin.export.config_json import ARCHITECTURES, OFFSET_FIELD
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.runs import TRAINING_FILE
+from megatron_ettin.typed_json import parse_json
 
 Kind = Literal["encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder"]
 
 HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w./-]+)?")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("*.safetensors",)
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 CROSSED_NAME = "enc-from-dec"
 """Part of the names of published encoders that predict one position earlier; their config.json does not say so."""
@@ -125,7 +125,7 @@ def subject_of(name: str, source: str, folder: Path, mntp: bool) -> Subject:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; give a Hugging Face folder of a model") from error
     except (OSError, ValueError) as error:
@@ -153,7 +153,7 @@ def _crossed(folder: Path) -> bool:
     """Whether the training that made a folder of ours was a cross-objective one."""
     path = folder / TRAINING_FILE
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["run"]["stage"] == "cross")
+        return bool(parse_json(path.read_text(encoding="utf-8"))["run"]["stage"] == "cross")
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -164,7 +164,9 @@ def fingerprint_of(folder: Path) -> str:
     """sha256 over the hashes of weights, config and tokenizer. Reads the weights once. Raises CheckpointError."""
     weights = sorted(path for pattern in WEIGHTS for path in folder.glob(pattern))
     if not weights:
-        raise CheckpointError(f"{folder} has no weights ({' or '.join(WEIGHTS)}); fetch the folder again")
+        raise CheckpointError(
+            f"{folder} has no .safetensors weights; pickles (.bin, .pt) could run code and are never opened"
+        )
     texts = [path for name in ("config.json", *TOKENIZERS) if (path := folder / name).is_file()]
     together = "".join(f"{path.name} {hashed(path)}\n" for path in [*weights, *texts])
     return hashlib.sha256(together.encode()).hexdigest()
