@@ -114,7 +114,9 @@ def test_text_is_cut_at_a_separator(tmp_path, tokenizer, suffix, small_blocks):
 
 
 def test_manifest_tells_counts_and_sources(tmp_path, jsonl, tokenizer, texts):
-    report = build_corpus([jsonl, jsonl], tmp_path / "c", tokenizer, BuildOptions(append_eod=True))
+    (tmp_path / "again.jsonl").write_bytes(jsonl.read_bytes())  # one file given twice would be read once
+    inputs = [jsonl, tmp_path / "again.jsonl"]
+    report = build_corpus(inputs, tmp_path / "c", tokenizer, BuildOptions(append_eod=True))
     manifest = open_corpus(tmp_path / "c").manifest
     assert manifest == report.corpus.manifest
     assert manifest.documents == 2 * len(texts)

@@ -195,6 +195,7 @@ def stopped_by(number: int) -> Callable[[Path], None]:
     """The signal comes while step 10 is recorded; the next start, here the same process, goes on."""
 
     def inside(run: Path) -> None:
+        signal.signal(number, signal.SIG_DFL)  # nohup leaves SIGHUP ignored, and a run respects that
         from megatron_ettin.train import record as record_module
 
         observe = record_module.Recorder.step
