@@ -187,7 +187,7 @@ def known_settings(run: Path) -> RunConfig | None:
     path = run / CONFIG
     if path.is_file():
         content = path.read_bytes()
-        with contextlib.suppress(ValueError, RecursionError):
+        with contextlib.suppress(ValueError):
             return codec.run_from_dict(parse_json(content))
     damaged = f"{path} is damaged" if path.is_file() else f"{path} is lost"
     checkpoints = list_checkpoints(run)
@@ -284,7 +284,7 @@ def read_changes(run: Path) -> list[dict[str, Any]]:
         changes = [parse_json(line) for line in path.read_bytes().splitlines()]
         if not all(isinstance(change["kind"], str) and isinstance(change["step"], int) for change in changes):
             raise ValueError("a line is no change")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); restore it, or remove the line") from error
     return changes
 

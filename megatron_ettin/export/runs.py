@@ -107,7 +107,7 @@ def export_checkpoint(
         try:
             origin = parse_json((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
             stored_type = parse_json((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             origin, stored_type = None, None
         if (origin, stored_type) != (fingerprint_of(checkpoint), dtype) or not (folder / PARITY_FILE).exists():
             raise CheckpointError(

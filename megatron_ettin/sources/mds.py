@@ -85,7 +85,7 @@ def parse_shard(content: NDArray[np.uint8], where: str) -> Shard:
         columns = parse_json(content[table : offsets[0]].tobytes())
         names, encodings, sizes = (columns[f"column_{part}"] for part in ("names", "encodings", "sizes"))
         _check_columns(names, encodings, sizes)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where}: no description of the columns in the shard ({error!r}); fetch it again") from error
     return Shard(where, content, offsets, names, encodings, sizes)
 

@@ -116,7 +116,7 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
     """The content of a tokenizer.json; raises DataError when it is none."""
     try:
         content = parse_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a tokenizer.json: {error}") from error
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), (dict, list)):

@@ -65,7 +65,7 @@ def read_roles(file: Path) -> dict[str, Any]:
         content = parse_json(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); correct it, or take it away") from error
     return content if isinstance(content, dict) else {}
 

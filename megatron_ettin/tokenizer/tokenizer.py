@@ -106,7 +106,7 @@ class Tokenizer:
         """The file as an object; empty where it is none."""
         try:
             parsed = parse_json(self.content)
-        except (ValueError, RecursionError):  # no JSON, or nested too deep
+        except ValueError:  # no JSON, or nested too deep
             return {}
         return parsed if isinstance(parsed, dict) else {}
 
