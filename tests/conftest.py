@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,16 @@ def pytest_collection_finish() -> None:
     """Nor among them while the tests run."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def no_watchdog_left() -> Iterator[None]:
+    """A run that ended in any way has stopped its watchdog, which would end this whole process minutes later."""
+    yield
+    watching = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+    for thread in watching:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in watching)
 
 
 @pytest.fixture(scope="session")

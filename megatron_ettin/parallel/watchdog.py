@@ -44,7 +44,9 @@ class Place(NamedTuple):
 class Watchdog:
     """Ends this process when ``moved`` has not been called for ``limit`` seconds; 0: it never does.
 
-    Every rank makes one, after the process groups. It prints the stack of every thread of its rank first.
+    Every rank makes one, after the process groups, and watches within ``with``: whatever ends the block ends the watch,
+    so that it never ends a program that has caught the run's error. It prints the stack of every thread of its rank
+    first.
     """
 
     def __init__(self, rank: int, ranks: int, limit: float) -> None:
@@ -53,18 +55,21 @@ class Watchdog:
         self._step, self._doing = 0, "starting"
         self._done = threading.Event()
         self._store = dist.distributed_c10d._get_default_store() if ranks > 1 else None  # the one store all ranks share
-        if limit > 0:
-            if self._store is not None:
-                self._store.set(f"watchdog/here/{rank}", self._place())
+        if limit > 0 and self._store is not None:
+            self._store.set(f"watchdog/here/{rank}", self._place())
+
+    def __enter__(self) -> Watchdog:
+        if self._limit > 0:
+            self._last = time.monotonic()
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
 
     def moved(self, step: int, doing: str) -> None:
         """Something has ended and ``doing`` begins."""
         self._last, self._step, self._doing = time.monotonic(), step, doing
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._done.set()
 
     def _place(self) -> str:
         return json.dumps(Place(self._rank, socket.gethostname(), os.getpid(), self._step, self._doing))

@@ -18,7 +18,10 @@ from megatron_ettin.train.step import StepResult
 
 
 class Recorder:
-    """Writes metrics.jsonl, TensorBoard and the console from the first rank; elsewhere it does nothing."""
+    """Writes metrics.jsonl, TensorBoard and the console from the first rank; elsewhere it does nothing.
+
+    Used within ``with``: whatever ends the block closes what it writes to.
+    """
 
     def __init__(self, config: RunConfig, groups: Groups, run: Path, sources: list[str]) -> None:
         self._config, self._run, self._sources = config, run, sources
@@ -27,6 +30,12 @@ class Recorder:
         self._meter = Meter(peak_flops(device, config.compute.precision), groups.world.size)
         self._early: list[str] = []
         self._sinks: Sinks | None = None
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close_sinks()
 
     def open(self, state: TrainState) -> None:
         """Begin to write, after the records of ``state``; lines said before are written first."""

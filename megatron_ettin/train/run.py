@@ -72,29 +72,30 @@ def train(
             find(run, change_at)
         on_first(lambda: open_run_folder(run, config, start_over=start_over, change_at=change_at))
         on_first(lambda: record_data(data, run))
-        watchdog = Watchdog(groups.world.rank, groups.world.size, 60 * config.observe.hang_minutes)
-        parts = build_parts(config, groups, len(data.sources))
-        recorder = Recorder(config, groups, run, data.sources)
-        recorder.say(source_table(data))
-        if groups.device.kind == "cuda" and not config.compute.compile:
-            recorder.say("compute.compile is off: every pointwise part reads and writes all of its numbers by itself")
-        state = start(parts, run, data.fingerprint, data.vocabulary.tokenizer, read_huggingface, recorder.say)
-        everywhere_own(lambda: recorder.open(state))
-        if config.data.held_out_share and on_first(lambda: data.held_out_rows) == 0:
-            recorder.say("nothing is held out of so few documents, and no evaluation is made; see data.held_out_share")
-        while True:
-            rewound = on_first(lambda: rewound_steps(run))
-            try:
-                state, stopped = train_loop(run, parts, data, state, recorder, stop, still_owned, watchdog, rewound)
-                break
-            except SpikeError as spike:
-                found, reason = spike.state, str(spike)
-            watchdog.moved(found.step, "going back to a checkpoint")
-            step = on_first(lambda spiked=found, reason=reason: rewind(run, config, spiked, reason))  # type: ignore[misc]
-            state = resume(parts, find(run, step), data.fingerprint, data.vocabulary.tokenizer, recorder.say)
-            recorder.close_sinks()
-            everywhere_own(lambda state=state: recorder.open(state))  # type: ignore[misc]
-            recorder.say(f"step {found.step}: {reason}; back to step {state.step} by guard.on_spike=rewind")
-        watchdog.close()
-        recorder.close(state, stopped)
+        with (
+            Watchdog(groups.world.rank, groups.world.size, 60 * config.observe.hang_minutes) as watchdog,
+            Recorder(config, groups, run, data.sources) as recorder,
+        ):
+            parts = build_parts(config, groups, len(data.sources))
+            recorder.say(source_table(data))
+            if groups.device.kind == "cuda" and not config.compute.compile:
+                recorder.say("compute.compile is off: each pointwise part reads and writes all of its numbers by itself")
+            state = start(parts, run, data.fingerprint, data.vocabulary.tokenizer, read_huggingface, recorder.say)
+            everywhere_own(lambda: recorder.open(state))
+            if config.data.held_out_share and on_first(lambda: data.held_out_rows) == 0:
+                recorder.say("nothing is held out of so few documents: no evaluation is made; see data.held_out_share")
+            while True:
+                rewound = on_first(lambda: rewound_steps(run))
+                try:
+                    state, stopped = train_loop(run, parts, data, state, recorder, stop, still_owned, watchdog, rewound)
+                    break
+                except SpikeError as spike:
+                    found, reason = spike.state, str(spike)
+                watchdog.moved(found.step, "going back to a checkpoint")
+                step = on_first(lambda spiked=found, reason=reason: rewind(run, config, spiked, reason))  # type: ignore[misc]
+                state = resume(parts, find(run, step), data.fingerprint, data.vocabulary.tokenizer, recorder.say)
+                recorder.close_sinks()
+                everywhere_own(lambda state=state: recorder.open(state))  # type: ignore[misc]
+                recorder.say(f"step {found.step}: {reason}; back to step {state.step} by guard.on_spike=rewind")
+            recorder.close(state, stopped)
         return Outcome(state=state, signal=0 if state.finished else stopped)

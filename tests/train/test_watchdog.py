@@ -20,7 +20,7 @@ from megatron_ettin.parallel import watchdog
 watchdog.ANSWER_SECONDS = 2.0
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-dog = watchdog.Watchdog(rank, dist.get_world_size(), 2.0)
+dog = watchdog.Watchdog(rank, dist.get_world_size(), 2.0).__enter__()
 for step in range(1, 1000):
     dog.moved(step, "reading rows")
     if step == 5 and rank == 1:
@@ -67,3 +67,21 @@ def test_who_is_behind_is_told_from_who_waits() -> None:
     assert culprits([*ahead, slow], [*ahead, slow]).endswith("wait for rank 3 (process 13 on b): step 7, reading rows")
     assert "no answer from rank 3 (process 13 on b)" in culprits([*ahead, None], [*ahead, slow])
     assert culprits(ahead, ahead).startswith("all ranks are at step 7")
+
+
+CAUGHT = """
+import time
+from megatron_ettin.parallel.watchdog import Watchdog
+try:
+    with Watchdog(0, 1, 0.3):
+        raise ValueError
+except ValueError:
+    time.sleep(1.5)
+print("alive")
+"""
+
+
+def test_a_run_that_raised_leaves_no_watchdog_behind() -> None:
+    """A program that calls train() and catches its error lives on."""
+    ended = subprocess.run([sys.executable, "-c", CAUGHT], capture_output=True, text=True, timeout=OUT)
+    assert (ended.returncode, ended.stdout) == (0, "alive\n"), ended.stderr
