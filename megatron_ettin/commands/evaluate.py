@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from megatron_ettin.errors import ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
 
 SUITE_FLAGS = ("tasks", "local", "limit", "seeds", "shard", "protocol", "mntp")
+DYNAMICS_SUITE = "losses"
+"""What is asked of all checkpoints where no suite is named."""
 
 BEGINNINGS = ("The capital of France is", "import os\n\ndef main():\n    return")
 
@@ -32,6 +35,9 @@ class EvaluateFlags:
     """Hugging Face folders, RUN or RUN@STEP; NAME=FOLDER names one in the table. With --suite hub names too."""
     suite: str = ""
     """Suites to run, with commas: losses, generative, bias."""
+    dynamics: bool = False
+    """Evaluate all checkpoints of each MODEL: of a run, of a folder of exports, or the revisions of a hub repository;
+    RUN@STEP or OWNER/NAME@REVISION is one of them. Draws curves against tokens. Without --suite: held-out losses."""
     tasks: str = ""
     """Tasks of the suites to run, with commas; default: all."""
     local: Path | None = None
@@ -41,7 +47,7 @@ class EvaluateFlags:
     seeds: int = 1
     """Repetitions of tasks that train."""
     shard: str = "1/1"
-    """i/n: do every n-th task of every model, from the i-th on; processes with one OUTPUT join their results."""
+    """i/n: every n-th task of all models or checkpoints, from the i-th on; processes with one OUTPUT join results."""
     protocol: Literal["corrected", "published"] = "corrected"
     """Rules of suites whose published scores rest on a mistake."""
     mntp: tuple[str, ...] = ()
@@ -76,7 +82,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if not flags.models:
         raise ConfigError("name at least one model: a Hugging Face folder, RUN or RUN@STEP")
-    if flags.suite:
+    if flags.suite or flags.dynamics:
         evaluate_with_suites(flags)
         return 0
     refuse_suite_flags(flags)
@@ -104,6 +110,8 @@ def main(arguments: list[str]) -> int:
 def evaluate_with_suites(flags: EvaluateFlags) -> None:
     """Run tasks and keep their outcomes; write results.json, tables.md and plots, and print the tables."""
     with heavy_imports():
+        from megatron_ettin.evaluate.dynamics.points import points_of
+        from megatron_ettin.evaluate.dynamics.session import evaluate_points
         from megatron_ettin.evaluate.suite import named_sources
         from megatron_ettin.evaluate.suites.catalogue import made, write_report
         from megatron_ettin.evaluate.suites.losses import held_out_settings
@@ -114,14 +122,21 @@ def evaluate_with_suites(flags: EvaluateFlags) -> None:
     published = flags.protocol == "published"
     options = Options(local=flags.local, limit=flags.limit, seeds=flags.seeds, published=published)
     shard, tasks = Shard.parse(flags.shard), split_words(flags.tasks)
-    with opened_subjects(named_sources(flags.models), flags.mntp) as subjects:
-        held_out = partial(  # the losses suite alone asks for it
-            held_out_settings, subjects, data=flags.data, held_out_share=flags.held_out_share,
-            row_length=flags.row_length, mask_share=flags.mask_share, rows=flags.rows, sample=flags.sample,
-        )  # fmt: skip
-        suites = made(split_words(flags.suite), options, held_out)
+    held_out = partial(  # the losses suite alone asks for it
+        held_out_settings, data=flags.data, held_out_share=flags.held_out_share, row_length=flags.row_length,
+        mask_share=flags.mask_share, rows=flags.rows, sample=flags.sample,
+    )  # fmt: skip
+    names = split_words(flags.suite or DYNAMICS_SUITE)
+    with ExitStack() as stack:
         try:
-            evaluate_suites(subjects, suites, options, flags.out, tasks=tasks, shard=shard)
+            if flags.dynamics:
+                points = points_of(flags.models)
+                suites = made(names, options, lambda: held_out([stack.enter_context(points[0].opened(flags.mntp))]))
+                evaluate_points(points, suites, options, flags.out, mntp=flags.mntp, tasks=tasks, shard=shard)
+            else:
+                subjects = stack.enter_context(opened_subjects(named_sources(flags.models), flags.mntp))
+                suites = made(names, options, lambda: held_out(subjects))
+                evaluate_suites(subjects, suites, options, flags.out, tasks=tasks, shard=shard)
         finally:
             text = write_report(flags.out)
     print(text)

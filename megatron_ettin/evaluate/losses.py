@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.config.objective import Objective
 from megatron_ettin.evaluate.questions import masked_requests, next_at_places, next_requests, sampled_places
-from megatron_ettin.evaluate.scorer import Request, Scorer
+from megatron_ettin.evaluate.scorer import Answers, Request
 from megatron_ettin.evaluate.text import MaskedPiece, PlainPiece, unigram_entropy
 from megatron_ettin.progress import Progress
 
@@ -86,22 +87,41 @@ def held_out(
     )
 
 
-def losses(text: HeldOut, scorer: Scorer, title: str) -> dict[str, Loss]:
-    """Question -> loss of one model. All next tokens are asked only of those that need one pass for them."""
-    objective = scorer.objective
+class Answering(Protocol):
+    """A loaded model that answers requests."""
+
+    @property
+    def objective(self) -> Objective:
+        """What the model was trained on: it decides where predictions are read."""
+        ...
+
+    def answer(self, requests: Sequence[Request], told: Callable[[int], None]) -> Answers:
+        """Answers in the order of the requests; ``told`` hears how many are done."""
+        ...
+
+
+def questions(text: HeldOut, objective: Objective) -> dict[str, list[Request]]:
+    """Question -> requests. All next tokens are asked only of models that need one pass for them."""
     asked = {
         MASKED: masked_requests(text.masked, objective),
         NEXT_SAMPLE: next_at_places(text.plain, text.places, objective, text.mask, text.separator),
     }
     if objective.causal:
         asked[NEXT] = next_requests(text.plain)
+    return asked
+
+
+def losses(
+    text: HeldOut, scorer: Answering, title: str, asked: Mapping[str, Sequence[Request]] | None = None
+) -> dict[str, Loss]:
+    """Question -> loss of one model; ``asked``: the questions of its objective, where they have been made before."""
     return {
         question: _loss(question, requests, text, scorer, f"{title}, {question}")
-        for question, requests in asked.items()
+        for question, requests in (asked or questions(text, scorer.objective)).items()
     }
 
 
-def _loss(question: str, requests: Sequence[Request], text: HeldOut, scorer: Scorer, title: str) -> Loss:
+def _loss(question: str, requests: Sequence[Request], text: HeldOut, scorer: Answering, title: str) -> Loss:
     with Progress(title, len(requests), " texts") as progress:
         answers = scorer.answer(requests, progress.update)
     nats_L = -answers.log_probabilities_L

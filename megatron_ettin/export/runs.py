@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from megatron_ettin.checkpoint.load import find, stored_run
@@ -20,9 +23,12 @@ from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig, StageName
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import CheckpointError, DataError
+from megatron_ettin.export.config_json import kind_of
 from megatron_ettin.export.huggingface import Export, StoredType, open_folder, write_folder
+from megatron_ettin.export.mapping import huggingface_shapes, to_huggingface
 from megatron_ettin.export.parity import PARITY_FILE, compare, packed_logits, write_parity
 from megatron_ettin.export.tokenizer_files import write_json
+from megatron_ettin.export.weights import WEIGHTS, save_weights
 from megatron_ettin.ownership import owned_staging, remove_dead_staging
 from megatron_ettin.publish import publish
 from megatron_ettin.rows.data_record import read_data_record
@@ -114,8 +120,19 @@ def export_checkpoint(
                 f"{folder} exists and is no {dtype} export of {checkpoint.path}; give another folder or remove it"
             )
         return False
-    loaded = load_checkpoint(checkpoint)
-    run = checkpoint.path.parent.parent
+    export, training = described(load_checkpoint(checkpoint), dtype, tokenizer, say)
+    with publish(folder) as staging, owned_staging(staging, shlex.join(sys.orig_argv)):
+        fill(staging, export, training)
+        stored = open_folder(staging).tensors
+        write_parity(staging, compare(staging, packed_logits(export.model, export.objective, stored)))
+    return True
+
+
+def described(
+    loaded: Loaded, dtype: StoredType, tokenizer: Path | None, say: Callable[[str], None]
+) -> tuple[Export, dict[str, Any]]:
+    """A checkpoint on its way out, and the content of its training.json. Raises DataError for another tokenizer."""
+    run = loaded.checkpoint.path.parent.parent
     tokenizer_json = tokenizer or tokenizer_of(run, loaded.config)
     if tokenizer_json.is_dir():
         tokenizer_json /= TOKENIZER
@@ -123,7 +140,7 @@ def export_checkpoint(
     given = read_identity(tokenizer_json)
     remedy = f"give the tokenizer.json that {run} was trained with by --tokenizer"
     if trained is None:
-        say(compare_tokenizers(given, None, str(checkpoint.path), remedy))
+        say(compare_tokenizers(given, None, str(loaded.checkpoint.path), remedy))
     elif said := compare_tokenizers(trained, given, str(tokenizer_json), remedy):
         say(said)
     export = Export(
@@ -140,21 +157,39 @@ def export_checkpoint(
             "tokens of the stage": f"{loaded.state.tokens:,}",
         },
     )
-    with publish(folder) as staging, owned_staging(staging, shlex.join(sys.orig_argv)):
-        write_folder(staging, export)
-        training = {
-            "run": codec.to_dict(loaded.config),
-            "revision": loaded.revision,
-            "state": loaded.state.figures(),
-            "checkpoint": loaded.fingerprint,
-            "tokenizer": (trained or given).to_dict(),
-        }
-        if (run / DATA_RECORD).is_file():
-            training["data"] = read_data_record(run)["data"]
-        write_json(staging / TRAINING_FILE, training)
-        stored = open_folder(staging).tensors
-        write_parity(staging, compare(staging, packed_logits(export.model, export.objective, stored)))
-    return True
+    training = _facts(loaded) | {"tokenizer": (trained or given).to_dict()}
+    if (run / DATA_RECORD).is_file():
+        training["data"] = read_data_record(run)["data"]
+    return export, training
+
+
+def _facts(loaded: Loaded) -> dict[str, Any]:
+    return {
+        "run": codec.to_dict(loaded.config),
+        "revision": loaded.revision,
+        "state": loaded.state.figures(),
+        "checkpoint": loaded.fingerprint,
+    }
+
+
+def fill(folder: Path, export: Export, training: Mapping[str, Any]) -> None:
+    """Write a checkpoint into an existing, empty folder, without a proof of its logits."""
+    write_folder(folder, export)
+    write_json(folder / TRAINING_FILE, dict(training))
+
+
+def refill(folder: Path, loaded: Loaded) -> None:
+    """Put the weights of another checkpoint into a folder that ``export_checkpoint`` made of the same run in float32.
+
+    Its model card stays that of the first. Whoever has the earlier weights open keeps them.
+    """
+    kind = kind_of(OBJECTIVES[loaded.config.objective])
+    tensors = to_huggingface(loaded.tensors, loaded.config.model, kind)
+    staging = folder / f".{WEIGHTS}.incomplete"
+    save_weights(staging, tensors, huggingface_shapes(loaded.config.model, kind), torch.float32)
+    os.replace(staging, folder / WEIGHTS)
+    training = parse_json((folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    write_json(folder / TRAINING_FILE, training | _facts(loaded))
 
 
 def export_all(

@@ -117,6 +117,14 @@ class CrossEntropy:
         self.log_sum_L = sum_L.log_().add_(highest_L)
         return self.log_sum_L - label_L
 
+    def are_first(self) -> Tensor:
+        """Whether no other row of the vocabulary has a higher logit than the label [L], of all tiles that were read.
+
+        Without shards: what other ranks hold is not asked.
+        """
+        top_CL, _, label_CL = (torch.stack(parts) for parts in zip(*self.statistics, strict=True))
+        return top_CL.amax(dim=0) <= label_CL.sum(dim=0)
+
     def gradients_(self, tile: LogitTile) -> Tensor:
         """Turn a tile's logits into d loss / d logits; returns the gradient of its part of the bias."""
         if self.log_sum_L is None:

@@ -24,6 +24,9 @@ from megatron_ettin.rows.run_data import RunData, open_data
 from megatron_ettin.run_folder import DATA_RECORD, METRICS, list_checkpoints, read_config
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
+ROWS_AT_ONCE = 1 << 20
+"""Numbers of rows that are looked at together: 8 MiB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeenRow:
@@ -103,6 +106,22 @@ def seen_step(data: RunData, step: int) -> SeenStep:
         raise DataError(f"step {step} does not exist; the first step of a run is 1")
     numbers = data.step_rows(step - 1)
     return SeenStep(step=step, rows=seen_rows(data, numbers), batch=data.batch(numbers, data.config.objective))
+
+
+def sources_between(data: RunData, first: int, last: int) -> dict[str, int]:
+    """Source -> rows that the steps ``first + 1`` to ``last`` read from it, most first; only sources with any.
+
+    Costs one look at the number of each row, not its text. Raises DataError when the steps are in another order.
+    """
+    if not 0 <= first < last:
+        raise DataError(f"steps {first} to {last}: the second must come after the first, and none is below 0")
+    begin, end = data.batch_schedule.rows_at(first)[0], sum(data.batch_schedule.rows_at(last - 1))
+    counts = np.zeros(len(data.sources), dtype=np.int64)
+    for row in range(begin, end, ROWS_AT_ONCE):
+        numbers = data.order.at(row, min(ROWS_AT_ONCE, end - row))
+        counts += np.bincount(data.pool.resolve(numbers).sources, minlength=len(counts))
+    found = {name: int(count) for name, count in zip(data.sources, counts, strict=True) if count}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def is_recorded(run: Path, seen: SeenStep) -> bool:

@@ -42,7 +42,7 @@ def place(make_folder, tmp_path, monkeypatch):
 def test_the_commands_of_the_page_run(place, root, capsys):
     blocks = re.findall(r"```bash\n(.*?)```", (root / "docs" / "evaluate.md").read_text(), flags=re.DOTALL)
     commands = [shlex.split(line) for block in blocks for line in block.splitlines() if line]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         if command[0] == "ettin":
             assert main(command[1:]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,28 +16,60 @@ FIRST_CHOICES = 20
 """Of a mask's predictions only so many are looked at."""
 
 
-def encoder_predictions(
-    engine: Engine, tokenizer: Any, offset: int, sentences: Sequence[str], *, published: bool  # noqa: ANN401
-) -> list[str]:
+@dataclass
+class Masked:
+    """Sentences in the tokens of one tokenizer, each with one of its pronouns masked: made once, asked of any model."""
+
+    tokenizer: Any
+    sentences: int
+    owners: list[int] = field(default_factory=list)
+    """Text -> sentence."""
+    texts: list[Ids] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    """Text -> its mask."""
+    categories: dict[int, str | None] = field(default_factory=dict)
+    """Token -> category of the pronoun that it is, for the tokens that came up."""
+
+    @classmethod
+    def of(cls, tokenizer: Any, sentences: Sequence[str]) -> Masked:  # noqa: ANN401
+        """The texts of some sentences."""
+        made = cls(tokenizer=tokenizer, sentences=len(sentences))
+        for number, sentence in enumerate(sentences):
+            for text in masked(sentence, tokenizer.mask_token):
+                ids = encoded(tokenizer, text, closed=True)
+                made.owners.append(number)
+                made.texts.append(ids)
+                made.places.append(int(np.flatnonzero(ids == tokenizer.mask_token_id)[0]))
+        return made
+
+    def sentence(self, text: int) -> int:
+        """The sentence that a text was made of."""
+        return self.owners[text]
+
+    def category(self, token: int) -> str | None:
+        """The category of a token that is a pronoun."""
+        if token not in self.categories:
+            self.categories[token] = CATEGORY.get(self.tokenizer.decode([token]).strip().lower())
+        return self.categories[token]
+
+
+def encoder_predictions(engine: Engine, asked: Masked, offset: int, *, published: bool) -> list[str]:
     """Each sentence's category: each pronoun is masked in turn, its categories' probabilities among the first choices
     are added, weighted by the mass that all pronouns have there.
 
     Sentences whose masks have no pronoun among their first choices are NONE, or male as published.
     """
-    mask = tokenizer.mask_token
-    asked = [(number, text) for number, sentence in enumerate(sentences) for text in masked(sentence, mask)]
-    texts = [encoded(tokenizer, text, closed=True) for _, text in asked]
-    places = [np.array([int(np.flatnonzero(ids == tokenizer.mask_token_id)[0]) + offset]) for ids in texts]
-    sums = [dict.fromkeys(FORMS, 0.0) for _ in sentences]
-    lengths = [len(ids) for ids in texts]
-    for chosen in passes(lengths, [1] * len(texts), engine.tokens_per_pass):
-        logits_BV = engine.logits([texts[i] for i in chosen], [places[i] for i in chosen])
+    sums = [dict.fromkeys(FORMS, 0.0) for _ in range(asked.sentences)]
+    lengths = [len(ids) for ids in asked.texts]
+    for chosen in passes(lengths, [1] * len(lengths), engine.tokens_per_pass):
+        logits_BV = engine.logits(
+            [asked.texts[i] for i in chosen], [np.array([asked.places[i] + offset]) for i in chosen]
+        )
         best = logits_BV.softmax(-1).topk(min(FIRST_CHOICES, logits_BV.shape[-1]))
         for i, shares, ids in zip(chosen, best.values.tolist(), best.indices.tolist(), strict=True):
             for share, token in zip(shares, ids, strict=True):
-                word = tokenizer.decode([token]).strip().lower()
-                if word in CATEGORY:
-                    sums[asked[i][0]][CATEGORY[word]] += share
+                if category := asked.category(token):
+                    sums[asked.owners[i]][category] += share
     # A pronoun's scores are shares of its mass; weighted by that mass they are the plain sums.
     return [decided(found, published=published) for found in sums]
 
@@ -48,25 +81,41 @@ def decided(sums: dict[str, float], *, published: bool) -> str:
     return max(sums, key=sums.__getitem__)
 
 
-def decoder_predictions(
-    engine: Engine, tokenizer: Any, sentences: Sequence[str], *, published: bool  # noqa: ANN401
-) -> tuple[list[str], dict[str, float]]:
+@dataclass
+class Versions:
+    """Sentences in the tokens of one tokenizer, each with the pronouns of every category."""
+
+    sentences: int
+    owners: list[tuple[int, str]] = field(default_factory=list)
+    """Text -> (sentence, category)."""
+    texts: list[Ids] = field(default_factory=list)
+
+    def sentence(self, text: int) -> int:
+        """The sentence that a text was made of."""
+        return self.owners[text][0]
+
+    @classmethod
+    def of(cls, tokenizer: Any, sentences: Sequence[str], *, published: bool) -> Versions:  # noqa: ANN401
+        """The texts of some sentences."""
+        made = cls(sentences=len(sentences))
+        for number, sentence in enumerate(sentences):
+            for category, text in versions(sentence, published=published).items():
+                made.texts.append(encoded(tokenizer, text, closed=False))
+                made.owners.append((number, category))
+        return made
+
+
+def decoder_predictions(engine: Engine, asked: Versions) -> tuple[list[str], dict[str, float]]:
     """Each sentence's category, that of the version with the lowest perplexity, and the mean perplexity of each."""
-    texts: list[Ids] = []
-    owners: list[tuple[int, str]] = []
-    for number, sentence in enumerate(sentences):
-        for category, text in versions(sentence, published=published).items():
-            texts.append(encoded(tokenizer, text, closed=False))
-            owners.append((number, category))
-    losses: list[dict[str, float]] = [{} for _ in sentences]
-    lengths = [len(ids) for ids in texts]
+    losses: list[dict[str, float]] = [{} for _ in range(asked.sentences)]
+    lengths = [len(ids) for ids in asked.texts]
     for chosen in passes(lengths, [length - 1 for length in lengths], engine.tokens_per_pass):
-        logits_LV = engine.logits([texts[i] for i in chosen], [np.arange(lengths[i] - 1) for i in chosen])
-        targets_L = logits_LV.new_tensor(np.concatenate([texts[i][1:] for i in chosen])).long()
-        nats_L = logits_LV.logsumexp(-1) - logits_LV.gather(1, targets_L[:, None])[:, 0]
-        for i, part in zip(chosen, torch.split(nats_L, [lengths[i] - 1 for i in chosen]), strict=True):
-            number, category = owners[i]
-            losses[number][category] = float(part.double().mean())
+        texts = [asked.texts[i] for i in chosen]
+        found = engine.probabilities(texts, [np.arange(len(ids) - 1) for ids in texts], [ids[1:] for ids in texts])
+        parts = torch.split(-found.logarithms_L, [len(ids) - 1 for ids in texts])
+        for i, nats_L in zip(chosen, parts, strict=True):
+            number, category = asked.owners[i]
+            losses[number][category] = float(nats_L.mean())
     predictions = [min(FORMS, key=found.__getitem__) for found in losses]
     perplexities = {category: float(np.mean([np.exp(found[category]) for found in losses])) for category in FORMS}
     return predictions, perplexities

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.evaluate.bias.predictions import decoder_predictions, encoder_predictions
+from megatron_ettin.evaluate.bias.predictions import Masked, Versions, decoder_predictions, encoder_predictions
 from megatron_ettin.evaluate.bias.pronouns import FORMS, NONE, category_in
-from megatron_ettin.evaluate.generative.engines import load_engine
 from megatron_ettin.evaluate.suites.intervals import wilson
 from megatron_ettin.evaluate.suites.local import file_facts, read_rows, split_file
+from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.optional import library
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, Options, RunTask
-from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
 
 HUB = ("oskarvanderwal/winogender", "gotcha", "test")
 COLUMNS = ("sentence", "gender")
@@ -32,8 +32,10 @@ class BiasSuite:
     """WinoGender's gotcha sentences: the pronoun is of the sex that is rarer in the occupation."""
 
     options: Options
+    models: Models = field(default_factory=Models)
     name: str = "bias"
     version: str = "1"
+    _texts: dict[tuple[int, bool], Masked | Versions] = field(default_factory=dict)
 
     def tasks(self) -> Sequence[str]:
         """A share each."""
@@ -58,13 +60,17 @@ class BiasSuite:
         reading = "perplexity of three versions" if subject.causal else "masked pronouns, first 20 choices"
         return {"rules": {"three categories": rules}, "reading": reading}
 
+    @property
+    def _where(self) -> str:
+        return HUB[0] if self.options.local is None else str(self._file(self.options.local))
+
     def _sentences(self) -> list[dict[str, Any]]:
         """Rows with a pronoun. Raises DataError for one without."""
+        where = self._where
         if self.options.local is None:
-            rows, where = self._from_hub(), HUB[0]
+            rows = self._from_hub()
         else:
-            path = self._file(self.options.local)
-            rows, where = list(read_rows(path, COLUMNS, self.options.limit)), str(path)
+            rows = list(read_rows(self._file(self.options.local), COLUMNS, self.options.limit))
         for number, row in enumerate(rows, 1):
             if category_in(str(row["sentence"])) is None:
                 raise DataError(f"{where}, row {number}: the sentence has no pronoun; remove the row")
@@ -86,23 +92,39 @@ class BiasSuite:
             ) from error
         return list(found)[: self.options.limit]
 
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return self._sentences()
+
+    def _asked(self, subject: Subject) -> Masked | Versions:
+        """The sentences in the subject's tokens: made once for all models of a tokenizer and kind."""
+        tokenizer = self.models.tokenizer(subject)
+        key = (id(tokenizer), subject.causal)
+        if key not in self._texts:
+            sentences = [str(row["sentence"]) for row in self._rows]
+            self._texts[key] = (
+                Versions.of(tokenizer, sentences, published=self.options.published)
+                if subject.causal
+                else Masked.of(tokenizer, sentences)
+            )
+        return self._texts[key]
+
     @contextlib.contextmanager
     def opened(self, subject: Subject) -> Iterator[RunTask]:
         """All sentences are answered at once."""
-        rows = self._sentences()
-        sentences = [str(row["sentence"]) for row in rows]
-        engine, tokenizer = load_engine(subject), tokenizer_of(subject)
+        asked, engine = self._asked(subject), self.models.engine(subject)
+        tokens, longest = max((len(ids), text) for text, ids in enumerate(asked.texts))
+        if tokens > engine.maximum_length:
+            raise DataError(
+                f"{self._where}, row {asked.sentence(longest) + 1}: the sentence has {tokens} tokens, and "
+                f"{subject.name} takes {engine.maximum_length}; remove the row, or take a model with longer texts"
+            )
         details: Facts = {}
-        if subject.causal:
-            predicted, perplexities = decoder_predictions(
-                engine, tokenizer, sentences, published=self.options.published
-            )
-            details["perplexities"] = perplexities
+        if isinstance(asked, Versions):
+            predicted, details["perplexities"] = decoder_predictions(engine, asked)
         else:
-            predicted = encoder_predictions(
-                engine, tokenizer, subject.label_offset, sentences, published=self.options.published
-            )
-        yield lambda task: share(TASKS[task], predicted, [str(row["gender"]) for row in rows], details)
+            predicted = encoder_predictions(engine, asked, subject.label_offset, published=self.options.published)
+        yield lambda task: share(TASKS[task], predicted, [str(row["gender"]) for row in self._rows], details)
 
 
 def share(category: str, predicted: Sequence[str], genders: Sequence[str], details: Facts) -> Measured:

@@ -4,35 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from lm_eval.models.huggingface import HFLM
 
 from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.evaluate.generative.encoder_lm import ONLY_MODEL
-from megatron_ettin.evaluate.generative.engines import Ids, load_any, load_engine, passes
+from megatron_ettin.evaluate.generative.engines import Ids, passes
+from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.subjects import Subject, opened_subjects
-from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
 from megatron_ettin.progress import Progress
 
 GENERATED_AT_ONCE = 16
 
 
-def harness_decoder(subject: Subject) -> HFLM:
+def harness_decoder(subject: Subject, models: Models | None = None) -> HFLM:
     """lm-eval's ``hf`` on a loaded model in float32, with [CLS] before every text as published."""
+    models = models or Models()
     return HFLM(
-        pretrained=load_any(subject), tokenizer=tokenizer_of(subject), add_bos_token=True, batch_size=GENERATED_AT_ONCE
-    )
+        pretrained=models.plain(subject), tokenizer=models.tokenizer(subject), add_bos_token=True,
+        batch_size=GENERATED_AT_ONCE,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """The different texts of some requests, and the passes that they are computed in."""
+
+    ids: list[Ids]
+    requests: list[list[int]]
+    """Text -> the requests that it answers."""
+    most: list[int]
+    """Text -> positions at its end that somebody asks for."""
+    passes: list[list[int]]
 
 
 class DecoderLM(HFLM):  # type: ignore[misc]
     """A decoder of ours: prompts, generation and windows as ``hf`` makes them.
 
-    ``pretrained``: anything that ``ettin evaluate`` takes, or a Subject.
+    ``pretrained``: anything that ``ettin evaluate`` takes, or a Subject. ``models`` and ``prepared`` keep what has been
+    loaded, and the tokens and passes of requests, for the next model.
     """
 
-    def __init__(self, pretrained: str | Subject, **options: Any) -> None:
+    def __init__(
+        self, pretrained: str | Subject, *, models: Models | None = None, prepared: dict[Any, Any] | None = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
         self._resources = ExitStack()
         subject = pretrained
         if not isinstance(subject, Subject):
@@ -42,47 +62,61 @@ class DecoderLM(HFLM):  # type: ignore[misc]
                 f"{subject.folder} is no decoder of ours; run encoders with --model ettin_encoder and decoders of "
                 "other makers with --model hf"
             )
+        models = models or Models()
         options = {"add_bos_token": True, "batch_size": GENERATED_AT_ONCE, **options}
-        super().__init__(pretrained=load_any(subject), tokenizer=tokenizer_of(subject), **options)
-        self.engine = load_engine(subject)
+        super().__init__(pretrained=models.plain(subject), tokenizer=models.tokenizer(subject), **options)
+        self.engine = models.engine(subject)
+        self._prepared = {} if prepared is None else prepared
 
-    def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
-    ) -> list[tuple[float, bool]]:
-        """As ``hf``; equal texts are computed once, and the vocabulary only where it is asked for."""
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """As ``hf``; kept."""
+        key = (id(self.tokenizer), context, continuation)
+        if key not in self._prepared:
+            self._prepared[key] = super()._encode_pair(context, continuation)
+        found: tuple[list[int], list[int]] = self._prepared[key]
+        return found
+
+    def _texts(self, requests: Sequence[tuple[Any, list[int], list[int]]]) -> Texts:
+        """What to compute for some requests: made once for all models of a tokenizer and a length."""
+        pairs = tuple(pair for pair, *_ in requests)
+        key = (id(self.tokenizer), self.max_length, pairs)
+        if None not in pairs and key in self._prepared:
+            found: Texts = self._prepared[key]
+            return found
         numbers: dict[bytes, int] = {}
-        texts: list[Ids] = []
-        asked: list[tuple[int, int]] = []
-        """Request -> (text, tokens of it that answer)."""
-        for __, context, continuation in requests:
+        made = Texts(ids=[], requests=[], most=[], passes=[])
+        for request, (__, context, continuation) in enumerate(requests):
             if len(continuation) > self.max_length:
                 raise DataError(
                     f"a continuation of {len(continuation)} tokens does not fit into a model of {self.max_length}; "
                     "leave the task out, or take a model with longer texts"
                 )
             text = np.array([*context, *continuation][-(self.max_length + 1) :][:-1], dtype=np.int64)
-            number = numbers.setdefault(text.tobytes(), len(texts))
-            if number == len(texts):
-                texts.append(text)
-            asked.append((number, len(continuation)))
-        most = [0] * len(texts)
-        for number, wanted in asked:
-            most[number] = max(most[number], wanted)
-        by_text: list[list[int]] = [[] for __ in texts]
-        for request, (number, __) in enumerate(asked):
-            by_text[number].append(request)
+            number = numbers.setdefault(text.tobytes(), len(made.ids))
+            if number == len(made.ids):
+                made.ids.append(text)
+                made.requests.append([])
+                made.most.append(0)
+            made.requests[number].append(request)
+            made.most[number] = max(made.most[number], len(continuation))
+        made.passes.extend(passes([len(text) for text in made.ids], made.most, self.engine.tokens_per_pass))
+        if None not in pairs:
+            self._prepared[key] = made
+        return made
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        """As ``hf``; equal texts are computed once, and the vocabulary only where it is asked for."""
+        texts = self._texts(requests)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        lengths = [len(text) for text in texts]
-        with Progress("continuations", 0 if disable_tqdm else len(texts), " texts") as progress:
+        with Progress("continuations", 0 if disable_tqdm else len(texts.ids), " texts") as progress:
             done = 0
-            for chosen in passes(lengths, most, self.engine.tokens_per_pass):
-                positions = [np.arange(lengths[i] - most[i], lengths[i]) for i in chosen]
-                logits_LV = self.engine.logits([texts[i] for i in chosen], positions)
-                start = 0
-                for i in chosen:
-                    rows = logits_LV[start : start + most[i]]
-                    start += most[i]
-                    for request in by_text[i]:
+            for chosen in texts.passes:
+                positions = [np.arange(len(texts.ids[i]) - texts.most[i], len(texts.ids[i])) for i in chosen]
+                logits_LV = self.engine.logits([texts.ids[i] for i in chosen], positions)
+                for i, rows in zip(chosen, torch.split(logits_LV, [texts.most[i] for i in chosen]), strict=True):
+                    for request in texts.requests[i]:
                         answers[request] = _answer(rows, requests[request][2])
                 done += len(chosen)
                 progress.update(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.utils import get_rolling_token_windows
 
 from megatron_ettin.errors import CheckpointError, ConfigError
-from megatron_ettin.evaluate.generative.engines import Ids, load_engine
-from megatron_ettin.evaluate.generative.three_masks import Continuation, ThreeMasks
+from megatron_ettin.evaluate.generative.engines import Ids
+from megatron_ettin.evaluate.generative.three_masks import Continuation, Rows, ThreeMasks, plan
+from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.subjects import Subject, opened_subjects
-from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
 from megatron_ettin.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -26,12 +27,24 @@ LONGEST_ANSWER = 256
 ONLY_MODEL = "model"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """Requests as the model computes them."""
+
+    continuations: list[Continuation]
+    rows: Rows
+    """The different rows of them."""
+    cut: list[tuple[int, int]]
+    """Tokens before and after, of each context that was cut from the left because the model has no room for it."""
+
+
 class EncoderLM(TemplateLM):  # type: ignore[misc]
     """An encoder that scores and writes continuations.
 
     The context is [CLS] + its tokens; a continuation is tokenised alone and ends with [SEP], whose probability counts.
     ``pretrained``: anything that ``ettin evaluate`` takes, or a Subject. ``mntp``: predictions stand one position
-    earlier; folders of ours say so themselves.
+    earlier; folders of ours say so themselves. ``models`` and ``prepared`` keep what has been loaded, and the tokens
+    and rows of requests, for the next model.
     """
 
     def __init__(
@@ -41,6 +54,9 @@ class EncoderLM(TemplateLM):  # type: ignore[misc]
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
+        *,
+        models: Models | None = None,
+        prepared: dict[Any, Any] | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -51,11 +67,13 @@ class EncoderLM(TemplateLM):  # type: ignore[misc]
         if subject.causal:
             raise CheckpointError(f"{subject.folder} is a decoder; run it with --model ettin_decoder or --model hf")
         self.subject = subject
-        self.tokenizer = tokenizer_of(subject)
+        models = models or Models()
+        self.tokenizer = models.tokenizer(subject)
         self.scorer = ThreeMasks(
-            engine=load_engine(subject), mask=self.tokenizer.mask_token_id, separator=self.tokenizer.sep_token_id,
+            engine=models.engine(subject), mask=self.tokenizer.mask_token_id, separator=self.tokenizer.sep_token_id,
             label_offset=subject.label_offset,
         )  # fmt: skip
+        self._prepared = {} if prepared is None else prepared
         self.cut = 0
         """Contexts that were cut from the left, because the model has no room for them."""
 
@@ -91,33 +109,55 @@ class EncoderLM(TemplateLM):  # type: ignore[misc]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Both sides, spaces at the end of the context given to the continuation. An empty context is [CLS]."""
-        stripped = context.rstrip()
-        continuation = context[len(stripped) :] + continuation
-        return self.tok_encode(stripped), [*self.tok_encode(continuation, add_special_tokens=False), self.eot_token_id]
+        key = (id(self.tokenizer), context, continuation)
+        if key not in self._prepared:
+            stripped = context.rstrip()
+            moved = context[len(stripped) :] + continuation
+            ids = [*self.tok_encode(moved, add_special_tokens=False), self.eot_token_id]
+            self._prepared[key] = (self.tok_encode(stripped), ids)
+        found: tuple[list[int], list[int]] = self._prepared[key]
+        return found
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        continuations = [  # the last row has all tokens but [SEP] before its masks
-            Continuation(context=self._fitted(context, len(ids) - 1), ids=np.array(ids, dtype=np.int64))
-            for __, context, ids in requests
-        ]
-        with Progress("continuations by three masks", 0 if disable_tqdm else len(continuations), " rows") as progress:
-            scored = self.scorer.scores(continuations, progress.update)
+        planned = self._planned(requests)  # the last row of each has all tokens but [SEP] before its masks
+        self._count(planned.cut)
+        rows = len(planned.rows.lengths)
+        with Progress("continuations by three masks", 0 if disable_tqdm else rows, " rows") as progress:
+            scored = self.scorer.scores(planned.continuations, progress.update, planned.rows)
         answers = [(one.log_probability, one.greedy) for one in scored]
         for (pair, *__), answer in zip(requests, answers, strict=True):
             if pair is not None:
                 self.cache_hook.add_partial("loglikelihood", pair, answer)
         return answers
 
-    def _fitted(self, context: list[int], more: int) -> Ids:
-        fitted, cut = self.scorer.fitted(np.array(context, dtype=np.int64), more)
+    def _planned(self, requests: Sequence[tuple[Any, list[int], list[int]]]) -> Planned:
+        """What to compute for some requests: made once for all models of a tokenizer and a length."""
+        pairs = tuple(pair for pair, *_ in requests)
+        key = (id(self.tokenizer), self.scorer.room, pairs)
+        if None in pairs or key not in self._prepared:
+            continuations, cut = [], []
+            for __, context, ids in requests:
+                fitted, shortened = self.scorer.fitted(np.array(context, dtype=np.int64), len(ids) - 1)
+                continuations.append(Continuation(context=fitted, ids=np.array(ids, dtype=np.int64)))
+                cut += [(len(context), len(fitted))] if shortened else []
+            self._prepared[key] = Planned(continuations=continuations, rows=plan(continuations), cut=cut)
+        found: Planned = self._prepared.pop(key) if None in pairs else self._prepared[key]
+        return found
+
+    def _count(self, cut: Sequence[tuple[int, int]]) -> None:
+        """Count contexts that were cut; the first is told."""
         if cut and not self.cut:
             logger.warning(
                 "a context of %d tokens is cut from the left to %d: the model takes %d; later ones are counted only",
-                len(context), len(fitted), self.scorer.engine.maximum_length,
+                *cut[0], self.scorer.engine.maximum_length,
             )  # fmt: skip
-        self.cut += cut
+        self.cut += len(cut)
+
+    def _fitted(self, context: list[int], more: int) -> Ids:
+        fitted, shortened = self.scorer.fitted(np.array(context, dtype=np.int64), more)
+        self._count([(len(context), len(fitted))] if shortened else [])
         return fitted
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:

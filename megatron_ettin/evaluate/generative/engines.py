@@ -20,6 +20,7 @@ from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.export.huggingface import objective_of, read_folder
 from megatron_ettin.export.parity import load_ours
 from megatron_ettin.model.device_batch import DeviceBatch
+from megatron_ettin.model.logits import TILE_COLUMNS, CrossEntropy, LogitTile
 
 TOKENS_PER_PASS, ANSWERS_PER_PASS = 4_096, 1_024
 """Bounds of one forward pass: tokens, and positions that reach the vocabulary. A longer text is a pass of its own."""
@@ -46,6 +47,27 @@ class Engine(Protocol):
         """Logits [L, V] in float32 at the positions of each text, ascending in a text, texts in order."""
         ...
 
+    def probabilities(self, texts: Sequence[Ids], positions: Sequence[Ids], targets: Sequence[Ids]) -> Probabilities:
+        """What the model says to one token at each of these positions."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probabilities:
+    """What a model says to some tokens."""
+
+    logarithms_L: Tensor
+    """Natural logarithms, float64, on the CPU."""
+    first_L: Tensor
+    """Whether the token is the most probable one, on the CPU."""
+
+    @classmethod
+    def of(cls, logits_LV: Tensor, targets_L: Tensor) -> Probabilities:
+        """From all logits."""
+        targets_L = targets_L.to(logits_LV.device)
+        log_p_L = logits_LV.gather(1, targets_L[:, None])[:, 0].double() - logits_LV.logsumexp(-1).double()
+        return cls(logarithms_L=log_p_L.cpu(), first_L=(logits_LV.argmax(-1) == targets_L).cpu())
+
 
 @dataclass(frozen=True)
 class PackedEngine:
@@ -66,6 +88,26 @@ class PackedEngine:
         batch = DeviceBatch.from_batch(packed(texts, positions), self.groups)
         found: Tensor = self.model.logits(batch)[:, : self.vocabulary]
         return found.float()
+
+    @torch.no_grad()
+    def probabilities(self, texts: Sequence[Ids], positions: Sequence[Ids], targets: Sequence[Ids]) -> Probabilities:
+        """See Engine. On a CPU no more logits exist at a time than its cache holds."""
+        targets_L = torch.from_numpy(np.concatenate(targets))
+        batch = DeviceBatch.from_batch(packed(texts, positions), self.groups)
+        query_LH = self.model.query(batch)
+        if query_LH.device.type != "cpu":
+            whole: Tensor = self.model.output_layer(query_LH, self.model.shared_embedding_or_output_weight())
+            return Probabilities.of(whole[:, : self.vocabulary].float(), targets_L)
+        weight_VH = self.model.shared_embedding_or_output_weight()[: self.vocabulary]
+        bias_V = self.model.output_layer.bias[: self.vocabulary]
+        losses = CrossEntropy(self.model.output_layer.shard, bias_V, targets_L)
+        memory = query_LH.new_empty(len(targets_L) * TILE_COLUMNS)
+        for start in range(0, self.vocabulary, TILE_COLUMNS):
+            columns = slice(start, min(start + TILE_COLUMNS, self.vocabulary))
+            tile_LV = memory[: len(targets_L) * (columns.stop - start)].view(len(targets_L), -1)
+            torch.mm(query_LH, weight_VH[columns].t(), out=tile_LV)
+            losses.read(LogitTile(columns, tile_LV))
+        return Probabilities(logarithms_L=-losses.losses().double(), first_L=losses.are_first())
 
 
 @dataclass(frozen=True)
@@ -92,6 +134,10 @@ class PaddedEngine:
         rows_L = np.repeat(np.arange(len(texts)), [len(chosen) for chosen in positions])
         found: Tensor = logits_BTV[torch.from_numpy(rows_L), torch.from_numpy(np.concatenate(positions))]
         return found.float()
+
+    def probabilities(self, texts: Sequence[Ids], positions: Sequence[Ids], targets: Sequence[Ids]) -> Probabilities:
+        """See Engine."""
+        return Probabilities.of(self.logits(texts, positions), torch.from_numpy(np.concatenate(targets)))
 
 
 def packed(texts: Sequence[Ids], positions: Sequence[Ids]) -> Batch:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.evaluate.generative.tasks import TASKS, Task
 from megatron_ettin.evaluate.suites.intervals import wilson
+from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.optional import library
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, NotRunError, Options, RunTask
@@ -34,6 +36,7 @@ class GenerativeSuite:
     """Ten zero-shot tasks, gsm8k, and MMLU's two computer-science subjects."""
 
     options: Options
+    models: Models = field(default_factory=Models)
     name: str = "generative"
     version: str = "1"
 
@@ -60,15 +63,24 @@ class GenerativeSuite:
         return metadata.version("lm_eval")
 
     @cached_property
-    def _manager(self) -> Any:  # noqa: ANN401 - lm-eval has no types
+    def _tasks(self) -> KeptTasks:
         quiet()
-        return task_manager()
+        return KeptTasks(task_manager())
+
+    @cached_property
+    def _cache(self) -> tempfile.TemporaryDirectory[str]:
+        """Where the tasks' tables lie for as long as the suite lives."""
+        return tempfile.TemporaryDirectory(prefix="ettin-datasets-")
+
+    @cached_property
+    def _prepared(self) -> dict[Any, Any]:
+        return {}
 
     @contextlib.contextmanager
     def opened(self, subject: Subject) -> Iterator[RunTask]:
         """The model as lm-eval takes it."""
         quiet()
-        model = loaded(subject)
+        model = loaded(subject, self.models, self._prepared)
 
         def run(task: str) -> Measured:
             before = getattr(model, "cut", 0)
@@ -80,25 +92,52 @@ class GenerativeSuite:
 
     def _run(self, task: Task, model: Any) -> Measured:  # noqa: ANN401
         simple_evaluate = library("lm_eval.evaluator", EXTRA).simple_evaluate
-        with tempfile.TemporaryDirectory(prefix="ettin-datasets-") as cache:
-            wanted: list[Any] = [task.name]
-            if self.options.local is not None:
-                wanted = [{"group": "local", "task": [task.override(self.options.local, cache)]}]
-            try:
-                with without_bars():
-                    found = simple_evaluate(
-                        model=model, tasks=wanted, task_manager=self._manager, limit=self.options.limit,
-                        bootstrap_iters=0, log_samples=False,
-                    )  # fmt: skip
-            except (ConnectionError, FileNotFoundError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise DataError(
-                    f"the data of {task.name} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or "
-                    "give the files with --local FOLDER"
-                ) from error
+        wanted: list[Any] = [task.name]
+        if self.options.local is not None:
+            wanted = [{"group": "local", "task": [task.override(self.options.local, self._cache.name)]}]
+        try:
+            with without_bars():
+                found = simple_evaluate(
+                    model=model, tasks=wanted, task_manager=self._tasks, limit=self.options.limit, bootstrap_iters=0,
+                    log_samples=False,
+                )  # fmt: skip
+        except (ConnectionError, FileNotFoundError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"the data of {task.name} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or "
+                "give the files with --local FOLDER"
+            ) from error
         if found is None:
             raise NotRunError("another rank of the harness holds the results", absent=False)
         return measured_of(task, found["results"][task.name], found["n-samples"][task.name]["effective"])
+
+
+class KeptTasks:
+    """lm-eval's tasks with their data and prompts, which are made for the first model and asked of all others too."""
+
+    def __init__(self, manager: Any) -> None:  # noqa: ANN401 - lm-eval has no types
+        self._manager = manager
+        self._loaded: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._manager, name)
+
+    def load(self, wanted: list[Any]) -> Any:  # noqa: ANN401
+        """In the place of the manager's: loaded tasks, those of an earlier model where they are the same."""
+        key = json.dumps(wanted, sort_keys=True)
+        if key not in self._loaded:
+            self._loaded[key] = self._manager.load(wanted)
+            return self._loaded[key]
+        for task in self._loaded[key]["tasks"].values():
+            if task.instances:
+                task.build_all_requests = partial(without_answers, task)
+        return self._loaded[key]
+
+
+def without_answers(task: Any, **_: Any) -> None:  # noqa: ANN401
+    """In the place of a task's making of requests: those of an earlier model, without what it answered."""
+    for instance in task.instances:
+        instance.resps, instance.filtered_resps = [], {}
 
 
 def measured_of(task: Task, metrics: Mapping[str, Any], examples: int) -> Measured:
@@ -120,16 +159,21 @@ def measured_of(task: Task, metrics: Mapping[str, Any], examples: int) -> Measur
     )  # fmt: skip
 
 
-def loaded(subject: Subject) -> Any:  # noqa: ANN401 - a model of lm-eval
-    """Encoders by three masks; decoders of ours by our engine, others by the harness's own model."""
+def loaded(subject: Subject, models: Models, prepared: dict[Any, Any]) -> Any:  # noqa: ANN401 - a model of lm-eval
+    """Encoders by three masks; decoders of ours by our engine, others by the harness's own model.
+
+    ``prepared`` keeps the tokens and passes of requests from model to model.
+    """
     library("lm_eval.models", EXTRA)
     if not subject.causal:
         from megatron_ettin.evaluate.generative.encoder_lm import EncoderLM
 
-        return EncoderLM(subject)
+        return EncoderLM(subject, models=models, prepared=prepared)
     from megatron_ettin.evaluate.generative.decoder_lm import DecoderLM, harness_decoder
 
-    return DecoderLM(subject) if subject.ours else harness_decoder(subject)
+    if subject.ours:
+        return DecoderLM(subject, models=models, prepared=prepared)
+    return harness_decoder(subject, models)
 
 
 def task_manager() -> Any:  # noqa: ANN401 - lm-eval has no types

@@ -109,9 +109,14 @@ class ThreeMasks:
             return context, False
         return np.concatenate([context[:1], context[len(context) - left + 1 :]]), True
 
-    def scores(self, continuations: Sequence[Continuation], told: Told = lambda done: None) -> list[Scored]:
-        """Score all; ``told`` hears how many different rows are done. The order never changes an answer."""
-        rows = plan(continuations)
+    def scores(
+        self, continuations: Sequence[Continuation], told: Told = lambda done: None, rows: Rows | None = None
+    ) -> list[Scored]:
+        """Score all; ``told`` hears how many different rows are done. The order never changes an answer.
+
+        ``rows``: their plan, where it has been made before.
+        """
+        rows = rows or plan(continuations)
         log_p = [np.zeros(len(continuation.ids)) for continuation in continuations]
         first = [np.zeros(len(continuation.ids), dtype=np.int64) for continuation in continuations]
         lengths = [length + ADDED for length in rows.lengths]

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from megatron_ettin.config.objective import Objective
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE, HeldOut, losses
-from megatron_ettin.evaluate.scorer import load_scorer
+from megatron_ettin.evaluate.generative.engines import Engine, passes
+from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE, HeldOut, losses, questions
+from megatron_ettin.evaluate.scorer import Answers, Request
 from megatron_ettin.evaluate.suite import held_out_text, require_tokenizer, text_settings
 from megatron_ettin.evaluate.suites.intervals import normal
+from megatron_ettin.evaluate.suites.models import Models, tokenizer_digest
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, NotRunError, RunTask
 
+OTHER = -1
+"""Stands for a first choice that is not the token that was asked for."""
 TASKS = {"masked": MASKED, "next_sample": NEXT_SAMPLE, "next": NEXT}
 """Task -> question."""
 
@@ -50,12 +55,45 @@ def held_out_settings(
 
 
 @dataclass(frozen=True)
+class Answerer:
+    """An engine that answers the questions about held-out text, in passes of texts of like length."""
+
+    engine: Engine
+    objective: Objective
+
+    def answer(self, requests: Sequence[Request], told: Callable[[int], None] = lambda done: None) -> Answers:
+        """The answers in the order of the requests; ``told`` hears how many are done."""
+        lengths = [len(request.ids_T) for request in requests]
+        sizes = [len(request.positions_L) for request in requests]
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        log_probabilities_L, first_choices_L = np.zeros(starts[-1]), np.zeros(starts[-1], dtype=np.int64)
+        done = 0
+        for chosen in passes(lengths, sizes, self.engine.tokens_per_pass):
+            asked = [requests[i] for i in chosen]
+            targets = [request.targets_L for request in asked]
+            found = self.engine.probabilities(
+                [request.ids_T for request in asked], [request.positions_L for request in asked], targets
+            )
+            places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
+            log_probabilities_L[places] = found.logarithms_L.numpy()
+            first_choices_L[places] = np.where(found.first_L.numpy(), np.concatenate(targets), OTHER)
+            done += len(chosen)
+            told(done)
+        return Answers(log_probabilities_L=log_probabilities_L, first_choices_L=first_choices_L)
+
+
+@dataclass(frozen=True)
 class LossesSuite:
     """Masked and next tokens of held-out text."""
 
     settings: HeldOutSettings
+    models: Models = field(default_factory=Models)
     name: str = "losses"
     version: str = "1"
+    _asked: dict[str, dict[str, list[Request]]] = field(default_factory=dict)
+    """Objective -> questions, which are made once."""
+    _tokenizers: set[str] = field(default_factory=set)
+    """Digests of the tokenizers that were found to be the text's."""
 
     @cached_property
     def _text(self) -> tuple[HeldOut, Path]:
@@ -89,8 +127,23 @@ class LossesSuite:
     def opened(self, subject: Subject) -> Iterator[RunTask]:
         """All questions are answered at the first task."""
         text, tokenizer_json = self._text
-        require_tokenizer(subject.name, subject.folder, tokenizer_json)
-        found = losses(text, load_scorer(subject.folder), subject.name)
+        digest = tokenizer_digest(subject.folder)
+        if digest not in self._tokenizers:
+            require_tokenizer(subject.name, subject.folder, tokenizer_json)
+            self._tokenizers.add(digest)
+        objective = self.models.objective(subject)
+        if objective.name not in self._asked:
+            self._asked[objective.name] = questions(text, objective)
+        asked, engine = self._asked[objective.name], self.models.engine(subject)
+        longest = max(len(piece.ids_T) for piece in (*text.masked, *text.plain))
+        if longest > engine.maximum_length:  # three masks behind the longest piece are no more than rotary angles
+            raise NotRunError(
+                f"the text has pieces of {longest} tokens, and {subject.name} takes {engine.maximum_length}; give "
+                f"--row-length {engine.maximum_length}",
+                absent=False,
+            )
+        answerer = Answerer(engine, objective)
+        found = losses(text, answerer, subject.name, asked)
 
         def run(task: str) -> Measured:
             loss = found[TASKS[task]]

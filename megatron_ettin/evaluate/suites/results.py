@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import re
@@ -128,17 +129,22 @@ def environment() -> Facts:
     """What the numbers were made with."""
     import torch
 
-    versions = {}
-    for library in LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "python": platform.python_version(), "platform": platform.platform(), "device": device,
-        "threads": torch.get_num_threads(), "libraries": versions,
+        "threads": torch.get_num_threads(), "libraries": dict(_versions()),
     }  # fmt: skip
+
+
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = []
+    for library in LIBRARIES:
+        try:
+            found.append((library, metadata.version(library)))
+        except metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
 
 
 def command() -> list[str]:

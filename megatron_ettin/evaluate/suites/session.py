@@ -6,13 +6,17 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from megatron_ettin.errors import ConfigError, DataError, suggest
 from megatron_ettin.evaluate.suites import results
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, NotRunError, Options, RunTask, Suite
+
+RARELY = 50
+"""results.json is put together from its parts again when that would take less than 1/50 of the time since."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Shard:
     def takes(self, number: int) -> bool:
         """Whether this process does unit ``number``."""
         return number % self.count == self.index - 1
+
+
+ALONE = Shard()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,7 @@ def evaluate_suites(
     output: Path,
     *,
     tasks: Sequence[str] = (),
-    shard: Shard = Shard(),
+    shard: Shard = ALONE,
     say: Callable[[str], None] = print,
 ) -> Facts:
     """The content of results.json in ``output``, after everything that this shard has to do.
@@ -72,112 +79,188 @@ def evaluate_suites(
     Raises ConfigError before any work when ``output`` holds results of other settings, and DataError at the end when
     a task that was asked for by name has no data.
     """
+    session = Session(options=options, output=output, say=say)
     chosen = chosen_tasks(suites, tasks)
-    every = [
-        Unit(subject=subject, suite=suite, task=task, place=(i, j, list(suite.tasks()).index(task)))
-        for i, subject in enumerate(subjects)
+    every = [unit for i, subject in enumerate(subjects) for unit in units_of(subject, i, suites, chosen)]
+    mine = [unit for number, unit in enumerate(every) if shard.takes(number)]
+    for unit in mine:
+        session.finished(unit)
+    with session:
+        session.run(mine)
+    return session.closed(asked=bool(tasks))
+
+
+def units_of(subject: Subject, place: int, suites: Sequence[Suite], chosen: dict[str, list[str]]) -> list[Unit]:
+    """What there is to do on a model, which is the ``place``-th."""
+    return [
+        Unit(subject=subject, suite=suite, task=task, place=(place, j, list(suite.tasks()).index(task)))
         for j, suite in enumerate(suites)
         for task in chosen[suite.name]
     ]
-    mine = [unit for number, unit in enumerate(every) if shard.takes(number)]
-    for unit in mine:
-        _finished(unit, options, output)
-    absent = []
-    for unit, run in _with_models(mine, options, output, say):
-        reason = _run(unit, run, options, output, say)
-        if reason is not None and reason.absent and tasks:
-            absent.append(f"{unit.suite.name} {unit.task}: {reason}")
-    content = results.assemble(output)
-    if absent:
-        reasons = "; ".join(absent)
-        raise DataError(f"asked for by --tasks, but not run: {reasons}. The rest is in {output / results.FILE}")
-    return content
 
 
-def identity(unit: Unit, options: Options) -> Facts:
-    """What decides the outcome. Raises NotRunError, DataError."""
-    facts: Facts = json.loads(
-        json.dumps(
-            {
-                "fingerprint": unit.subject.fingerprint,
-                "suite": unit.suite.name,
-                "version": unit.suite.version,
-                "protocol": unit.suite.protocol(unit.task, unit.subject),
-                "data": unit.suite.data(unit.task),
-                "limit": options.limit,
-                "seeds": options.seeds,
-            }
-        )
-    )  # as it is read back
-    return facts
+@dataclass
+class Session:
+    """Units are run and their outcomes kept in ``output``; on leaving the context results.json holds them all."""
 
+    options: Options
+    output: Path
+    say: Callable[[str], None] = print
+    absent: list[str] = field(default_factory=list)
+    """Tasks without data, each with its reason."""
+    _data: dict[tuple[str, str], Facts | NotRunError] = field(default_factory=dict)
+    _assembled: tuple[float, float] = (float("-inf"), 0.0)
+    """When results.json was put together last, and the seconds that it took."""
 
-def _finished(unit: Unit, options: Options, output: Path) -> bool:
-    """Whether an earlier session did this unit; raises ConfigError when it did so by other rules."""
-    path = results.part_path(output, unit.subject.name, unit.suite.name, unit.task)
-    if not path.exists():
-        return False
-    part = results.read_part(path)
-    if not part.done:
-        return False
-    try:
-        wanted = identity(unit, options)
-    except NotRunError:
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        results.assemble(self.output)
+
+    def closed(self, *, asked: bool) -> Facts:
+        """The content of results.json. Raises DataError where tasks that were ``asked`` for by name have no data."""
+        if self.absent and asked:
+            raise DataError(
+                f"asked for by --tasks, but not run: {'; '.join(self.absent)}. "
+                f"The rest is in {self.output / results.FILE}"
+            )
+        return results.read_results(self.output)
+
+    def identity(self, unit: Unit) -> Facts:
+        """What decides the outcome. Raises NotRunError, DataError."""
+        facts: Facts = json.loads(
+            json.dumps(
+                {
+                    "fingerprint": unit.subject.fingerprint,
+                    "suite": unit.suite.name,
+                    "version": unit.suite.version,
+                    "protocol": unit.suite.protocol(unit.task, unit.subject),
+                    "data": self._facts(unit),
+                    "limit": self.options.limit,
+                    "seeds": self.options.seeds,
+                }
+            )
+        )  # as it is read back
+        return facts
+
+    def _facts(self, unit: Unit) -> Facts:
+        """The suite's word about the data of a task, which is read and hashed once, not once a model."""
+        key = (unit.suite.name, unit.task)
+        if key not in self._data:
+            try:
+                self._data[key] = unit.suite.data(unit.task)
+            except NotRunError as reason:
+                self._data[key] = reason
+        found = self._data[key]
+        if isinstance(found, NotRunError):
+            raise found
+        return found
+
+    def finished(self, unit: Unit) -> bool:
+        """Whether an earlier session did this unit; raises ConfigError when it did so by other rules."""
+        path = results.part_path(self.output, unit.subject.name, unit.suite.name, unit.task)
+        if not path.exists():
+            return False
+        part = results.read_part(path)
+        if not part.done:
+            return False
+        try:
+            wanted = self.identity(unit)
+        except NotRunError:
+            return True
+        differing = [name for name, value in wanted.items() if part.identity.get(name) != value]
+        if differing:
+            raise ConfigError(
+                f"{path} holds {unit.task} of {unit.subject.name} with another {', '.join(differing)}; "
+                "give another --output, or remove that file"
+            )
         return True
-    differing = [name for name, value in wanted.items() if part.identity.get(name) != value]
-    if differing:
-        raise ConfigError(
-            f"{path} holds {unit.task} of {unit.subject.name} with another {', '.join(differing)}; "
-            "give another --output, or remove that file"
-        )
-    return True
 
+    def settled(self, unit: Unit) -> bool:
+        """Whether it is finished, or cannot run for the reason that an earlier session found. Raises as finished."""
+        if self.finished(unit):
+            return True
+        path = results.part_path(self.output, unit.subject.name, unit.suite.name, unit.task)
+        try:
+            self.identity(unit)
+        except NotRunError as reason:
+            if path.exists() and results.read_part(path).result.get("reason") == str(reason):
+                self._note(unit, reason)
+                return True
+        return False
 
-def _with_models(
-    units: Sequence[Unit], options: Options, output: Path, say: Callable[[str], None]
-) -> Iterator[tuple[Unit, Callable[[], RunTask]]]:
-    """Units that are left, with the way to their loaded model: each is loaded once a suite, when it is needed."""
-    with ExitStack() as stack:
-        loaded: tuple[str, str] | None = None
-        runner: list[RunTask] = []
+    def run(self, units: Sequence[Unit]) -> None:
+        """Do what is left of some units; each model is loaded once a suite, when it is needed."""
+        for unit, run in self._with_models(units):
+            if reason := self._run(unit, run):
+                self._note(unit, reason)
 
-        def run_of(unit: Unit) -> RunTask:
-            nonlocal loaded
-            wanted = (unit.subject.name, unit.suite.name)
-            if loaded != wanted:
-                stack.close()
-                runner[:] = [stack.enter_context(unit.suite.opened(unit.subject))]
-                loaded = wanted
-            return runner[0]
+    def _note(self, unit: Unit, reason: NotRunError) -> None:
+        line = f"{unit.suite.name} {unit.task}: {reason}"
+        if reason.absent and line not in self.absent:
+            self.absent.append(line)
 
-        for unit in units:
-            if _finished(unit, options, output):
-                say(f"{unit.subject.name}, {unit.suite.name} {unit.task}: there already")
-                continue
-            yield unit, lambda unit=unit: run_of(unit)  # type: ignore[misc]
+    def _with_models(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Callable[[], RunTask]]]:
+        """Units that are left, with the way to their loaded model."""
+        with ExitStack() as stack:
+            loaded: tuple[str, str] | None = None
+            runner: list[RunTask] = []
 
+            def run_of(unit: Unit) -> RunTask:
+                nonlocal loaded
+                wanted = (unit.subject.name, unit.suite.name)
+                if loaded != wanted:
+                    stack.close()
+                    runner[:] = [stack.enter_context(unit.suite.opened(unit.subject))]
+                    loaded = wanted
+                return runner[0]
 
-def _run(
-    unit: Unit, run: Callable[[], RunTask], options: Options, output: Path, say: Callable[[str], None]
-) -> NotRunError | None:
-    """Do one unit and keep its outcome; the reason when it could not run."""
-    what: Facts = {}
-    trouble = None
-    start = time.perf_counter()
-    try:
-        what = identity(unit, options)
-        measured = run()(unit.task)
-        outcome = results.done(measured, time.perf_counter() - start)
-        low, high = measured.interval or (measured.value, measured.value)
-        line = f"{measured.metric} {measured.value:.4f} [{low:.4f}, {high:.4f}] of {measured.examples:,} examples"
-    except NotRunError as reason:
-        trouble, outcome, line = reason, results.not_run(str(reason)), f"not run: {reason}"
-    about = {"model": unit.subject.facts(), "environment": results.environment(), "command": results.command()}
-    part = results.Part(
-        model=unit.subject.name, suite=unit.suite.name, task=unit.task, place=unit.place, identity=what, about=about,
-        result=outcome,
-    )  # fmt: skip
-    results.write_part(output, part)
-    results.assemble(output)
-    say(f"{unit.subject.name}, {unit.suite.name} {unit.task}: {line}")
-    return trouble
+            for unit in units:
+                if self.finished(unit):
+                    self.say(f"{unit.subject.name}, {unit.suite.name} {unit.task}: there already")
+                    continue
+                yield unit, lambda unit=unit: run_of(unit)  # type: ignore[misc]
+
+    def _run(self, unit: Unit, run: Callable[[], RunTask]) -> NotRunError | None:
+        """Do one unit and keep its outcome; the reason when it could not run."""
+        what: Facts = {}
+        trouble = None
+        start = time.perf_counter()
+        try:
+            what = self.identity(unit)
+            measured = run()(unit.task)
+            outcome = results.done(measured, time.perf_counter() - start)
+            low, high = measured.interval or (measured.value, measured.value)
+            line = f"{measured.metric} {measured.value:.4f} [{low:.4f}, {high:.4f}] of {measured.examples:,} examples"
+        except NotRunError as reason:
+            trouble, outcome, line = reason, results.not_run(str(reason)), f"not run: {reason}"
+        self._keep(unit, what, outcome)
+        self.say(f"{unit.subject.name}, {unit.suite.name} {unit.task}: {line}")
+        return trouble
+
+    def _keep(self, unit: Unit, what: Facts, outcome: Facts, **model: Any) -> None:
+        """Write the unit's part; ``model``: facts of the model that are others than the subject says."""
+        about = {
+            "model": unit.subject.facts() | model, "environment": results.environment(), "command": results.command()
+        }  # fmt: skip
+        part = results.Part(
+            model=unit.subject.name, suite=unit.suite.name, task=unit.task, place=unit.place, identity=what,
+            about=about, result=outcome,
+        )  # fmt: skip
+        results.write_part(self.output, part)
+        self._assemble()
+
+    def give_up(self, unit: Unit, reason: str) -> None:
+        """Note why a unit cannot be run, unless it was before."""
+        path = results.part_path(self.output, unit.subject.name, unit.suite.name, unit.task)
+        if not path.exists() or not results.read_part(path).done:
+            self._keep(unit, {}, results.not_run(reason), kind="-")
+
+    def _assemble(self) -> None:
+        """Bring results.json up to date for whoever looks on, unless that would cost more than it is worth."""
+        last, cost = self._assembled
+        start = time.perf_counter()
+        if start - last >= RARELY * cost:
+            results.assemble(self.output)
+            self._assembled = (time.perf_counter(), time.perf_counter() - start)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,8 @@ class Subject:
     """ModernBERT's or Ettin's architecture, which our own engine computes."""
     fingerprint: str
     """Changes with any byte of weights, config and tokenizer."""
+    point: Mapping[str, Any] = field(default_factory=dict)
+    """Where it stands on a curve of checkpoints; empty outside of one."""
 
     @property
     def causal(self) -> bool:
@@ -51,12 +53,14 @@ class Subject:
 
     def facts(self) -> dict[str, Any]:
         """For results."""
-        return {
+        facts = {
             "source": self.source,
             "kind": self.kind,
             "label_offset": self.label_offset,
+            "ours": self.ours,
             "fingerprint": self.fingerprint,
         }
+        return facts | ({"point": dict(self.point)} if self.point else {})
 
 
 @contextlib.contextmanager
@@ -91,8 +95,13 @@ def fetched(source: str) -> str | Path:
         ) from error
 
 
-def subject_of(name: str, source: str, folder: Path, mntp: bool) -> Subject:
-    """What is in the folder. Raises CheckpointError for one that no suite can use."""
+def subject_of(
+    name: str, source: str, folder: Path, mntp: bool, *, fingerprint: str = "", point: Mapping[str, Any] | None = None
+) -> Subject:
+    """What is in the folder. Raises CheckpointError for one that no suite can use.
+
+    ``fingerprint``: where it is known already, so that the weights need not be read for it.
+    """
     fields = _config(folder)
     if not any((folder / file).is_file() for file in TOKENIZERS):
         raise CheckpointError(
@@ -118,7 +127,7 @@ def subject_of(name: str, source: str, folder: Path, mntp: bool) -> Subject:
         read_folder_config(folder)  # refuses what our readers refuse, with its reason
     return Subject(
         name=name, source=source, folder=folder, kind=kind, label_offset=offset, ours=ours,
-        fingerprint=fingerprint_of(folder),
+        fingerprint=fingerprint or fingerprint_of(folder), point=point or {},
     )  # fmt: skip
 
 

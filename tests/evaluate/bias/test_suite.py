@@ -123,6 +123,24 @@ def test_bad_rows_are_named(row, message, make_folder, tmp_path):
         evaluated({"m": make_folder("mlm")}, write(tmp_path, [row]), tmp_path / "out")
 
 
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_a_sentence_longer_than_the_model_is_named(objective, make_folder, tmp_path):
+    rows = [*ROWS, {"sentence": f"He left {'slowly ' * 10}.", "gender": "male"}]
+    with pytest.raises(DataError, match="gotcha.jsonl.gz, row 4: the sentence has 8. tokens, and m takes 70"):
+        evaluated({"m": make_folder(objective, maximum_length=70)}, write(tmp_path, rows), tmp_path / "out")
+
+
+def test_an_offline_hub_names_the_way_without_it(make_folder, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed: pip install -e .[eval-lm]")
+
+    def refuse(*_, **__):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(DataError, match="oskarvanderwal/winogender cannot be fetched .offline.*--local FOLDER"):
+        evaluated({"m": make_folder("mlm")}, None, tmp_path / "out")
+
+
 def test_absent_data_is_a_reason_not_to_run(make_folder, tmp_path):
     found = evaluated({"m": make_folder("mlm")}, tmp_path, tmp_path / "out")["m"]["suites"]["bias"]
     assert all(result["status"] == "not run" and "no folder" in result["reason"] for result in found.values())

@@ -245,6 +245,26 @@ def test_a_split_that_is_absent_is_listed_and_a_missing_column_stops_with_its_ro
         evaluated({"mlm": folders["mlm"]}, local, tmp_path / "out", ("arc_challenge",))
 
 
+@pytest.mark.parametrize(
+    ("task", "file", "changes", "message"),
+    [("arc_challenge", "arc_challenge/test", {"answerKey": "E"}, "answerKey is 'E'; it is one of A, B, C, D"),
+     ("hellaswag", "hellaswag/validation", {"label": ""}, "label is ''; it is one of 0, 1, 2, 3"),
+     ("piqa", "piqa/validation", {"label": -1}, "label is -1; it is one of 0, 1"),
+     ("winogrande", "winogrande_xl/validation", {"answer": "3"}, "answer is '3'; it is one of 1, 2"),
+     ("mmlu_college_computer_science", "mmlu/college_computer_science/test", {"answer": 4}, "it is one of 0, 1, 2, 3"),
+     ("openbookqa", "openbookqa/test", {"choices": ["red"]}, "its choices are not laid out as the hub's")],
+)  # fmt: skip
+def test_a_label_outside_the_classes_is_named(task, file, changes, message, tmp_path):
+    from megatron_ettin.evaluate.generative.tasks import TASKS
+
+    (row,) = synthetic.ROWS[file]
+    path = synthetic.write(tmp_path) / "generative" / f"{file}.jsonl"
+    path.with_name(path.name + ".gz").unlink()
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | changes) + "\n")
+    with pytest.raises(DataError, match=f"{path.name}, row 2: .*{message}"):
+        TASKS[task].checked(tmp_path)
+
+
 def test_an_offline_hub_names_the_way_without_it(folders, tmp_path, monkeypatch):
     import datasets.config
     import huggingface_hub.constants

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Dynamics over 236 exports: what it takes beyond loading weights and forward passes.
+
+The exports are one export of ``tiny`` with other weights in each, in folders of their own. Their held-out losses and
+WinoGender shares are computed by ``ettin evaluate --dynamics`` in this process. Loading is reading, checking and
+copying the tensors of a folder; a forward pass is all from token ids to the probabilities at the asked positions. What
+counts as beyond is everything else: finding and hashing the exports, questions and batches, what is made of
+probabilities, writing and joining outcomes, reports and plots at the end. Imports and the making of exports and corpus
+do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.reporting import claim, require, show
+
+require("torch", "transformers", "megatron.core", install="pip install .")
+
+import torch  # noqa: E402
+
+from benchmarks.evaluate_scorer import model_folder  # noqa: E402
+from megatron_ettin.commands import evaluate  # noqa: E402
+from megatron_ettin.commands.prepare import main as prepare  # noqa: E402
+from megatron_ettin.evaluate.generative import engines  # noqa: E402
+from megatron_ettin.evaluate.suites import models  # noqa: E402
+from megatron_ettin.export import read_folder  # noqa: E402
+from megatron_ettin.export.mapping import huggingface_shapes, to_huggingface  # noqa: E402
+from megatron_ettin.export.weights import WEIGHTS, save_weights  # noqa: E402
+
+EXPORTS = 236
+"""Checkpoints of a published model."""
+TARGET = 0.10
+SENTENCES = 240
+"""Of WinoGender's gotcha set; made up here, in their length."""
+
+
+class Stopwatch:
+    """Seconds of wrapped functions, of which none calls another one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, int] = defaultdict(int)
+
+    def wrap(self, where: Any, name: str, kind: str) -> None:  # noqa: ANN401 - a module or a class
+        """Measure calls of an attribute as seconds of this kind."""
+        genuine: Callable[..., Any] = getattr(where, name)
+
+        def measured(*given: Any, **options: Any) -> Any:  # noqa: ANN401
+            start = time.perf_counter()
+            try:
+                return genuine(*given, **options)
+            finally:
+                self.seconds[kind] += time.perf_counter() - start
+                self.calls[kind] += 1
+
+        setattr(where, name, measured)
+
+
+def write_exports(folder: Path, tokenizer_json: Path, count: int) -> None:
+    """Folders of one training, each with weights of its own."""
+    base = model_folder("tiny", tokenizer_json, folder / "step1").folder
+    read = read_folder(base)
+    shapes = huggingface_shapes(read.config.model, "encoder")
+    generator = torch.Generator().manual_seed(1)
+    for step in range(1, count + 1):
+        target = folder / f"step{step}"
+        if step > 1:
+            shutil.copytree(base, target, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True)
+            tensors = {
+                name: tensor + 0.001 * torch.randn(tensor.shape, generator=generator)
+                for name, tensor in read.tensors.items()
+            }
+            save_weights(target / WEIGHTS, to_huggingface(tensors, read.config.model, "encoder"), shapes, torch.float32)
+        training = {
+            "run": {"stage": "pretrain"}, "revision": f"step{step}", "state": {"step": step, "tokens": step * 10**6}
+        }  # fmt: skip
+        (target / "training.json").write_text(json.dumps(training))
+
+
+def write_data(folder: Path, tokenizer_json: Path) -> None:
+    """A corpus of Python's own sources, and sentences with pronouns."""
+    folder.mkdir()
+    sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    lines = [json.dumps({"text": path.read_text(encoding="utf-8", errors="replace")}) for path in sources]
+    (folder / "text.jsonl").write_text("\n".join(lines))
+    command = ["--input", str(folder / "text.jsonl"), "--tokenizer-model", str(tokenizer_json)]
+    if prepare([*command, "--output-prefix", str(folder / "corpus")]):
+        sys.exit("the corpus could not be made")
+    rows = [
+        {"sentence": f"The technician told customer {i} that {word} could pay with cash at the desk.", "gender": gender}
+        for i in range(SENTENCES // 2) for word, gender in (("he", "male"), ("she", "female"))
+    ]  # fmt: skip
+    path = folder / "bias" / "winogender" / "gotcha.jsonl.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+
+
+def main() -> None:
+    """Make exports, evaluate them and report."""
+    root = Path(__file__).resolve().parent.parent
+    shared = Path(os.environ.get("ETTIN_SHARED", root.parent / "shared"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, default=shared / "tokenizers" / "ettin_encoder_tokenizer.json")
+    parser.add_argument("--exports", type=int, default=EXPORTS)
+    parser.add_argument("--suites", default="losses,bias")
+    parser.add_argument("--quick", action="store_true", help="16 exports")
+    parser.add_argument("--json", type=Path, help="write the claims to this file")
+    options = parser.parse_args()
+    count = 16 if options.quick else options.exports
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        write_exports(place / "exports", options.tokenizer, count)
+        write_data(place / "data", options.tokenizer)
+        watch = Stopwatch()
+        watch.wrap(models, "load_engine", "loading")
+        watch.wrap(models, "read_folder", "loading")
+        watch.wrap(models, "load_full_state", "loading")
+        watch.wrap(engines.PackedEngine, "logits", "forward")
+        watch.wrap(engines.PackedEngine, "probabilities", "forward")
+        command = [
+            str(place / "exports"), "--dynamics", "--suite", options.suites, "--data", str(place / "data" / "corpus"),
+            "--held-out-share", "0.1", "--local", str(place / "data"), "--output", str(place / "out"),
+        ]  # fmt: skip
+        start, processor = time.perf_counter(), time.process_time()
+        with (place / "log").open("w") as log, redirect_stdout(log):
+            evaluate.main(command)
+        seconds, processor = time.perf_counter() - start, time.process_time() - processor
+        done = json.loads((place / "out" / "results.json").read_text())["models"]
+    if len(done) != count or watch.calls["forward"] < count:
+        sys.exit(f"{len(done)} of {count} exports were evaluated in {watch.calls['forward']} passes")
+    beyond = seconds - sum(watch.seconds.values())
+    parts = ", ".join(f"{kind} {value:.1f} s" for kind, value in watch.seconds.items())
+    load = ", ".join(f"{average:.2f}" for average in os.getloadavg())
+    show(
+        [
+            claim(
+                f"dynamics over {count} exports of tiny, {options.suites}: beyond loading and passes",
+                beyond / seconds, None, "share of wall time", TARGET, lower_is_better=True,
+                note=f"{seconds:.1f} s in all ({processor:.1f} s of CPU): {parts}; load average {load}",
+            )
+        ],
+        options.json,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A suite over the checkpoints of a training: curves against tokens, and what was learned in between."""

@@ -1,0 +1,121 @@
+"""Suites over the points of curves: one checkpoint after the other through one loaded model, shared by shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megatron_ettin.errors import CheckpointError, ConfigError
+from megatron_ettin.evaluate.dynamics.points import OneTokenizer, Point
+from megatron_ettin.evaluate.suites import results
+from megatron_ettin.evaluate.suites.session import ALONE, Session, Shard, Unit, chosen_tasks
+from megatron_ettin.evaluate.suites.subjects import Subject
+from megatron_ettin.evaluate.suites.suite import Facts, Options, Suite
+
+
+def evaluate_points(
+    points: Sequence[Point],
+    suites: Sequence[Suite],
+    options: Options,
+    output: Path,
+    *,
+    mntp: Collection[str] = (),
+    tasks: Sequence[str] = (),
+    shard: Shard = ALONE,
+    say: Callable[[str], None] = print,
+) -> Facts:
+    """The content of results.json in ``output``, after everything that this shard has to do.
+
+    Units of work are tasks of points. Raises before any work for a second tokenizer (DataError) and for results of
+    other settings (ConfigError). A checkpoint that cannot be evaluated is listed with its reason, the others are done,
+    and CheckpointError at the end names it.
+    """
+    unknown = sorted(set(mntp) - {point.curve for point in points})
+    if unknown:
+        curves = dict.fromkeys(point.curve for point in points)
+        raise ConfigError(f"--mntp names {', '.join(unknown)}, but the curves are called {', '.join(curves)}")
+    tokenizer = OneTokenizer()
+    tokenizer.require_stored(points)
+    session = Session(options=options, output=output, say=say)
+    chosen = chosen_tasks(suites, tasks)
+    work = [Work(point, place, suites, chosen, shard, session) for place, point in enumerate(points)]
+    left = [one for one in work if one.places and not one.finished()]
+    if len(left) < len(work):
+        say(f"{len(work) - len(left)} of {len(work)} checkpoints are there already, or of other shards")
+    failed: list[str] = []
+    with session:
+        for one in left:
+            try:
+                with one.point.opened(mntp) as subject:
+                    tokenizer.require(one.point, subject.folder)
+                    session.run(one.units(subject))
+            except CheckpointError as error:
+                failed.append(f"{one.point.name}: {error}")
+                say(f"{one.point.name}: not run: {error}")
+                one.give_up(str(error))
+    if failed:
+        raise CheckpointError(
+            f"{len(failed)} of {len(points)} checkpoints could not be evaluated: {'; '.join(failed)}. "
+            f"The rest is in {output / results.FILE}"
+        )
+    return session.closed(asked=bool(tasks))
+
+
+@dataclass
+class Work:
+    """What this shard has to do on one point."""
+
+    point: Point
+    place: int
+    """Of the point among all."""
+    suites: Sequence[Suite]
+    chosen: dict[str, list[str]]
+    shard: Shard
+    session: Session
+    places: list[tuple[Suite, str, tuple[int, int, int]]] = field(init=False)
+    """Suite, task, and their place in tables."""
+
+    def __post_init__(self) -> None:
+        pairs = [
+            (suite, task, (self.place, number, list(suite.tasks()).index(task)))
+            for number, suite in enumerate(self.suites)
+            for task in self.chosen[suite.name]
+        ]
+        first = self.place * len(pairs)
+        self.places = [pair for number, pair in enumerate(pairs, first) if self.shard.takes(number)]
+
+    def units(self, subject: Subject) -> list[Unit]:
+        """The units with their model."""
+        return [Unit(subject=subject, suite=suite, task=task, place=place) for suite, task, place in self.places]
+
+    def finished(self) -> bool:
+        """Whether an earlier session did all of it that can be done, told without opening the point.
+
+        Raises ConfigError when it did so by other rules.
+        """
+        subject = self._remembered()
+        if subject is None:
+            return False
+        settled = [self.session.settled(unit) for unit in self.units(subject)]  # all are looked at: each may raise
+        return all(settled)
+
+    def _remembered(self) -> Subject | None:
+        """The model as an earlier session noted it, if it is known to be the same."""
+        word = self.point.origin.known_by()
+        for suite, task, _ in self.places:
+            path = results.part_path(self.session.output, self.point.name, suite.name, task)
+            about = results.read_part(path).about["model"] if path.exists() else {}
+            if word and about.get("point", {}).get("known_by") == word:
+                facts = {name: value for name, value in about.items() if name != "source"}
+                return Subject(name=self.point.name, source=self.point.source, folder=Path(), **facts)
+        return None
+
+    def give_up(self, reason: str) -> None:
+        """Note for what is not done why it could not be."""
+        subject = Subject(
+            name=self.point.name, source=self.point.source, folder=Path(), kind="encoder", label_offset=0, ours=False,
+            fingerprint="", point=self.point.facts() | {"known_by": ""},
+        )  # fmt: skip
+        for unit in self.units(subject):
+            self.session.give_up(unit, reason)
