@@ -79,7 +79,7 @@ def train(
             parts = build_parts(config, groups, len(data.sources))
             recorder.say(source_table(data))
             if groups.device.kind == "cuda" and not config.compute.compile:
-                recorder.say("compute.compile is off: each pointwise part reads and writes all of its numbers by itself")
+                recorder.say("compute.compile is off: each pointwise part reads and writes all its numbers by itself")
             state = start(parts, run, data.fingerprint, data.vocabulary.tokenizer, read_huggingface, recorder.say)
             everywhere_own(lambda: recorder.open(state))
             if config.data.held_out_share and on_first(lambda: data.held_out_rows) == 0:

@@ -135,7 +135,8 @@ class LossesSuite:
         if objective.name not in self._asked:
             self._asked[objective.name] = questions(text, objective)
         asked, engine = self._asked[objective.name], self.models.engine(subject)
-        longest = max(len(piece.ids_T) for piece in (*text.masked, *text.plain))
+        lengths = [*(len(piece.ids_T) for piece in text.masked), *(len(piece.ids_T) for piece in text.plain)]
+        longest = max(lengths)
         if longest > engine.maximum_length:  # three masks behind the longest piece are no more than rotary angles
             raise NotRunError(
                 f"the text has pieces of {longest} tokens, and {subject.name} takes {engine.maximum_length}; give "
