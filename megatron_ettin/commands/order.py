@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--text", action="store_true", help="with --step: print the text, masks included")
     result.add_argument("--rows", type=int, default=0, help="with --step: print only so many rows (default all)")
+    result.add_argument("--row", type=int, nargs="+", metavar="N", help="with --step: print these rows of it, from 0")
     result.add_argument("--source", help="with --document: name of the source; needed when there are several")
     result.add_argument("--until", type=int, help="with --document: last step to look at (default: the run's newest)")
     result.add_argument("--output", type=Path, help="with --between: the file (default RUN/order/steps-A-to-B.parquet)")
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     _refuse_unused(options)
     if options.step is not None:
-        return print_step(options.run, options.step, options.text, options.rows)
+        return print_step(options.run, options.step, options.text, options.rows, options.row)
     if options.document is not None:
         return print_document(options.run, options.document, options.source, options.until)
     first, last = options.between
@@ -40,58 +41,71 @@ def main(arguments: list[str]) -> int:
 
 
 def _refuse_unused(options: argparse.Namespace) -> None:
-    for flag, owner in (("text", "step"), ("rows", "step"), ("source", "document"), ("until", "document")):
+    owners = {"text": "step", "rows": "step", "row": "step", "source": "document", "until": "document"}
+    for flag, owner in owners.items():
         if getattr(options, flag) and getattr(options, owner) is None:
             parser().error(f"--{flag} goes with --{owner}")
+    if options.row and options.rows:
+        parser().error("--row names rows and --rows counts them; give one of them")
     if options.output and options.between is None:
         parser().error("--output goes with --between")
 
 
-def print_step(run: Path, step: int, text: bool, rows: int) -> int:
-    """Print the rows of a step; compares with the digest in metrics.jsonl when that is there."""
-    from megatron_ettin.observe.records import refused_update
+def print_step(run: Path, step: int, text: bool, rows: int, chosen: list[int] | None) -> int:
+    """Print rows of a step, all or the ``chosen``; compares with the digest in metrics.jsonl when that is there."""
+    from megatron_ettin.errors import DataError
+    from megatron_ettin.observe.records import refused_updates
     from megatron_ettin.replay.replay import is_recorded, open_run_data, row_lines, seen_step, text_lines
 
     data = open_run_data(run)
     seen = seen_step(data, step)
     recorded = is_recorded(run, seen)
     batch = seen.batch
+    if wrong := [place for place in chosen or () if not 0 <= place < batch.rows]:
+        raise DataError(f"--row {wrong[0]}: step {step} has {batch.rows} rows, 0 to {batch.rows - 1}")
     print(
         f"step {step}: {batch.rows} rows, {batch.tokens} tokens, {batch.labels} labels, digest {seen.digest()}"
         + (", as recorded" if recorded else ", not in metrics.jsonl: the run has not made this step")
     )
-    if refusal := refused_update(run, step):
+    for refusal in refused_updates(run, step, step).values():
         print(f"  its update was refused ({refusal})")
-    for place in range(min(rows or batch.rows, batch.rows)):
+    for place in chosen or range(min(rows or batch.rows, batch.rows)):
         for line in text_lines(data, seen, place) if text else row_lines(data, seen, place):
             print(line)
     return 0
 
 
 def print_document(run: Path, document: int, source: str | None, until: int | None) -> int:
-    """Print the steps that saw a document."""
+    """Print the steps that saw a document, and whether the weights have taken anything from them."""
+    from megatron_ettin.observe.records import refused_updates
     from megatron_ettin.replay.replay import is_held_out, newest_step, open_run_data, sightings
 
     data = open_run_data(run)
     last, reason = (until, "--until") if until else newest_step(run, data)
     found = sightings(data, document, last, source)
+    refused = refused_updates(run, 1, last)
     print(f"document {document}: {len(found)} pieces read in the steps 1 to {last} ({reason})")
     for seen in found:
         place = f"row {seen.place} (pool row {seen.number}, pass {seen.pass_number})"
-        print(f"  step {seen.step}: {place}, tokens {seen.start} to {seen.start + seen.length}")
+        refusal = f"; its update was refused ({refused[seen.step]})" if seen.step in refused else ""
+        print(f"  step {seen.step}: {place}, tokens {seen.start} to {seen.start + seen.length}{refusal}")
     if not found and is_held_out(data, document, source):
         print("  it is held out: training never sees it")
     return 0
 
 
 def write_between(run: Path, first: int, last: int, output: Path | None) -> int:
-    """Write the rows between two checkpoints."""
+    """Write the rows between two checkpoints, and say which of the steps updated nothing."""
+    from megatron_ettin.observe.records import refused_updates
     from megatron_ettin.replay.order_file import write_order_file
     from megatron_ettin.replay.replay import open_run_data
     from megatron_ettin.run_folder import ORDER
 
     data = open_run_data(run)
     path = output or run / ORDER / f"steps-{first}-to-{last}.parquet"
-    rows = write_order_file(data, first, last, path)
+    refused = refused_updates(run, first + 1, last)
+    rows = write_order_file(data, first, last, path, refused)
     print(f"{path}: {rows} rows of the steps {first + 1} to {last}")
+    for step, refusal in refused.items():
+        print(f"  step {step}: its update was refused ({refusal})")
     return 0

@@ -16,6 +16,8 @@ MetricsRecord = dict[str, Any]
 """``kind`` is ``step`` or ``evaluation``; every record has ``step`` (steps finished) and ``tokens`` (seen so far)."""
 TAIL_BYTES = 1 << 16
 """A part of metrics.jsonl that holds some whole records."""
+NOTHING_UPDATED = "nothing updated"
+"""What the note of a step says whose update was refused."""
 
 
 def to_line(record: MetricsRecord) -> str:
@@ -83,12 +85,7 @@ def recorded_step(run: Path, step: int) -> MetricsRecord | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        low, high = 0, path.stat().st_size
-        while low < high:
-            middle = (low + high) // 2
-            record = _record_after(file, middle)
-            low, high = (middle + 1, high) if record is not None and record["step"] < step else (low, middle)
-        record = _record_after(file, low)
+        record = _record_after(file, _offset_of(file, step))
         while record is not None and record["step"] == step:
             if isinstance(record.get("batch"), str):
                 return record
@@ -96,12 +93,23 @@ def recorded_step(run: Path, step: int) -> MetricsRecord | None:
     return None
 
 
-def refused_update(run: Path, step: int) -> str:
-    """Why the update of a step was, or will be, refused, as far as the run's records tell; empty where it was not."""
-    note = str((recorded_step(run, step) or {}).get("note", ""))
-    if "nothing updated" in note:
-        return note
-    return "a rewind names it" if step in rewound_steps(run) else ""
+def refused_updates(run: Path, first: int, last: int) -> dict[int, str]:
+    """The steps ``first`` to ``last`` whose updates were or will be refused, and why, as far as the run's records tell.
+
+    Looks through the records from step ``first`` on.
+    """
+    rewound = sorted(step for step in rewound_steps(run) if first <= step <= last)
+    refused = dict.fromkeys(rewound, "a rewind names it")
+    path = Path(run) / METRICS
+    if not path.is_file():
+        return refused
+    with path.open("rb") as file:
+        file.seek(_offset_of(file, first))
+        for line in file:
+            key = _key(line) if NOTHING_UPDATED.encode() in line else None
+            if key is not None and key[1] <= last:
+                refused[key[1]] = str(parse_json(line).get("note", ""))
+    return dict(sorted(refused.items()))
 
 
 def last_records(run: Path) -> list[MetricsRecord]:
@@ -126,6 +134,16 @@ def last_recorded_step(run: Path) -> int:
     """The step of the last whole record, or 0. Reads the end of the file only."""
     records = last_records(run)
     return int(records[-1]["step"]) if records else 0
+
+
+def _offset_of(file: BinaryIO, step: int) -> int:
+    """A place in the file behind the records before ``step`` and not behind the first one of it."""
+    low, high = 0, file.seek(0, 2)
+    while low < high:
+        middle = (low + high) // 2
+        record = _record_after(file, middle)
+        low, high = (middle + 1, high) if record is not None and record["step"] < step else (low, middle)
+    return low
 
 
 def _record_after(file: BinaryIO, offset: int) -> MetricsRecord | None:

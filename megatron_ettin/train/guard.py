@@ -12,8 +12,10 @@ from typing import Literal
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import TrainingError
+from megatron_ettin.observe.records import NOTHING_UPDATED
 from megatron_ettin.run_folder import go_back, list_checkpoints, note_change, rewinds
 from megatron_ettin.train.totals import Totals
+from megatron_ettin.train.worst_rows import RowLoss, describe, look_at
 
 REFUSALS_BEFORE_STOP = 10
 """Steps in a row whose update was refused after which going on is pointless."""
@@ -31,13 +33,20 @@ class Verdict:
     """``rewound``: refused because an earlier rewind names the step."""
     reason: str = ""
     """What was found, for people."""
+    rows: tuple[RowLoss, ...] = ()
+    """The rows of the step that a bad one is to be looked for in."""
 
     @property
     def note(self) -> str:
         """For the record of the step; empty for a good one."""
         if self.kind == "good":
             return ""
-        return f"{self.kind}{': ' + self.reason if self.reason else ''}{'' if self.accepted else ': nothing updated'}"
+        return f"{self.kind}{': ' + self.found if self.found else ''}{'' if self.accepted else ': ' + NOTHING_UPDATED}"
+
+    @property
+    def found(self) -> str:
+        """The reason and the rows, for people; empty for a good one."""
+        return "; ".join(part for part in (self.reason, describe(self.rows)) if part)
 
 
 def judge(totals: Totals, state: TrainState, config: RunConfig, rewound: Collection[int] = ()) -> Verdict:
@@ -73,16 +82,17 @@ def stop_when_hopeless(state: TrainState, verdict: Verdict, config: RunConfig, r
 
     ``state`` is the one after the judged step, of which nothing is applied.
     """
+    found = f"; {verdict.found}" if verdict.found else ""
     if state.refused_in_a_row >= REFUSALS_BEFORE_STOP:
         raise TrainingError(
             f"step {state.step}: the loss or the gradient was not finite or a spike in {state.refused_in_a_row} steps "
-            f"in a row; the weights are those before them. {remedy(state, config, run)}"
+            f"in a row{found}; the weights are those before them. {remedy(state, config, run)}"
         )
     if verdict.kind == "spike" and config.guard.on_spike == "stop":
-        raise TrainingError(f"step {state.step}: {verdict.reason}; guard.on_spike=stop. {remedy(state, config, run)}")
+        raise TrainingError(f"step {state.step}: {verdict.found}; guard.on_spike=stop. {remedy(state, config, run)}")
 
 
-def rewind(run: Path, config: RunConfig, state: TrainState, reason: str) -> int:
+def rewind(run: Path, config: RunConfig, state: TrainState, verdict: Verdict) -> int:
     """Make the newest checkpoint from before the trouble the newest of all, and write down which steps to refuse.
 
     Returns its step; ``state`` is the one after the spike. Only the first rank calls this. Raises TrainingError when no
@@ -94,10 +104,11 @@ def rewind(run: Path, config: RunConfig, state: TrainState, reason: str) -> int:
     times = sum(change["step"] == step for change in rewinds(run))
     if not step or times >= REWINDS_BEFORE_STOP:
         why = f"the run has gone back to step {step} {times} times" if step else "it cannot go back"
-        raise TrainingError(f"step {state.step}: {reason}; {why}. {remedy(state, config, run)}")
+        raise TrainingError(f"step {state.step}: {verdict.found}; {why}. {remedy(state, config, run)}")
     refused = list(range(max(step + 1, first), state.step + 1))
     go_back(run, step)  # first: whoever is killed between the two meets the spike again
-    note_change(run, {"kind": "rewind", "step": step, "refused": refused, "reason": reason})
+    rows = [item.row for item in verdict.rows]
+    note_change(run, {"kind": "rewind", "step": step, "refused": refused, "reason": verdict.found, "rows": rows})
     return step
 
 
@@ -108,7 +119,7 @@ def proven_good(run: Path, bad_since: int) -> list[int]:
 
 def remedy(state: TrainState, config: RunConfig, run: Path) -> str:
     """How to go on from before the trouble, and how to look at the rows; ``state`` is the one after the last step."""
-    rows = f"Look at the rows with `ettin order {run} --step {state.bad_since} --text`"
+    rows = f"Look at the rows with `{look_at(run, state.bad_since)}`"
     rate = f"--schedule.peak-rate {config.schedule.peak_rate / 2:g}"
     good = proven_good(run, state.bad_since)
     if not good:

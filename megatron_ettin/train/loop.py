@@ -31,10 +31,10 @@ from megatron_ettin.train.totals import Totals
 class SpikeError(Exception):
     """A step that sends the run back to an earlier checkpoint, as guard.on_spike=rewind asks."""
 
-    def __init__(self, state: TrainState, reason: str) -> None:
-        super().__init__(reason)
-        self.state = state
-        """The state after the refused step."""
+    def __init__(self, state: TrainState, verdict: Verdict) -> None:
+        super().__init__(verdict.found)
+        self.state, self.verdict = state, verdict
+        """The state after the refused step, and why it was refused."""
 
 
 def train_loop(
@@ -77,7 +77,7 @@ def train_loop(
             state = replace(state, finished=state.tokens >= schedule.tokens)
             recorder.step(state, result, rate, time.perf_counter() - started)
             if verdict.kind == "spike" and config.guard.on_spike == "rewind":
-                raise SpikeError(state, verdict.reason)
+                raise SpikeError(state, verdict)
             if verdict.kind == "spike" and config.guard.on_spike == "stop":
                 break_off(run, parts, state, verdict)
             if reason := save_reason(state, result.totals, config.checkpoint):

@@ -15,6 +15,7 @@ from megatron_ettin.observe import Meter, Sinks, open_sinks, peak_bytes
 from megatron_ettin.observe.records import MetricsRecord
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.step import StepResult
+from megatron_ettin.train.worst_rows import look_at
 
 
 class Recorder:
@@ -75,11 +76,15 @@ class Recorder:
             "peak_bytes": peak_bytes(),
             **asdict(reading),
         }
-        if note := result.verdict.note:
-            record["note"] = note
-        if state.bad_since == state.step and result.verdict.kind == "spike":
-            self.say(f"step {state.step}: {note}; look at its rows: ettin order {self._run} --step {state.step} --text")
+        verdict = result.verdict
+        if verdict.note:
+            record["note"] = verdict.note
+        if verdict.rows:
+            record["worst_rows"] = [list(item) for item in verdict.rows]
         self._write(record)
+        if state.bad_since == state.step and self._reports:
+            rows = look_at(self._run, state.step, verdict.rows)
+            self.say(f"step {state.step}: {verdict.note}; look at its rows: {rows}")
 
     def evaluation(self, state: TrainState, loss: float) -> None:
         """Held-out loss of the weights after ``state``."""

@@ -90,12 +90,12 @@ def train(
                     state, stopped = train_loop(run, parts, data, state, recorder, stop, still_owned, watchdog, rewound)
                     break
                 except SpikeError as spike:
-                    found, reason = spike.state, str(spike)
+                    found, verdict = spike.state, spike.verdict
                 watchdog.moved(found.step, "going back to a checkpoint")
-                step = on_first(lambda spiked=found, reason=reason: rewind(run, config, spiked, reason))  # type: ignore[misc]
+                step = on_first(lambda spiked=found, verdict=verdict: rewind(run, config, spiked, verdict))  # type: ignore[misc]
                 state = resume(parts, find(run, step), data.fingerprint, data.vocabulary.tokenizer, recorder.say)
                 recorder.close_sinks()
                 everywhere_own(lambda state=state: recorder.open(state))  # type: ignore[misc]
-                recorder.say(f"step {found.step}: {reason}; back to step {state.step} by guard.on_spike=rewind")
+                recorder.say(f"step {found.step}: {verdict.found}; back to step {state.step} by guard.on_spike=rewind")
             recorder.close(state, stopped)
         return Outcome(state=state, signal=0 if state.finished else stopped)

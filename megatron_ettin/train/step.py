@@ -1,6 +1,6 @@
 """One optimizer step: the only place that knows both a batch and a model."""
 
-# L labels
+# L labels, R rows of this data rank's micro-batches, B rows of one of them
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import megatron_ettin.parallel.megatron  # noqa: F401
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from megatron_ettin.parallel.seeds import derive
 from megatron_ettin.train.guard import Verdict, accepting_finite
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.totals import Local, Totals, add_up
+from megatron_ettin.train.worst_rows import worst_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +66,17 @@ def train_step(
 ) -> StepResult:
     """One optimizer step on this data rank's micro-batches; the gradient is that of sum(loss) / (labels of all ranks).
 
-    The host waits for the device once, for the numbers by which ``judge`` decides whether the update is applied.
+    The host waits for the device once, for the numbers by which ``judge`` decides whether the update is applied; and
+    once more after bad ones, to name their rows.
     """
     causal = OBJECTIVES[parts.config.objective].causal
     for chunk in parts.chunks:
         chunk.zero_grad_buffer()
-    source_sums = forward_backward(parts, batches, step=step)
+    sums_R2 = forward_backward(parts, batches, step=step)
     parts.optimizer.gather_gradients()
     totals = add_up(
         Local(
-            source_sums=source_sums,
+            source_sums=sums_of_sources(sums_R2, batches, parts.sources),
             square_norm=parts.optimizer.square_norm(),
             tokens=sum(batch.tokens for batch in batches),
             flops=sum(
@@ -88,6 +90,8 @@ def train_step(
         parts.groups,
     )
     verdict = judge(totals)
+    if verdict.kind in ("spike", "not finite"):
+        verdict = replace(verdict, rows=worst_rows(sums_R2, batches, parts.groups))
     if verdict.accepted:
         parts.optimizer.apply(rate)
     return StepResult(totals=totals, verdict=verdict)
@@ -101,25 +105,26 @@ def held_out_loss(parts: Parts, batches: Sequence[Batch]) -> float:
     rank, size = parts.groups.data.rank, parts.groups.data.size
     bounds = [len(batches) * part // size for part in range(size + 1)]
     mine = batches[bounds[rank] : bounds[rank + 1]]
-    sums = torch.zeros(parts.sources, 2, dtype=torch.float64, device=parts.groups.device.torch_device)
+    sums = torch.zeros(2, dtype=torch.float64, device=parts.groups.device.torch_device)
     if mine:
         for chunk in parts.chunks:
             chunk.eval()
         with torch.no_grad():
-            sums += forward_backward(parts, mine, step=0, forward_only=True)
+            sums += forward_backward(parts, mine, step=0, forward_only=True).sum(dim=0)
         for chunk in parts.chunks:
             chunk.train()
     sums *= float(parts.groups.tensor.is_first)
     if parts.groups.world.size > 1:
         torch.distributed.all_reduce(sums)
-    total, count = sums.sum(dim=0).tolist()
+    total, count = sums.tolist()
     return total / count if count else math.nan
 
 
 def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forward_only: bool = False) -> Tensor:
     """Run Megatron-Core's schedule over the micro-batches.
 
-    Returns loss sums and label counts for each source on this rank, shape [sources, 2], float64; 0 off the last stage.
+    Returns loss sums and label counts of each row, in the order of ``batches``, shape [R, 2], float64; no rows off the
+    last stage.
     """
     layout, pipeline = parts.config.layout, parts.groups.collection.pp
     schedule = get_forward_backward_func(layout.pipeline, layout.virtual_pipeline if len(parts.chunks) > 1 else None)
@@ -134,7 +139,16 @@ def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forwa
         p2p_communicator=P2PCommunicator(pipeline, get_model_config(parts.chunks[0])) if pipeline.size() > 1 else None,
         pg_collection=parts.groups.collection,
     )
-    return sum(sums, start=torch.zeros(parts.sources, 2, dtype=torch.float64, device=parts.groups.device.torch_device))
+    return torch.cat([torch.zeros(0, 2, dtype=torch.float64, device=parts.groups.device.torch_device), *sums])
+
+
+def sums_of_sources(sums_R2: Tensor, batches: Sequence[Batch], sources: int) -> Tensor:
+    """Loss sums and label counts of each source from those of the rows, shape [sources, 2], float64."""
+    by_source = torch.zeros(sources, 2, dtype=torch.float64, device=sums_R2.device)
+    if sums_R2.shape[0]:
+        sources_R = torch.from_numpy(np.concatenate([batch.sources_B for batch in batches])).long()
+        by_source.index_add_(0, to_device(sources_R, sums_R2.device), sums_R2)
+    return by_source
 
 
 def _forward(
@@ -144,14 +158,13 @@ def _forward(
     batch, config = next(feed), parts.config
     device_batch = DeviceBatch.from_batch(batch, parts.groups, derive(config.seed, "dropout", config.stage), step)
     rows_L = (device_batch.label_positions_L + device_batch.packed.first_token) // batch.row_length
-    sources_B = to_device(torch.from_numpy(batch.sources_B).long(), rows_L.device)
-    return chunk(device_batch), functools.partial(_sums, parts.sources, sources_B[rows_L])
+    return chunk(device_batch), functools.partial(_sums, batch.rows, rows_L)
 
 
-def _sums(sources: int, sources_L: Tensor, losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss sum and label count for the gradient, and both for each source, as Megatron-Core wants them."""
-    by_source = torch.zeros(sources, 2, dtype=torch.float64, device=losses_L.device)
+def _sums(rows: int, rows_L: Tensor, losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss sum and label count for the gradient, and both for each row, as Megatron-Core wants them."""
+    sums_B2 = torch.zeros(rows, 2, dtype=torch.float64, device=losses_L.device)
     pairs = torch.stack([losses_L.detach().double(), torch.ones_like(losses_L, dtype=torch.float64)], dim=1)
-    by_source.index_add_(0, sources_L, pairs)
+    sums_B2.index_add_(0, rows_L, pairs)
     count = torch.full((), losses_L.numel(), dtype=torch.int, device=losses_L.device)
-    return losses_L.sum(), count, by_source
+    return losses_L.sum(), count, sums_B2

@@ -137,6 +137,7 @@ def test_the_command_prints_steps_and_documents(run, capsys):
 
 @pytest.mark.parametrize("arguments,message", [
     (["--step", "0"], "the first step of a run is 1"),
+    (["--step", "9", "--row", "0", "99"], "--row 99: step 9 has"),
     (["--document", "1"], "name one of: web, code"),
     (["--document", "1", "--source", "books"], "no source 'books'; name one of: web, code"),
     (["--document", "9999", "--source", "web"], "has no document 9999; it has 150"),

@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 
 from megatron_ettin.checkpoint.state import TrainState
@@ -85,7 +86,11 @@ def test_a_report_changes_no_number_and_is_said_once_a_spell(corpus, tmp_path, m
     assert [record["step"] for record in records if "spike: loss 1000" in record.get("note", "")] == [4, 5]
     log = (tmp_path / "spikes" / "console.log").read_text()
     assert len(re.findall(r"^.*step \d+: spike.*$", log, re.MULTILINE)) == 1
-    assert f"ettin order {tmp_path / 'spikes'} --step 4 --text" in log
+    record = records[3]
+    named = re.search(rf"ettin (order {tmp_path / 'spikes'} --step 4 --row ([\d ]+)) --text", log)
+    assert named and [str(row) for row, _ in record["worst_rows"]] == named[2].split() and "not_finite" not in record
+    printed = re.findall(r"^row (\d+):", ettin(*named[1].split()).stdout, re.MULTILINE)
+    assert printed == named[2].split()
 
 
 def test_a_skipped_spike_changes_nothing_but_the_count_also_across_a_resume(corpus, tmp_path, monkeypatch):
@@ -111,7 +116,7 @@ def test_a_plateau_of_spikes_ends_a_run_that_skips_them(corpus, tmp_path, monkey
 def test_a_spike_stops_the_run_with_the_last_good_checkpoint_and_saves_nothing(corpus, tmp_path, monkeypatch):
     config = config_of(corpus, steps=7, guard__on_spike="stop", checkpoint__every_steps=2, **EARLY)
     spoil(monkeypatch, config, (6,), loss=1e3)
-    message = "step 6: loss 1000 is .* times the median .*step 4.*--change-at 4 --schedule.peak-rate.*--step 6 --text"
+    message = "step 6: loss 1000 is .* times the median .*step 4.*--change-at 4 --schedule.*--step 6 --row .* --text"
     with pytest.raises(TrainingError, match=message):
         go(config, tmp_path)
     assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path)] == [2, 4]
@@ -136,6 +141,15 @@ def test_a_rewind_takes_the_same_rows_without_the_updates_that_led_to_the_spike(
     lines = ettin("order", tmp_path / "rewound", "--step", 5, "--rows", 1).stdout
     assert "its update was refused" in lines and "as recorded" in lines
     assert "refused" not in ettin("order", tmp_path / "rewound", "--step", 3, "--rows", 1).stdout
+    file = tmp_path / "order.parquet"
+    said = ettin("order", tmp_path / "rewound", "--between", 2, 8, "--output", file).stdout
+    assert re.findall(r"step (\d+): its update was refused \(rewound", said) == ["4", "5", "6"]
+    table = pq.read_table(file).to_pydict()
+    assert {step for step, updated in zip(table["step"], table["updated"], strict=True) if not updated} == {4, 5, 6}
+    document = table["documents"][table["step"].index(5)][0]
+    seen = ettin("order", tmp_path / "rewound", "--document", document).stdout
+    refused = [int(step) for step in re.findall(r"step (\d+): .*; its update was refused \(rewound", seen)]
+    assert 5 in refused and set(refused) <= {4, 5, 6}
     other = tmp_path / "refused"
     other.mkdir()
     (other / "changes.jsonl").write_text((tmp_path / "rewound" / "changes.jsonl").read_text())
@@ -194,5 +208,5 @@ def test_the_printed_remedy_of_a_run_that_diverges_works(corpus, tmp_path):
     ettin(*lower)
     assert read_changes(tmp_path / "run")[0]["fields"] == {"schedule.peak_rate": [1e3, 1e-3]}
     assert read_records(tmp_path / "run", "step")[-1]["loss"] < 10
-    question = re.search(r"ettin (order \S+ --step \d+) --text", failed.stderr)
+    question = re.search(r"ettin (order \S+ --step \d+ --row [\d ]+) --text", failed.stderr)
     assert question and "digest" in ettin(*question[1].split()).stdout
