@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.check.findings import Finding, guarded
+from megatron_ettin.checkpoint.standing import foresee
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import check_resume
 from megatron_ettin.config.compatible import changes, refuse_other_shape
@@ -196,7 +197,7 @@ def rotary_bases(fields: dict[str, Any]) -> dict[str, Any]:
 def folder_findings(config: RunConfig, run: Path, tokenizer: TokenizerIdentity | None = None) -> Iterator[Finding]:
     """The run folder: free to write, or a run that these settings continue."""
     try:
-        stored = known_settings(run)
+        stored, found = known_settings(run), foresee(run)
     except OSError as error:
         raise ConfigError(f"--run {run}: cannot be read ({error}); choose another folder") from error
     if stored is not None:
@@ -204,7 +205,10 @@ def folder_findings(config: RunConfig, run: Path, tokenizer: TokenizerIdentity |
         if (saved := list_checkpoints(run)) and tokenizer is not None:
             remedy = "restore the corpora, or give another --run folder"
             compare_tokenizers(tokenizer, stored_tokenizer(saved[-1]), str(saved[-1].path), remedy)
-        yield Finding("ok", "run", f"{run}: goes on with the run in it")
+        whence = f"from step {found.checkpoint.step:,}" if found.checkpoint else "at step 0: nothing has been saved yet"
+        for checkpoint, reason in found.skipped:
+            yield Finding("open", "run", f"{checkpoint.path.name} is damaged and will be set aside: {reason}")
+        yield Finding("ok", "run", f"{run}: goes on with the run in it {whence}")
         return
     parent = nearest(run)
     if not os.access(parent, os.W_OK) or not parent.is_dir():

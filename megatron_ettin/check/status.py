@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from megatron_ettin.checkpoint.manifest import check_sizes, read_manifest
+from megatron_ettin.checkpoint.standing import foresee
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.disk import milestones
 from megatron_ettin.errors import CheckpointError, DamagedError
@@ -19,8 +19,8 @@ from megatron_ettin.run_folder import (
     Checkpoint,
     checkpoints_of,
     free_bytes,
-    furthest_save,
     is_run,
+    known_settings,
     list_checkpoints,
     read_config,
     read_numbers,
@@ -34,7 +34,7 @@ def run_status(run: Path) -> Iterator[tuple[str, str]]:
     """
     if not is_run(run):
         raise CheckpointError(f"{run} is not the folder of a run; give the folder that was given to --run")
-    config = read_config(run)
+    config = known_settings(run) or read_config(run)
     records = last_records(run)
     steps = [record for record in records if record.get("kind") == "step"]
     evaluations = [record for record in records if record.get("kind") == "evaluation"]
@@ -49,7 +49,7 @@ def run_status(run: Path) -> Iterator[tuple[str, str]]:
     yield "disk", disk_line(run, config, checkpoints, steps)
     if others := [path.name for path in checkpoints_of(run).glob("damaged-*")] if checkpoints else []:
         yield "damaged", f"{len(others)} set aside: {', '.join(sorted(others))}; look at them, then delete them"
-    yield "a start", start_line(run, checkpoints)
+    yield "a start", start_line(run)
 
 
 def owner_line(run: Path) -> str:
@@ -131,24 +131,19 @@ def bytes_below(folder: Path) -> int:
     return total
 
 
-def start_line(run: Path, checkpoints: list[Checkpoint]) -> str:
+def start_line(run: Path) -> str:
     """What the same command would do."""
     if owner_of(run, OWNER)[1] == "alive":
         return "would be refused: the owner lives"
-    reasons = []
-    for checkpoint in reversed(checkpoints):
-        try:
-            check_sizes(checkpoint.path, read_manifest(checkpoint.path))
-        except DamagedError as error:
-            reasons.append(f"{checkpoint.path.name} is damaged ({error})")
-            continue
-        except CheckpointError as error:
-            return f"would be refused: {error}"
-        skipped = f", setting aside {'; '.join(reasons)}" if reasons else ""
-        if reason_of(checkpoint) == "end":
-            return f"would find the stage finished at step {checkpoint.step:,}{skipped}"
-        return f"would go on from step {checkpoint.step:,}{skipped} (sizes fit; the content is verified at the start)"
-    if further := furthest_save(run):
-        why = "; ".join(reasons) or "no checkpoint is left"
-        return f"would be refused: it was saved at step {further:,}, and {why}; see --start-over"
-    return "would begin at step 0: nothing has been saved yet"
+    try:
+        found = foresee(run)
+    except CheckpointError as error:
+        return f"would be refused: {error}"
+    if found.checkpoint is None:
+        return "would begin at step 0: nothing has been saved yet"
+    reasons = "; ".join(f"{checkpoint.path.name} is damaged ({reason})" for checkpoint, reason in found.skipped)
+    skipped = f", setting aside {reasons}" if reasons else ""
+    if reason_of(found.checkpoint) == "end":
+        return f"would find the stage finished at step {found.checkpoint.step:,}{skipped}"
+    step = f"{found.checkpoint.step:,}"
+    return f"would go on from step {step}{skipped} (sizes fit; the content is verified at the start)"

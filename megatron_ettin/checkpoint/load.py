@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ettin.checkpoint.manifest import check_hashes, check_sizes, read_manifest
 from megatron_ettin.checkpoint.shards import check_complete
-from megatron_ettin.checkpoint.state import TrainState
-from megatron_ettin.config import codec
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.checkpoint.standing import Found
 from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.parallel.together import everywhere, on_first, rank_and_size
-from megatron_ettin.run_folder import CHECKPOINTS, Checkpoint, checkpoints_of, is_run, list_checkpoints, read_numbers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """The result of a search."""
-
-    checkpoint: Checkpoint | None
-    """The newest whole checkpoint; None when there is none."""
-    skipped: tuple[tuple[Checkpoint, str], ...]
-    """Newer ones that are not whole, each with the reason."""
+from megatron_ettin.run_folder import CHECKPOINTS, Checkpoint, checkpoints_of, is_run, list_checkpoints
 
 
 def verify(checkpoint: Checkpoint) -> None:
@@ -80,20 +67,3 @@ def find(run: Path, step: int | None = None) -> Checkpoint:
             return checkpoint
     steps = ", ".join(str(checkpoint.step) for checkpoint in candidates) or "none"
     raise CheckpointError(f"{checkpoints_of(run)} has no checkpoint of step {step}; steps there: {steps}")
-
-
-def stored_run(checkpoint: Checkpoint) -> tuple[TrainState, RunConfig]:
-    """The state and the configuration in a verified checkpoint.
-
-    Raises DamagedError when it holds none, CheckpointError when they are those of another version.
-    """
-    numbers = read_numbers(checkpoint)
-    state, config = numbers.get("state"), numbers.get("config")
-    if not isinstance(state, dict) or not isinstance(config, dict):
-        raise DamagedError(f"{checkpoint.path}: state.json holds no state and configuration of a run")
-    try:
-        return TrainState.from_dict(state), codec.run_from_dict(config)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: state.json is not of this version: {error}; go on with the version that wrote it"
-        ) from error

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_ettin.checkpoint.load import find, stored_run
+from megatron_ettin.checkpoint.load import find
 from megatron_ettin.checkpoint.manifest import read_manifest
+from megatron_ettin.checkpoint.standing import stored_run
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.checkpoint.weights import StoredWeights
 from megatron_ettin.config import codec

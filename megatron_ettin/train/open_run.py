@@ -15,17 +15,16 @@ from typing import Any
 import torch
 
 from megatron_ettin import __version__
+from megatron_ettin.checkpoint.standing import Found, refuse_to_begin_again
 from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import CheckpointError, ConfigError
-from megatron_ettin.observe.records import last_recorded_step
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.run_folder import (
     COMMAND,
     CONFIG,
     ENVIRONMENT,
     checkpoints_of,
-    furthest_save,
     go_back,
     known_settings,
     note_change,
@@ -51,8 +50,8 @@ def open_run_folder(
         run.mkdir(parents=True, exist_ok=True)
         if start_over:
             put_away(run)
-        elif not checkpoints_of(run).is_dir() and (furthest_save(run) or last_recorded_step(run)):
-            raise lost_progress(run, max(furthest_save(run), last_recorded_step(run)), "its checkpoints/ is gone")
+        elif not checkpoints_of(run).is_dir():
+            refuse_to_begin_again(run, Found(checkpoint=None, skipped=()))
         checkpoints_of(run).mkdir(exist_ok=True)
         remove_leftovers(run)
         if (settings := known_settings(run)) is not None:
@@ -75,14 +74,6 @@ def change_settings(run: Path, old: RunConfig, new: RunConfig, step: int) -> Non
         go_back(run, step)
     elif not any((change["kind"], change["step"]) == ("settings", step) for change in read_changes(run)[-1:]):
         raise ConfigError(f"--change-at {step}: no setting of the run changes; leave it out to go on")
-
-
-def lost_progress(run: Path, step: int, why: str) -> CheckpointError:
-    """The refusal to begin at step 0 where a run was further."""
-    return CheckpointError(
-        f"{run} was at step {step} and would begin at step 0: {why}; restore {checkpoints_of(run)} from a copy, "
-        "or begin again with --start-over, which keeps what is there under another name"
-    )
 
 
 def environment() -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_ettin.checkpoint.load import Found, find, find_newest, stored_run
+from megatron_ettin.checkpoint.load import find, find_newest
+from megatron_ettin.checkpoint.standing import Found, refuse_to_begin_again, stored_run
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.compatible import refuse_other_shape, start_line
 from megatron_ettin.config.objective import OBJECTIVES
@@ -19,14 +20,12 @@ from megatron_ettin.parallel.together import on_first
 from megatron_ettin.run_folder import (
     TOKENIZER,
     Checkpoint,
-    furthest_save,
     parse_source,
     read_numbers,
     set_aside,
     stored_tokenizer,
 )
 from megatron_ettin.tokenizer.identity import WITH_ITS_TOKENIZER, TokenizerIdentity, compare_tokenizers, read_identity
-from megatron_ettin.train.open_run import lost_progress
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.store import DROPOUT, load_run
 
@@ -60,9 +59,7 @@ def start(
         else:
             say(f"resuming {run} from step {state.step}, {state.tokens:,} tokens")
             return state
-    if further := on_first(lambda: furthest_save(run)):
-        reasons = "; ".join(f"{checkpoint.path.name}: {reason}" for checkpoint, reason in found.skipped)
-        raise lost_progress(run, further, reasons or "no whole checkpoint is left")
+    on_first(lambda: refuse_to_begin_again(run, found))
     return begin(parts, tokenizer, read_huggingface, say)
 
 

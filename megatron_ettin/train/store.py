@@ -13,10 +13,10 @@ from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 
-from megatron_ettin.checkpoint.load import stored_run
 from megatron_ettin.checkpoint.retention import Reason, thin_out
 from megatron_ettin.checkpoint.save import save
 from megatron_ettin.checkpoint.shards import Shards, read_shards
+from megatron_ettin.checkpoint.standing import stored_run
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import codec
 from megatron_ettin.config.compatible import refuse_other_shape

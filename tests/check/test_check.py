@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from megatron_ettin.checkpoint.manifest import files_of, hash_share, write_manifest
+from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.commands.check import main
 from megatron_ettin.config.codec import to_json, with_fields
 from megatron_ettin.config.recipes import STAGES, recipe
@@ -143,11 +145,30 @@ def test_lost_settings_of_a_run_are_those_of_its_newest_checkpoint(
     status, lines = checked(capsys, *arguments)
     assert status == 2 and "no checkpoint tells the settings" in lines["error"][0]
     settings = json.loads((tmp_path / "settings").read_text())
-    (run / "checkpoints" / "step-00000120" / "state.json").write_text(json.dumps({"config": settings}))
+    newest = run / "checkpoints" / "step-00000120"
+    (newest / "state.json").write_text(json.dumps({"config": settings, "state": TrainState(step=120).to_dict()}))
+    write_manifest(newest, hash_share(newest, files_of(newest), 0, 1))
     status, lines = checked(capsys, *arguments)
-    assert status == 0 and "goes on with the run in it" in "\n".join(lines["ok"])
+    assert status == 0 and "goes on with the run in it from step 120" in "\n".join(lines["ok"])
     status, lines = checked(capsys, *arguments, "--schedule.peak-rate", "1e-4")
     assert status == 2 and "this folder holds a run with other settings" in lines["error"][0]
+
+
+def test_a_run_without_its_checkpoints_is_refused_as_its_start_refuses_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = previous_run(tmp_path / "run", saved=False)
+    assert "at step 0: nothing has been saved yet" in "\n".join(
+        checked(capsys, "tiny", "clm", "pretrain", "--run", run)[1]["ok"]
+    )
+    (run / "saves.jsonl").write_text('{"step": 120, "reason": "steps", "time": 1.0}\n')
+    for known in (True, False):  # with config.json, and without
+        status, lines = checked(capsys, "tiny", "clm", "pretrain", "--run", run)
+        assert status == 2 and "would begin at step 0: its checkpoints/ is gone" in lines["error"][0], known
+        (run / "config.json").unlink(missing_ok=True)
+    (run / "checkpoints").mkdir()
+    status, lines = checked(capsys, "tiny", "clm", "pretrain", "--run", run)
+    assert status == 2 and "no whole checkpoint is left" in lines["error"][0]
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

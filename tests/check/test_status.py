@@ -69,7 +69,8 @@ def test_a_damaged_newest_checkpoint_is_told_before_the_start(trained: Path, tmp
     last = list_checkpoints(trained)[-1]
     assert start.startswith(f"would go on from step 2, setting aside {last.path.name} is damaged")
     os.truncate(list_checkpoints(tmp_path / "run")[0].path / "state.json", 3)
-    assert f"would be refused: it was saved at step {last.step}" in dict(run_status(tmp_path / "run"))["a start"]
+    start = dict(run_status(tmp_path / "run"))["a start"]
+    assert start.startswith(f"would be refused: {tmp_path / 'run'} was at step {last.step} and would begin at step 0")
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from typing import Literal
 
 import torch  # noqa: F401 - imported before the forks
 
+from megatron_ettin.check.status import run_status
 from megatron_ettin.checkpoint import save as save_module
 from megatron_ettin.checkpoint.manifest import files_of, hash_share, write_manifest
 from megatron_ettin.errors import EttinError
@@ -35,8 +36,14 @@ from tests.train.runs import config_of, no_folder, write_toy
 
 STEPS, STOPPED_AT, SAVE_EVERY = 12, 8, 2
 REFUSED = 3
+FORETOLD = {"goes on": "would go on", "stops": "would be refused", "begins again": "would begin"}
+"""What ``ettin status`` says of a start, for each outcome."""
 CRASHED = 4
 PATIENCE = 120.0
+
+
+def nothing(run: Path) -> None:
+    """Leave the folder as it is."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Case:
 
     name: str
     outcome: Literal["goes on", "stops", "begins again"]
-    harm: Callable[[Path], None] = lambda run: None
+    harm: Callable[[Path], None] = nothing
     """Done to the folder before the start."""
     inside: Callable[[Path], None] = lambda run: None
     """Done in the process that trains, before it does."""
@@ -56,6 +63,8 @@ class Case:
     says: str = ""
     """Part of what is said."""
     start_over: bool = False
+    told_before: bool = True
+    """What is wrong can be seen in the folder without the content of tensors and the settings of the start."""
 
 
 def flip(path: Path) -> None:
@@ -316,7 +325,7 @@ CASES = [
     Case("a flipped bit in every manifest", "stops", every_manifest, says="--start-over"),
     Case("checkpoints/ is deleted", "stops", lambda run: shutil.rmtree(run / "checkpoints"), says="--start-over"),
     Case("every checkpoint is deleted", "stops", no_checkpoints, says="--start-over"),
-    Case("other settings and config.json lost", "stops", other_settings, says="peak_rate"),
+    Case("other settings and config.json lost", "stops", other_settings, says="peak_rate", told_before=False),
     Case("a living owner", "stops", living_owner, no_patience, says="in use by process"),
     Case(
         "no memory for loading", "stops",
@@ -421,6 +430,7 @@ def examine(case: Case, folder: Path, base: Path, calm: Path, corpus: Path) -> d
     shutil.copytree(base, run)
     case.harm(run)
     before = listing(run)
+    foretold = dict(run_status(run))["a start"]
 
     def work() -> None:
         if case.disk:
@@ -438,6 +448,9 @@ def examine(case: Case, folder: Path, base: Path, calm: Path, corpus: Path) -> d
         os.waitpid(LIVING.pop(), 0)
     said = log.read_text(errors="replace")
     wrong = judge(case, run, calm, before, status, said)
+    seen = case.told_before and not case.start_over and (case.outcome != "stops" or case.harm is not nothing)
+    if seen and not foretold.startswith(FORETOLD[case.outcome]):
+        wrong.append(f"ettin status says that a start {foretold}")
     if case.outcome == "stops" and not wrong and case.disk:  # the same command goes on when the disk is well
         again = forked(lambda: go(run, corpus), log)
         wrong = judge(Case(case.name, "goes on"), run, calm, {}, again, log.read_text(errors="replace"))
