@@ -30,6 +30,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError, OwnershipError
 from megatron_ettin.ownership import Claim, owned, owner_of
 from megatron_ettin.publish import write_atomically
+from megatron_ettin.regular_files import read_regular
 from megatron_ettin.tokenizer.identity import TokenizerIdentity
 from megatron_ettin.typed_json import parse_json
 
@@ -68,7 +69,7 @@ def is_run(folder: Path) -> bool:
     if (folder / CHECKPOINTS).is_dir() or (folder / METRICS).is_file():
         return True
     try:
-        content = parse_json((folder / CONFIG).read_bytes())
+        content = parse_json(read_regular(folder / CONFIG))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     return isinstance(content, dict) and isinstance(content.get("model"), dict) and "objective" in content
@@ -78,7 +79,7 @@ def read_config(run: Path) -> RunConfig:
     """The settings of a run. Raises ConfigError when there are none or they cannot be read."""
     path = Path(run) / CONFIG
     try:
-        return codec.run_from_dict(parse_json(path.read_bytes()))
+        return codec.run_from_dict(parse_json(read_regular(path)))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the folder of a run that has been started") from None
     except (OSError, ValueError) as error:
@@ -89,7 +90,7 @@ def read_environment(run: Path) -> dict[str, Any]:
     """What a run was last started on. Raises ConfigError when it is not on record."""
     path = Path(run) / ENVIRONMENT
     try:
-        return dict(parse_json(path.read_bytes()))
+        return dict(parse_json(read_regular(path)))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; give the folder of a run that has been started") from error
 
@@ -169,7 +170,7 @@ def read_numbers(checkpoint: Checkpoint) -> dict[str, Any]:
     """The content of state.json. Raises DamagedError when it is missing or no table, OSError when it cannot be read."""
     path = checkpoint.path / STATE
     try:
-        numbers = parse_json(path.read_bytes())
+        numbers = parse_json(read_regular(path))
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing") from None
     except ValueError as error:
@@ -227,7 +228,7 @@ def stored_tokenizer(checkpoint: Checkpoint) -> TokenizerIdentity | None:
     """
     path = checkpoint.path / STATE
     try:
-        numbers = parse_json(path.read_bytes())
+        numbers = parse_json(read_regular(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; take another checkpoint") from error
     return TokenizerIdentity.from_record(numbers.get("tokenizer") if isinstance(numbers, dict) else None)

@@ -23,6 +23,7 @@ from megatron_ettin.cost.memory import heaviest
 from megatron_ettin.cost.placement import layer_placement, timeline
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.progress import format_count
+from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.run_folder import (
     TOKENIZER,
     checkpoints_of,
@@ -158,6 +159,7 @@ def from_run_finding(config: RunConfig, tokenizer: TokenizerIdentity | None) -> 
 def from_huggingface_finding(config: RunConfig, tokenizer: TokenizerIdentity | None) -> Finding:
     """The Hugging Face folder: its shape, its tokenizer and that its weights are safetensors."""
     folder = Path(config.start.huggingface)
+    refuse_special_files(folder)
     try:
         fields = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         shape = {ours: fields[theirs] for ours, theirs in HUGGINGFACE_NAMES.items()}

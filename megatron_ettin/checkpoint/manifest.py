@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from megatron_ettin.errors import CheckpointError, DamagedError
+from megatron_ettin.regular_files import special_kind
 from megatron_ettin.run_folder import MANIFEST
 from megatron_ettin.typed_json import parse_json
 
@@ -67,6 +68,8 @@ def read_manifest(folder: Path) -> dict[str, FileRecord]:
     when it cannot be read.
     """
     path = folder / MANIFEST
+    if kind := special_kind(path):
+        raise DamagedError(f"{path} is {kind}, not a file")
     try:
         content = parse_json(path.read_bytes())
     except FileNotFoundError:
@@ -101,6 +104,8 @@ def check_sizes(folder: Path, records: dict[str, FileRecord]) -> None:
     if extra := sorted(present - set(records)):
         raise DamagedError(f"{folder / extra[0]} is not in the manifest")
     for name, record in records.items():
+        if kind := special_kind(folder / name):
+            raise DamagedError(f"{folder / name} is {kind}, not a file")
         size = (folder / name).stat().st_size
         if size != record.bytes:
             raise DamagedError(f"{folder / name} has {size} bytes, its manifest says {record.bytes}")

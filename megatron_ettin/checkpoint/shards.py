@@ -153,16 +153,21 @@ def check_index(path: Path) -> Any:  # noqa: ANN401
 def check_complete(folder: Path, names: Iterable[str]) -> None:
     """Raise DamagedError unless ``names`` (relative to a checkpoint's folder) hold all that a checkpoint must.
 
-    That is the state, every file that the index of the shards names, and Megatron-Core's own. Raises as
-    ``check_index`` too.
+    That is the state, every file that the index of the shards names, as long as the parts that it names in it, and
+    Megatron-Core's own. Raises as ``check_index`` too.
     """
     path = folder / SHARDS / INDEX
+    shards: dict[str, int] = {}
     try:
-        shards = {place.relative_path for place in check_index(path).storage_data.values()}
+        for place in check_index(path).storage_data.values():
+            shards[place.relative_path] = max(shards.get(place.relative_path, 0), place.offset + place.length)
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing") from None
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         raise DamagedError(f"{path} is no index of shards: {error}") from error
     needed = {STATE, *(f"{SHARDS}/{name}" for name in (INDEX, COMMON, FORMAT_OF_SHARDS, *shards))}
     if lacking := sorted(needed - set(names)):
         raise DamagedError(f"{folder / lacking[0]} had to be written and was not")
+    for name, size in shards.items():
+        if (found := (folder / SHARDS / name).stat().st_size) < size:
+            raise DamagedError(f"{folder / SHARDS / name} ends at byte {found}; its index names tensors up to {size}")

@@ -12,6 +12,7 @@ import tyro
 
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
+from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.run_folder import CONFIG, being_trained, is_run, own_run, parse_source
 
 
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
     """Convert in one direction; status 0 when everything asked for is there."""
     flags = tyro.cli(ConvertFlags, args=arguments, prog="ettin convert")
     folder, _ = parse_source(flags.source)
+    refuse_special_files(folder)
     if (folder / CONFIG).is_file() and not is_run(folder):  # a Hugging Face folder has a file of this name too
         return from_huggingface(flags)
     return to_huggingface(flags)

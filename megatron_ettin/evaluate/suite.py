@@ -19,6 +19,7 @@ from megatron_ettin.evaluate.scorer import Scorer, load_scorer
 from megatron_ettin.evaluate.text import masked_pieces, plain_pieces, token_bytes
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.runs import TRAINING_FILE, export_checkpoint
+from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.run_folder import being_trained, is_run, parse_source
 from megatron_ettin.tokenizer.identity import difference, read_identity, read_tokenizer
@@ -46,6 +47,7 @@ def exported(models: Mapping[str, str]) -> Iterator[dict[str, Path]]:
         folders = {}
         for name, source in models.items():
             run, step = parse_source(source)
+            refuse_special_files(run)
             if is_run(run):
                 from megatron_ettin.checkpoint.load import find
 

@@ -18,6 +18,7 @@ from megatron_ettin.export.config_json import FolderConfig, kind_of, read_config
 from megatron_ettin.export.mapping import TIED_NAME, from_huggingface, huggingface_shapes, to_huggingface
 from megatron_ettin.export.tokenizer_files import write_json, write_tokenizer
 from megatron_ettin.export.weights import DTYPES, WEIGHTS, StoredTensors, save_weights, weight_files
+from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.tokenizer.identity import read_tokenizer, vocabulary_of
 from megatron_ettin.typed_json import parse_json
 
@@ -74,8 +75,9 @@ def write_folder(folder: Path, export: Export) -> None:
 
 
 def read_folder_config(folder: Path) -> FolderConfig:
-    """What the folder's config.json says; opens nothing else."""
+    """What the folder's config.json says; opens nothing else. Raises CheckpointError, also for a pipe beside it."""
     path = Path(folder) / "config.json"
+    refuse_special_files(path.parent)
     try:
         fields = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

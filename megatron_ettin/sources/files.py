@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_ettin.errors import DataError
+from megatron_ettin.regular_files import KINDS
 from megatron_ettin.sources.members import ZSTD_MAGIC, skippable_bytes
 from megatron_ettin.typed_json import parse_json
 
@@ -107,7 +108,6 @@ class Inputs:
     """By reason: files and folders that are not read."""
 
 
-FILE_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 HIDDEN, NAMELESS, DOUBLED = "hidden", "the name says no format", "named twice, read once"
 BESIDE_DATA = "text beside data files; name each file to read it, or say the format of all"
 
@@ -168,7 +168,7 @@ class _Finder:
 
     def add_named(self, path: Path) -> None:
         """A file that was named, which must be one that can be read."""
-        kind = FILE_KINDS.get(stat.S_IFMT(_status(path).st_mode))
+        kind = KINDS.get(stat.S_IFMT(_status(path).st_mode))
         if kind is not None:
             raise DataError(
                 f"{path}: {kind}, which can be read only once, but a build that is interrupted reads again; write what "
@@ -182,7 +182,7 @@ class _Finder:
         """Files that a folder or a glob gave: those whose names say a format; text only where there is no data."""
         mark = len(self.found.files)
         for path in paths:
-            kind = None if _dangles(path) else FILE_KINDS.get(stat.S_IFMT(_status(path).st_mode))
+            kind = None if _dangles(path) else KINDS.get(stat.S_IFMT(_status(path).st_mode))
             if kind is not None:
                 self.leave_out(path, kind)
             elif not self._add(path):

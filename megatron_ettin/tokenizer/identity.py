@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import DataError
+from megatron_ettin.regular_files import read_regular
 from megatron_ettin.tokenizer.special_tokens import find_roles, read_roles
 from megatron_ettin.typed_json import Count, FieldError, decode, parse_json
 
@@ -115,7 +116,7 @@ def vocabulary_of(content: Mapping[str, Any]) -> dict[str, int]:
 def read_tokenizer(path: Path) -> dict[str, Any]:
     """The content of a tokenizer.json; raises DataError when it is none."""
     try:
-        content = parse_json(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(read_regular(Path(path)))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a tokenizer.json: {error}") from error
     model = content.get("model") if isinstance(content, dict) else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.regular_files import read_regular
 from megatron_ettin.typed_json import parse_json
 
 UNKNOWN, CLS, SEP, PAD, MASK, END_OF_TEXT = "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "<|endoftext|>"
@@ -62,7 +63,7 @@ def read_roles(file: Path) -> dict[str, Any]:
     """The tokenizer_config.json beside a tokenizer.json; empty where there is none. Raises DataError."""
     path = file.with_name(CONFIG_FILE)
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_regular(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

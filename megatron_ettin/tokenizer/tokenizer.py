@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from megatron_ettin.errors import DataError
+from megatron_ettin.regular_files import read_regular
 from megatron_ettin.tokenizer.identity import TokenizerIdentity, fingerprint_of, vocabulary_of
 from megatron_ettin.tokenizer.special_tokens import find_roles, read_roles
 from megatron_ettin.typed_json import parse_json
@@ -95,7 +96,7 @@ class Tokenizer:
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            content = file.read_bytes()
+            content = read_regular(file)
         except FileNotFoundError as error:
             raise DataError(f"{file}: no such file; {NO_TOKENIZER}") from error
         except OSError as error:

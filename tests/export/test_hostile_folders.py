@@ -1,7 +1,10 @@
 """A folder from elsewhere is data: nothing in it runs, and what does not fit is refused with its name."""
 
 import json
+import os
 import pickle
+import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_ettin.errors import CheckpointError, DataError
+from megatron_ettin.evaluate.suites.subjects import opened_subjects
 from megatron_ettin.export import Export, read_folder, write_folder
+from tests.support.launch import run
 
 WEIGHTS = "model.safetensors"
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
@@ -118,6 +123,71 @@ def test_a_damaged_weight_file_is_an_error(cut, make_folder):
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:cut])
     refused(folder, "damaged or no safetensors")
+
+
+def lying(header: dict, size: int) -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(size)
+
+
+def entry(shape, begin, end) -> dict:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lying({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, 12),
+        lying({"a": entry([2], 0, 8), "b": entry([2], 0, 8)}, 8),
+        lying({"a": entry([3], 0, 8)}, 8), lying({"a": entry([200], 0, 800)}, 8), lying({"a": entry([2], 8, 0)}, 8),
+        lying({"a": entry([1 << 40, 1 << 40], 0, 8)}, 8), lying({"a": entry([-2], 0, 8)}, 8), b"\xff" * 7 + bytes(9),
+    ],
+    ids=["overlapping", "the same bytes", "larger shape", "beyond the end", "backwards", "overflow", "negative", "size"],
+)  # fmt: skip
+def test_a_weight_file_whose_header_lies_is_an_error_with_its_name(content, make_folder):
+    folder = make_folder()
+    (folder / WEIGHTS).write_bytes(content)
+    refused(folder, f"{WEIGHTS} is damaged or no safetensors file")
+    with pytest.raises(CheckpointError, match=f"{WEIGHTS} is damaged"), opened_subjects({"m": str(folder)}):
+        pass
+
+
+def special(path: Path, kind: str) -> None:
+    path.unlink(missing_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a socket"])
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "tokenizer.json", "model-00001-of-00002.safetensors"])
+def test_pipes_devices_and_sockets_are_refused_by_name(kind, name, make_folder):
+    folder = make_folder()
+    special(folder / name, kind)
+    refused(folder, f"{name} is {kind}; only files are read")
+    with pytest.raises(CheckpointError, match=f"{name} is {kind}"), opened_subjects({"m": str(folder)}):
+        pass
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["convert", "FOLDER", "TARGET"], ["evaluate", "FOLDER", "--out", "TARGET"],
+        ["check", "tiny", "mlm", "pretrain", "--init-from", "FOLDER"],
+    ],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_commands_do_not_wait_for_a_pipe(command, make_folder, tmp_path):
+    folder = make_folder()
+    special(folder / "tokenizer.json", "a pipe")
+    places = {"FOLDER": str(folder), "TARGET": str(tmp_path / "made")}
+    words = [places.get(word, word) for word in command]
+    ended = run([sys.executable, "-m", "megatron_ettin", *words], status=None, timeout=60)
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 2 and "tokenizer.json" in said and "a pipe" in said and "Traceback" not in said, said
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from megatron_ettin.train.run import train
 from tests.train.runs import config_of, no_folder, write_toy
 
 STEPS, STOPPED_AT, SAVE_EVERY = 12, 8, 2
+SHARD = "__0_0.distcp"
 REFUSED = 3
 FORETOLD = {"goes on": "would go on", "stops": "would be refused", "begins again": "would begin"}
 """What ``ettin status`` says of a start, for each outcome."""
@@ -97,6 +98,26 @@ def rewritten(name: str, change: Callable[[dict], dict], sealed: bool = True) ->
         path.write_text(json.dumps(change(json.loads(path.read_text()))))
         if sealed:
             sealed_again(newest(run))
+
+    return harm
+
+
+def cut_shard(run: Path) -> None:
+    path = newest(run) / "shards" / SHARD
+    os.truncate(path, path.stat().st_size - 100)
+    sealed_again(newest(run))
+
+
+def noisy_shard(run: Path) -> None:
+    path = newest(run) / "shards" / SHARD
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+    sealed_again(newest(run))
+
+
+def pipe_for(name: str) -> Callable[[Path], None]:
+    def harm(run: Path) -> None:
+        (newest(run) / name).unlink()
+        os.mkfifo(newest(run) / name)
 
     return harm
 
@@ -248,7 +269,6 @@ def evaluation_fails(run: Path) -> None:
     run_data_module.RunData.held_out = fail  # type: ignore[method-assign]
 
 
-SHARD = "__0_0.distcp"
 CASES = [
     Case("nothing is wrong", "goes on"),
     Case(
@@ -266,6 +286,12 @@ CASES = [
     Case("no common.pt, with a manifest that fits", "goes on", without("shards/common.pt"), says="had to be written"),
     Case("no index, with a manifest that fits", "goes on", without("shards/.metadata"), says="is missing"),
     Case("no shard, with a manifest that fits", "goes on", without(f"shards/{SHARD}"), says="had to be written"),
+    Case("a shard cut short, with a manifest that fits", "goes on", cut_shard, says="names tensors up to"),
+    Case(
+        "a shard of noise, with a manifest that fits", "stops", noisy_shard, says="cannot be read", told_before=False,
+    ),
+    Case("a pipe in the place of the manifest", "goes on", pipe_for("manifest.json"), says="is a pipe"),
+    Case("a pipe in the place of a shard", "goes on", pipe_for(f"shards/{SHARD}"), says="is a pipe"),
     Case(
         "a state without its numbers", "goes on",
         rewritten("state.json", lambda state: {"reason": "steps"}), says="holds no state",

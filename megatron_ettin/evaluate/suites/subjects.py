@@ -16,6 +16,8 @@ from megatron_ettin.evaluate.suites.local import hashed
 from megatron_ettin.export.config_json import ARCHITECTURES, OFFSET_FIELD
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.runs import TRAINING_FILE
+from megatron_ettin.export.weights import StoredTensors
+from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.typed_json import parse_json
 
 Kind = Literal["encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder"]
@@ -133,6 +135,7 @@ def subject_of(
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    refuse_special_files(folder)
     try:
         fields = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -176,6 +179,8 @@ def fingerprint_of(folder: Path) -> str:
         raise CheckpointError(
             f"{folder} has no .safetensors weights; pickles (.bin, .pt) could run code and are never opened"
         )
+    for path in weights:
+        StoredTensors([path])  # a header that lies is refused by name, before anything is loaded
     texts = [path for name in ("config.json", *TOKENIZERS) if (path := folder / name).is_file()]
     together = "".join(f"{path.name} {hashed(path)}\n" for path in [*weights, *texts])
     return hashlib.sha256(together.encode()).hexdigest()
