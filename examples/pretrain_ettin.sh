@@ -7,8 +7,8 @@
 # the ranks save after their step, and the job asks for another slot until the stage is finished. When a node fails the
 # job asks for another slot too, and the run goes on from its newest whole checkpoint. scancel saves and asks for none.
 #
-# Several stages or sizes as one array: sbatch --array=0-3%1 a script that picks its arguments by SLURM_ARRAY_TASK_ID
-# and runs this one; each task is requeued by itself.
+# The stages of a model as jobs that wait for one another: examples/slurm_stages.sh. Several models as one array: sbatch
+# --array=0-3 a script that picks its arguments by SLURM_ARRAY_TASK_ID and runs this one; each task is requeued by itself.
 #SBATCH --job-name=ettin
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ from megatron_ettin.errors import (
 )
 
 Result = TypeVar("Result")
+ASK_EVERY = 0.2
+"""Seconds between two questions whether the first rank is done."""
 
 _KINDS: dict[str, type[EttinError]] = {
     kind.__name__: kind
@@ -69,6 +72,38 @@ def on_first(work: Callable[[], Result]) -> Result:
     """Run ``work`` on the first rank; every rank gets its result, or its error."""
     rank, _ = rank_and_size()
     return everywhere(lambda: work() if rank == 0 else None)[0]  # type: ignore[return-value]
+
+
+def ahead_of_all(work: Callable[[], Result]) -> Result:
+    """As ``on_first``, for work that may take longer than a collective waits: the others ask the job's store meanwhile.
+
+    No collective is begun before the work is done. A first rank that dies ends the others with their launcher, or with
+    the store.
+    """
+    rank, size = rank_and_size()
+    if size == 1:
+        return work()
+    store, done = torch.distributed.distributed_c10d._get_default_store(), "ahead-of-all/done"
+    kept: list[Result] = []
+    error: Exception | None = None
+    if rank == 0:
+        try:
+            kept.append(work())
+        except Exception as caught:  # raised on every rank below
+            error = caught
+        store.set(done, "")
+    while not store.check([done]):
+        time.sleep(ASK_EVERY)
+
+    def outcome() -> Result:
+        if error is not None:
+            raise error
+        return kept[0]
+
+    result = on_first(outcome)
+    if rank == 0:
+        store.delete_key(done)  # every rank has seen it: the next work begins anew
+    return result
 
 
 def everywhere_own(work: Callable[[], Result]) -> Result:

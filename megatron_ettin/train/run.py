@@ -15,7 +15,7 @@ from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.parallel.device import limit_threads
 from megatron_ettin.parallel.groups import initialize
-from megatron_ettin.parallel.together import everywhere_own, on_first
+from megatron_ettin.parallel.together import ahead_of_all, everywhere_own, on_first
 from megatron_ettin.parallel.watchdog import Watchdog
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.report import source_table
@@ -65,8 +65,8 @@ def train(
         config = with_world_size(config, world)
         rules.check(config, world)
         groups = initialize(config.layout)
-        on_first(lambda: open_data(config).fingerprint)  # builds row indexes that are not there yet
-        data = open_data(config)
+        ahead_of_all(lambda: open_data(config).fingerprint)  # builds row indexes that are not there yet
+        data = everywhere_own(lambda: open_data(config))
         config = with_vocabulary(config, data.vocabulary.size)
         if change_at is not None:
             find(run, change_at)

@@ -13,8 +13,14 @@ import pytest
 from tests.support.launch import ROOT, environment
 from tests.train.runs import write_toy
 
-SCRIPT = ROOT / "examples" / "pretrain_ettin.sh"
+SCRIPT, STAGES = (ROOT / "examples" / name for name in ("pretrain_ettin.sh", "slurm_stages.sh"))
 PATIENCE = 300.0
+SMALL = (
+    "--data.row-length 128 --data.piece-length 128 --model.layers 2 --tokens 15000 --schedule.warmup-tokens 0"
+    " --batch.rows 4 --batch.warmup-tokens 0 --micro-batch 1 --precision fp32 --data.held-out-share 0.05"
+    " --observe.no-tensorboard"
+)
+"""Flags of a training of seconds."""
 PRETENDED = {
     # Both "nodes" on this machine, side by side; their process ids are where scancel finds them.
     "srun": """#!/bin/bash
@@ -70,11 +76,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 def test_a_signal_ahead_of_the_limit_saves_and_the_next_slot_finishes(slurm, tmp_path):
     run, corpus = tmp_path / "run", write_toy(tmp_path)
-    options = (
-        f"tiny mlm pretrain --run={run} --data {corpus} --data.row-length 128 --data.piece-length 128"
-        " --model.layers 2 --tokens 15000 --schedule.warmup-tokens 0 --batch.rows 4 --batch.warmup-tokens 0"
-        " --micro-batch 1 --precision fp32 --data.held-out-share 0.05 --observe.no-tensorboard"
-    ).split()
+    options = f"tiny mlm pretrain --run={run} --data {corpus} {SMALL}".split()
     first = start(slurm, *options)
     wait_for(run / "metrics.jsonl", first)
     first.send_signal(signal.SIGUSR1)
@@ -92,7 +94,7 @@ def test_a_signal_ahead_of_the_limit_saves_and_the_next_slot_finishes(slurm, tmp
 FAKE_RUN = """#!/bin/bash
 # In the place of Python: a training that listens, saves when it is told to, and ends as ETTIN_ENDS says.
 trap 'mkdir -p "$FAKE_RUN/checkpoints/step-$((10#$RANDOM + 10000000))"; exit ${ETTIN_ENDS:-75}' USR1
-touch "$PRETENDED/running-$SLURM_NODEID"
+echo listens > "$PRETENDED/running-$SLURM_NODEID"
 for _ in $(seq ${ETTIN_TENTHS:-600}); do sleep 0.1; done
 exit ${ETTIN_ENDS:-0}
 """
@@ -173,4 +175,95 @@ def test_the_script_says_what_it_needs(slurm, tmp_path):
 
 
 def test_shellcheck_finds_nothing():
-    subprocess.run(["shellcheck", str(SCRIPT)], check=True)
+    subprocess.run(["shellcheck", str(SCRIPT), str(STAGES)], check=True)
+
+
+SBATCH = """#!/bin/bash
+# Numbers the job and keeps its arguments, one a line.
+for _ in $(ls "$PRETENDED/jobs") new; do ((number = ${number:-100} + 1)); done
+printf '%s\\n' "$@" > "$PRETENDED/jobs/$number"
+echo "$number;cluster"
+"""
+
+
+class Queue:
+    """What Slurm does with jobs that depend on one another, in this process."""
+
+    def __init__(self, slurm: dict[str, str], folder: Path) -> None:
+        (folder / "sbatch").write_text(SBATCH)
+        (folder / "sbatch").chmod(0o755)
+        (folder / "jobs").mkdir()
+        self.slurm, self.folder, self.done = slurm, folder, []
+
+    def submit(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["bash", str(STAGES), *arguments], cwd=ROOT, env=self.slurm, text=True, capture_output=True, check=True
+        ).stdout
+
+    def jobs(self) -> dict[str, list[str]]:
+        return {path.name: path.read_text().splitlines() for path in sorted((self.folder / "jobs").iterdir())}
+
+    def ready(self) -> list[str]:
+        """Jobs whose dependency has ended well: a job that was requeued has not ended."""
+        waits = {job: words[words.index("--dependency") + 1] if "--dependency" in words else ""
+                 for job, words in self.jobs().items()}  # fmt: skip
+        return [job for job, before in waits.items()
+                if job not in self.done and (not before or before.removeprefix("afterok:") in self.done)]  # fmt: skip
+
+    def slot(self, job: str, restarts: int = 0, signal_when: Path | None = None) -> tuple[str, list[str]]:
+        """Run a job once; returns its output and the arguments of its script."""
+        words = self.jobs()[job]
+        script = words.index(str(SCRIPT))
+        given = {"SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": str(restarts)}
+        started = start({**self.slurm, **given}, *words[script + 1 :])
+        if signal_when is not None:
+            wait_for(signal_when, started)
+            started.send_signal(signal.SIGUSR1)
+        output, _ = started.communicate(timeout=PATIENCE)
+        assert started.returncode == 0, output
+        requeued = self.folder / "requeued"
+        if requeued.exists():
+            requeued.unlink()
+        elif started.returncode == 0:
+            self.done.append(job)
+        return output, words[script + 1 :]
+
+
+def test_stages_are_jobs_that_wait_for_the_end_of_the_one_before(slurm, tmp_path):
+    """The first stage needs two slots; between them no other job is ready."""
+    queue = Queue({**slurm, "ETTIN_SBATCH": "--nodes 2 --time 1:00:00", "DECAY_DATA": "decay.json"}, tmp_path)
+    (tmp_path / "python").write_text(FAKE_RUN)
+    (tmp_path / "python").chmod(0o755)
+    queue.slurm |= {"FAKE_RUN": str(tmp_path / "runs" / "mlm-pretrain"), "ETTIN_TENTHS": "600"}
+    said = queue.submit("17m", "mlm", "corpus/text", str(tmp_path / "runs"), "--precision", "fp32")
+    first, second, third = queue.jobs()
+    named = zip(("pretrain", "extension", "decay"), queue.jobs(), strict=True)
+    assert said.splitlines() == [f"mlm-{stage}: job {job}" for stage, job in named]
+    assert all(words[:2] == ["--parsable", "--job-name"] and "--nodes" in words for words in queue.jobs().values())
+    assert queue.ready() == [first]
+    queue.slot(first, signal_when=tmp_path / "running-1")
+    assert queue.ready() == [first], "a job that waits for another slot has not ended"
+    queue.slurm["ETTIN_TENTHS"] = "1"
+    queue.slot(first, restarts=1)
+    assert queue.ready() == [second]
+    _, words = queue.slot(second)
+    assert words[words.index("--from") + 1] == f"{tmp_path}/runs/mlm-pretrain"
+    assert queue.ready() == [third]
+    _, words = queue.slot(third)
+    assert words[words.index("--data") + 1] == "decay.json" and words[-2:] == ["--precision", "fp32"]
+    assert queue.ready() == []
+
+
+@pytest.mark.slow
+def test_a_model_goes_through_its_stages_as_jobs(slurm, tmp_path):
+    """Real trainings: the first job is stopped ahead of its limit, goes on, and hands its weights to the next."""
+    corpus, runs, queue = write_toy(tmp_path), tmp_path / "runs", Queue(slurm, tmp_path)
+    queue.submit("tiny", "mlm", str(corpus), str(runs), *SMALL.split())
+    first, second, third = queue.jobs()
+    queue.slot(first, signal_when=runs / "mlm-pretrain" / "metrics.jsonl")
+    assert queue.ready() == [first]
+    queue.slot(first, restarts=1)
+    for job, stage, before in ((second, "extension", "pretrain"), (third, "decay", "extension")):
+        assert queue.ready() == [job]
+        output, _ = queue.slot(job)
+        assert f"starting from {runs}/mlm-{before}/checkpoints" in output and f"finished: {runs}/mlm-{stage}" in output

@@ -142,7 +142,7 @@ def entry(shape, begin, end) -> dict:
         lying({"a": entry([3], 0, 8)}, 8), lying({"a": entry([200], 0, 800)}, 8), lying({"a": entry([2], 8, 0)}, 8),
         lying({"a": entry([1 << 40, 1 << 40], 0, 8)}, 8), lying({"a": entry([-2], 0, 8)}, 8), b"\xff" * 7 + bytes(9),
     ],
-    ids=["overlapping", "the same bytes", "larger shape", "beyond the end", "backwards", "overflow", "negative", "size"],
+    ids=["overlapping", "the same bytes", "larger shape", "beyond the end", "backwards", "overflow", "below 0", "size"],
 )  # fmt: skip
 def test_a_weight_file_whose_header_lies_is_an_error_with_its_name(content, make_folder):
     folder = make_folder()
