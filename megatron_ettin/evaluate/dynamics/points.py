@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.checkpoint.load import stored_run
+from megatron_ettin.checkpoint.standing import stored_run
 from megatron_ettin.errors import CheckpointError, ConfigError, DataError
 from megatron_ettin.evaluate.dynamics.origins import ExportedFolder, HubRevision, Origin, RunExport, StoredCheckpoint
 from megatron_ettin.evaluate.suites.models import tokenizer_digest
