@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained, converted and compared pair, on a CPU or a GPU, in one command:
 #
-#   bash examples/quickstart.sh                         text that is on every machine: Python's own library
+#   bash examples/quickstart.sh                         text that is on every machine: Python's own library, and
+#                                                       tasks from a part of it that is kept out of the training
 #   bash examples/quickstart.sh --data PATH [--tokenizer FILE] [--size 17m] [--tokens N] [--work DIR]
 #
 #   --data PATH       your text instead: a .jsonl/.jsonl.gz/.jsonl.zst/.parquet/.txt file or a folder of them
@@ -18,6 +19,7 @@ invoked_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 data='' tokenizer='' size=tiny tokens=600000 work=.quickstart vocabulary=8192 ranks=2
+examples=150 # of each task's, enough to see an order that is wide
 absolute() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s/%s' "$invoked_from" "$1" ;; esac; }
 while [ $# -gt 0 ]; do
     case $1 in
@@ -51,6 +53,10 @@ ettin_environment ''
 
 study=(ettin study --size "$size" --data "$work/mixture.json" --run "$work/study" --tokens "$tokens" --ranks "$ranks"
     --check-layout)
+if [ -z "$data" ]; then
+    mkdir -p "$work/tasks"
+    study+=(--evaluate stdlib --local "$work/tasks" --limit "$examples")
+fi
 "${study[@]}" --dry-run >/dev/null # a setting that cannot work is told before anything is made
 
 step() { # step NAME COMMAND...: runs it once; a mark in the work folder holds the command that is done
@@ -70,7 +76,9 @@ step() { # step NAME COMMAND...: runs it once; a mark in the work folder holds t
 }
 
 if [ -z "$data" ]; then
-    step collect "$ETTIN_PYTHON" tools/collect_local_text.py "$work/text"
+    step tasks "$ETTIN_PYTHON" -m megatron_ettin.evaluate.stdlib.build "$work/tasks"
+    step collect "$ETTIN_PYTHON" tools/collect_local_text.py "$work/text" --leave-out "$work/tasks"
+    step overlap "$ETTIN_PYTHON" -m megatron_ettin.evaluate.stdlib.overlap "$work/tasks" "$work"/text/{prose,code}.jsonl
     sources=(prose code)
     inputs=("$work/text/prose.jsonl" "$work/text/code.jsonl")
 else
@@ -91,4 +99,4 @@ done
 (IFS=,; printf '{"sources": [%s]}\n' "${entries[*]}") >"$work/mixture.json"
 
 "${study[@]}"
-ettin_say "report: $work/study/report.md, plots: $work/study/*.png"
+ettin_say "report: $work/study/report.html, and report.md and *.png beside it"

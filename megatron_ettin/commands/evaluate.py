@@ -34,7 +34,7 @@ class EvaluateFlags:
     models: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Hugging Face folders, RUN or RUN@STEP; NAME=FOLDER names one in the table. With --suite hub names too."""
     suite: str = ""
-    """Suites to run, with commas: losses, generative, bias."""
+    """Suites to run, with commas: losses, stdlib, generative, bias."""
     dynamics: bool = False
     """Evaluate all checkpoints of each MODEL: of a run, of a folder of exports, or the revisions of a hub repository;
     RUN@STEP or OWNER/NAME@REVISION is one of them. Draws curves against tokens. Without --suite: held-out losses."""
@@ -54,6 +54,8 @@ class EvaluateFlags:
     """Names of encoders of other makers that predict a token one position before it."""
     table: tuple[Path, ...] = ()
     """Compare results of earlier evaluations: folders or results.json files; prints Markdown and evaluates nothing."""
+    html: Path | None = None
+    """With --table: write the comparison as one HTML file with plots too."""
     data: str = ""
     """A mixture file (.json) or the prefix of a corpus; default: that of the first model's training."""
     out: Annotated[Path, tyro.conf.arg(aliases=["--output"])] = Path("evaluation")
@@ -76,10 +78,10 @@ def main(arguments: list[str]) -> int:
     """Evaluate, write and print."""
     flags = tyro.cli(EvaluateFlags, args=arguments, prog="ettin evaluate")
     if flags.table:
-        from megatron_ettin.evaluate.suites.table import compare
-
-        print(compare(flags.table))
+        compare_results(flags.table, flags.html)
         return 0
+    if flags.html is not None:
+        raise ConfigError(f"--html {flags.html}: goes with --table, which names the results to show")
     if not flags.models:
         raise ConfigError("name at least one model: a Hugging Face folder, RUN or RUN@STEP")
     if flags.suite or flags.dynamics:
@@ -105,6 +107,20 @@ def main(arguments: list[str]) -> int:
     print_results(results)
     print(f"{path} and losses.png beside it")
     return 0
+
+
+def compare_results(results: tuple[Path, ...], html: Path | None) -> None:
+    """Print Markdown of some results, and write them as a page where one is asked for."""
+    from megatron_ettin.evaluate.suites.table import compare
+
+    print(compare(results))
+    if html is not None:
+        from megatron_ettin.evaluate.page.scores import results_page
+        from megatron_ettin.evaluate.suites.columns import merged
+        from megatron_ettin.publish import write_atomically
+
+        write_atomically(html, results_page(merged(results)))
+        print(f"{html}: the same with plots")
 
 
 def evaluate_with_suites(flags: EvaluateFlags) -> None:
@@ -136,10 +152,15 @@ def evaluate_with_suites(flags: EvaluateFlags) -> None:
             else:
                 subjects = stack.enter_context(opened_subjects(named_sources(flags.models), flags.mntp))
                 suites = made(names, options, lambda: held_out(subjects))
-                evaluate_suites(subjects, suites, options, flags.out, tasks=tasks, shard=shard)
+                evaluate_suites(subjects, suites, options, flags.out, tasks=tasks, shard=shard, say=seen_at_once)
         finally:
             text = write_report(flags.out)
     print(text)
+
+
+def seen_at_once(line: str) -> None:
+    """Print a line that is seen at once, also in a pipe."""
+    print(line, flush=True)
 
 
 def refuse_suite_flags(flags: EvaluateFlags) -> None:

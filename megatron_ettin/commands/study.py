@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> int:
 
 DESCRIPTION = """Train an encoder and a decoder of one size on the same rows through pretraining, extension and decay,
 turn each into the other (encoder-from-decoder by MNTP, decoder-from-encoder by CLM), export all four with a parity
-check, evaluate them on one held-out text, and write one report with plots. The same command resumes."""
+check, evaluate them on one held-out text and by the suites of --evaluate, and write one report: report.html, a page of
+its own, report.md and report.json. The same command resumes."""
 
 
 def say(text: str) -> None:
@@ -76,6 +77,8 @@ def tell(report: dict[str, object], folder: Path) -> None:
     for run in content["training"]:
         speed = f"{run['tokens_per_second']:,.0f} tokens/s" if run["tokens_per_second"] else "-"
         say(f"{run['run']}: {run['steps']} steps, {run['tokens']:,} tokens, {speed}")
+    for line in content["conclusions"]:
+        say(f"- {line}")
     for step in content["failed"]:
         say(f"NOT DONE: {step}")
-    say(f"{folder / 'report.md'}, {folder / 'report.json'}, {folder / 'curves.png'}")
+    say(f"{folder / 'report.html'}, {folder / 'report.md'}, {folder / 'report.json'}, {folder / 'curves.png'}")

@@ -13,7 +13,14 @@ from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import StageName
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.run_folder import latest_of
-from megatron_ettin.study.settings import StudySettings, check_run, flags_between, refuse_bad_settings, stage_run
+from megatron_ettin.study.settings import (
+    StudySettings,
+    check_run,
+    flags_between,
+    refuse_bad_settings,
+    stage_run,
+    suite_names,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,7 @@ def plan(settings: StudySettings) -> list[Step]:
     steps = layout_steps(settings) if settings.check_layout else []
     steps += [step for member in MEMBERS for step in training_steps(settings, member)]
     steps += [export_step(settings, member) for member in MEMBERS]
-    return [*steps, evaluation_step(settings)]
+    return [*steps, evaluation_step(settings), *(suite_step(settings, suite) for suite in suite_names(settings))]
 
 
 def layout_steps(settings: StudySettings) -> list[Step]:
@@ -126,18 +133,46 @@ def export_step(settings: StudySettings, member: Member) -> Step:
 
 def evaluation_step(settings: StudySettings) -> Step:
     """All four on one held-out text."""
-    models = [f"{member.name}={export_folder(settings, member.name)}" for member in MEMBERS]
+    folder = settings.run / "evaluation"
     return Step(
         name="evaluate",
-        command=(
-            sys.executable, "-m", "megatron_ettin", "evaluate", *models, "--data", settings.data,
-            "--held-out-share", str(settings.held_out_share), "--rows", str(settings.rows),
-            "--sample", str(settings.sample), "--out", str(settings.run / "evaluation"),
-        ),
-        product=settings.run / "evaluation" / "results.json",
+        command=(*evaluate_command(settings, folder), *held_out_flags(settings)),
+        product=folder / "results.json",
         needs=tuple(f"export {member.name}" for member in MEMBERS),
         shown=False,
-    )  # fmt: skip
+    )
+
+
+def suite_step(settings: StudySettings, suite: str) -> Step:
+    """One suite on all four; its tasks are kept one by one, so that a step that was stopped goes on within it."""
+    folder = suite_folder(settings, suite)
+    flags = ["--suite", suite, "--seeds", str(settings.seeds)]
+    if settings.local is not None:
+        flags += ["--local", str(settings.local)]
+    if settings.limit is not None:
+        flags += ["--limit", str(settings.limit)]
+    if suite == "losses":
+        flags += held_out_flags(settings)
+    return Step(
+        name=f"evaluate {suite}",
+        command=(*evaluate_command(settings, folder), *flags),
+        product=folder / "results.json",
+        needs=tuple(f"export {member.name}" for member in MEMBERS),
+    )
+
+
+def evaluate_command(settings: StudySettings, folder: Path) -> tuple[str, ...]:
+    """An evaluation of all four into ``folder``."""
+    models = (f"{member.name}={export_folder(settings, member.name)}" for member in MEMBERS)
+    return (sys.executable, "-m", "megatron_ettin", "evaluate", *models, "--output", str(folder))
+
+
+def held_out_flags(settings: StudySettings) -> list[str]:
+    """Which text is read, and how much of it."""
+    return [
+        "--data", settings.data, "--held-out-share", str(settings.held_out_share), "--rows", str(settings.rows),
+        "--sample", str(settings.sample),
+    ]  # fmt: skip
 
 
 def torchrun(ranks: int) -> tuple[str, ...]:
@@ -159,3 +194,8 @@ def run_folder(settings: StudySettings, name: str) -> Path:
 def export_folder(settings: StudySettings, member: str) -> Path:
     """The Hugging Face folder of one member."""
     return settings.run / "exports" / member
+
+
+def suite_folder(settings: StudySettings, suite: str) -> Path:
+    """The results of one suite."""
+    return settings.run / "suites" / suite

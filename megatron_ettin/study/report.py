@@ -8,25 +8,45 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE
+from megatron_ettin.evaluate.suites.columns import merged
+from megatron_ettin.evaluate.suites.results import FILE, SCHEMA
+from megatron_ettin.evaluate.suites.table import tables
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.run_folder import METRICS
-from megatron_ettin.study.curves import History, plot_curves
-from megatron_ettin.study.plan import MEMBERS, export_folder, run_folder
-from megatron_ettin.study.settings import StudySettings
+from megatron_ettin.study.conclusions import conclusions, plain
+from megatron_ettin.study.curves import History, plot_curves, timeline
+from megatron_ettin.study.page import html_report
+from megatron_ettin.study.plan import MEMBERS, export_folder, run_folder, suite_folder
+from megatron_ettin.study.settings import StudySettings, suite_names
 
 Report = dict[str, Any]
 
 
 def write_report(settings: StudySettings, failed: list[str]) -> Report:
-    """Write report.json, report.md and curves.png of what is there, and return the content."""
+    """Write report.json, .md, .html, curves.png and the suites' results.json of what is there; return report.json."""
     report = collect(settings, failed)
     evaluation = report["evaluation"]
+    histories = member_histories(settings)
     entropy = float(evaluation["text"]["unigram_nats_per_token"]) if evaluation else 0.0
-    plot_curves(member_histories(settings), settings.run / "curves.png", entropy)
+    plot_curves(histories, settings.run / "curves.png", entropy)
+    models = suite_results(settings)
+    if models:
+        write_atomically(settings.run / FILE, json.dumps({"schema": SCHEMA, "models": models}, indent=2) + "\n")
+    curves, _ = timeline(histories)
+    tokens = int(max((record["tokens"] for item in curves for record in item.steps), default=0))
+    said = conclusions(models, tokens) if models else []
+    report["conclusions"] = [plain(sentence) for sentence in said]
     write_atomically(settings.run / "report.json", json.dumps(report, indent=2) + "\n")
-    write_atomically(settings.run / "report.md", markdown(report))
+    write_atomically(settings.run / "report.md", markdown(report, models))
+    write_atomically(settings.run / "report.html", html_report(report, models, said, curves))
     return report
+
+
+def suite_results(settings: StudySettings) -> dict[str, Any]:
+    """Name -> model with its results in all suites so far."""
+    folders = (suite_folder(settings, suite) for suite in suite_names(settings))
+    return merged([folder for folder in folders if (folder / FILE).exists()])
 
 
 def collect(settings: StudySettings, failed: list[str]) -> Report:
@@ -108,16 +128,22 @@ def parity_of(folder: Path) -> dict[str, Any] | None:
     }
 
 
-def markdown(report: Report) -> str:
-    """report.md."""
+def markdown(report: Report, models: dict[str, Any]) -> str:
+    """report.md. ``models``: what is in results.json."""
     parts = ["# Encoder and decoder of a pair, and each made into the other", ""]
     if report["failed"]:
         parts += [f"**Not complete**: {', '.join(report['failed'])}", ""]
+    if report["conclusions"]:
+        parts += ["## What this allows to conclude", "", *(f"- {line}" for line in report["conclusions"]), ""]
+    if models:
+        parts += [*tables(models), f"The same as JSON: [{FILE}]({FILE}), `models.MODEL.suites.SUITE.TASK`.", ""]
     if report["evaluation"]:
         parts += ["## Held-out loss, nats a token", "", *losses_rows(report["evaluation"]), ""]
         parts += ["![losses](evaluation/losses.png)", ""]
+        parts += ["The same as JSON: [evaluation/results.json](evaluation/results.json)", ""]
     parts += ["## Training", "", *training_rows(report["training"]), "", "![curves](curves.png)", ""]
     parts += ["## Exports: logits of transformers against ours", "", *parity_rows(report["models"]), ""]
+    parts += ["Training and exports as JSON: [report.json](report.json). With plots: [report.html](report.html)", ""]
     return "\n".join(parts)
 
 

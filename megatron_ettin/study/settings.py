@@ -50,6 +50,14 @@ class StudySettings:
     """Held-out rows of the evaluation."""
     sample: int = 400
     """Next tokens that every kind is asked for; an encoder needs a pass for each."""
+    evaluate: str = ""
+    """Suites that all four models are asked, with commas: losses, stdlib, glue, retrieval, generative, bias."""
+    local: Path | None = None
+    """Folder with data of the suites in the hub's columns; default: the hub."""
+    limit: int | None = None
+    """Most examples of a split in the suites."""
+    seeds: int = 1
+    """Repetitions of tasks that train, in the suites."""
     check_layout: bool = False
     """First show that four ranks (tensor 2 x pipeline 2) take the same three steps as one."""
     launcher: str = ""
@@ -75,11 +83,15 @@ def check_run(settings: StudySettings, tensor: int, pipeline: int) -> RunConfig:
 
 def refuse_bad_settings(settings: StudySettings) -> None:
     """Raise ConfigError for a setting that no study can have, or where a stage would be shorter than one row."""
-    for name in ("ranks", "tensor", "pipeline", "rows", "sample"):
+    for name in ("ranks", "tensor", "pipeline", "rows", "sample", "seeds"):
         if getattr(settings, name) < 1:
             raise ConfigError(f"--{name} {getattr(settings, name)}: use 1 or more")
     if settings.tokens < 0:
         raise ConfigError(f"--tokens {settings.tokens}: use a positive number, or 0 for the recipe's")
+    if settings.evaluate:
+        refuse_bad_suites(settings)
+    elif (settings.local, settings.limit, settings.seeds) != (None, None, 1):
+        raise ConfigError("--local, --limit and --seeds are settings of suites; name some, such as --evaluate stdlib")
     if not 0 < settings.held_out_share < 1:
         raise ConfigError(f"--held-out-share {settings.held_out_share}: use a share between 0 and 1, such as 0.02")
     stages = {stage: run_of(settings.size, "clm", stage, settings.variant).schedule.tokens for stage in FEWEST_STEPS}
@@ -89,6 +101,22 @@ def refuse_bad_settings(settings: StudySettings) -> None:
             f"--tokens {settings.tokens}: the other stages shrink with pretraining, and the shortest would have less "
             f"than a row of {SHORTEST_ROW} tokens; use {fewest:,} or more"
         )
+
+
+def suite_names(settings: StudySettings) -> list[str]:
+    """The suites in order."""
+    return [name.strip() for name in settings.evaluate.split(",") if name.strip()]
+
+
+def refuse_bad_suites(settings: StudySettings) -> None:
+    """Raise ConfigError for a suite that does not exist or lacks its library, or settings it cannot take."""
+    from megatron_ettin.evaluate.suites.catalogue import require_suites
+
+    require_suites(suite_names(settings), "--evaluate")
+    if settings.limit is not None and settings.limit < 1:
+        raise ConfigError(f"--limit {settings.limit}: use 1 or more")
+    if settings.local is not None and not settings.local.is_dir():
+        raise ConfigError(f"--local {settings.local}: no such folder")
 
 
 def stage_run(settings: StudySettings, objective: ObjectiveName, stage: StageName) -> RunConfig:

@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tyro
 
+from megatron_ettin.commands.evaluate import EvaluateFlags
 from megatron_ettin.commands.run_flags import parse_run
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import flatten
@@ -67,6 +69,42 @@ def test_steps_need_only_steps_before_them_and_the_last_needs_all_exports():
         assert set(step.needs) <= seen
         seen.add(step.name)
     assert step.name == "evaluate" and len(step.needs) == 4
+
+
+def test_each_suite_is_a_step_that_evaluate_accepts_and_a_killed_one_goes_on_in_its_folder(tmp_path):
+    chosen = settings(evaluate="losses, stdlib,bias", local=tmp_path, limit=20, seeds=3)
+    *_, evaluate, losses, stdlib, bias = plan(chosen)
+    assert [step.name for step in (losses, stdlib, bias)] == ["evaluate losses", "evaluate stdlib", "evaluate bias"]
+    folders = set()
+    for step in (losses, stdlib, bias):
+        assert step.needs == evaluate.needs and len(step.needs) == 4
+        flags = tyro.cli(EvaluateFlags, args=list(step.command[step.command.index("evaluate") + 1 :]))
+        assert (flags.suite, flags.local, flags.limit, flags.seeds) == (step.name.split()[1], tmp_path, 20, 3)
+        assert [model.split("=")[0] for model in flags.models] == [member.name for member in MEMBERS]
+        assert flags.data == ("corpus" if step is losses else "")
+        folders.add(flags.out)
+        assert step.product.parent == flags.out
+    assert len(folders) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"evaluate": "stdlb"}, "--evaluate stdlb: there is no such suite; did you mean 'stdlib'"),
+     ({"limit": 3}, "--local, --limit and --seeds are settings of suites"),
+     ({"evaluate": "stdlib", "limit": 0}, "--limit 0: use 1 or more"),
+     ({"evaluate": "bias", "local": Path("nowhere")}, "--local nowhere: no such folder")],
+)  # fmt: skip
+def test_suites_that_cannot_run_are_refused_before_anything_starts(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(settings(**changes))
+
+
+def test_a_suite_without_its_library_is_refused_before_anything_starts(monkeypatch):
+    from megatron_ettin.evaluate.suites import catalogue
+
+    monkeypatch.setitem(catalogue.NEEDS, "bias", ("no_such_library", "eval-lm"))
+    with pytest.raises(ConfigError, match=r"no_such_library is not installed.*megatron-ettin\[eval-lm\]"):
+        plan(settings(evaluate="bias"))
 
 
 @pytest.mark.parametrize("size", ["tiny", "17m", "150m"])

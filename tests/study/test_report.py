@@ -3,17 +3,21 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from megatron_ettin.study.curves import timeline
 from megatron_ettin.study.plan import MEMBERS, export_folder, run_folder
 from megatron_ettin.study.report import member_histories, write_report
 from megatron_ettin.study.settings import StudySettings
+from tests.evaluate.suites.test_table import result, write
+from tests.support.html import assert_sound, browser, widths
 
 LOSS = {"nats_per_token": 5.0, "standard_error": 0.1, "nats_per_byte": 1.5, "reading": "from both sides"}
 
 
 def finished_study(folder: Path) -> StudySettings:
     """The products of a study, written by hand."""
-    settings = StudySettings(data="corpus", run=folder)
+    settings = StudySettings(data="corpus", run=folder, evaluate="stdlib,bias")
     for member in MEMBERS:
         for stage in member.stages:
             run = run_folder(settings, f"{member.name}-{stage}")
@@ -33,6 +37,10 @@ def finished_study(folder: Path) -> StudySettings:
         "models": {member.name: {"losses": losses} for member in MEMBERS},
     }
     (folder / "evaluation" / "results.json").write_text(json.dumps(results))
+    (folder / "suites").mkdir()
+    scores = dict(zip((member.name for member in MEMBERS), (0.6, 0.5, 0.55, 0.52), strict=True))
+    write(folder / "suites" / "stdlib", "stdlib",
+          **{name: {"module_of_function": result(score)} for name, score in scores.items()})  # fmt: skip
     return settings
 
 
@@ -50,7 +58,32 @@ def test_a_finished_study_is_reported_whole(tmp_path):
     }  # fmt: skip
     text = (tmp_path / "report.md").read_text()
     assert "encoder-from-decoder" in text and "6.000" in text and "Not complete" not in text
+    assert "## stdlib" in text and "encoder ahead, as in the paper, in 1 of 1" in text
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((tmp_path / "results.json").read_text())["models"]
+    assert found["decoder"]["suites"]["stdlib"]["module_of_function"]["value"] == 0.5
+
+
+def test_the_page_of_a_study_stands_by_itself_and_links_every_number(tmp_path):
+    settings = finished_study(tmp_path)
+    write_report(settings, [])
+    page = (tmp_path / "report.html").read_text()
+    found = assert_sound(page)
+    for name in ("encoder-stdlib-module_of_function", "training-encoder-pretrain", "held-out-text", "decoder-export",
+                 "encoder-less-decoder-stdlib-module_of_function", "settings"):  # fmt: skip
+        assert f"#json-{name}" in found.links
+    assert page.count("<svg") == 3, "one task, and the losses of both objectives"
+    assert "another seed of its training" in page
+    write_report(settings, [])
+    assert (tmp_path / "report.html").read_text() == page
+
+
+@pytest.mark.skipif(browser() is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_a_study_fits_the_screen(width, tmp_path):
+    write_report(finished_study(tmp_path), [])
+    needed, _, letters = widths((tmp_path / "report.html").read_text(), width, tmp_path)
+    assert needed <= width and len(letters) == 3 and min(letters) >= 9
 
 
 def test_a_study_that_failed_says_so_in_its_report(tmp_path):
@@ -58,7 +91,9 @@ def test_a_study_that_failed_says_so_in_its_report(tmp_path):
     write_report(settings, ["train encoder-pretrain"])
     assert "**Not complete**: train encoder-pretrain" in (tmp_path / "report.md").read_text()
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["evaluation"] is None and report["training"] == []
+    assert report["evaluation"] is None and report["training"] == [] and report["conclusions"] == []
+    assert "Not complete" in (tmp_path / "report.html").read_text()
+    assert_sound((tmp_path / "report.html").read_text())
 
 
 def test_stages_follow_each_other_in_the_curves_and_members_begin_where_they_started(tmp_path):

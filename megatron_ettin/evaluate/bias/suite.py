@@ -144,6 +144,6 @@ def share(category: str, predicted: Sequence[str], genders: Sequence[str], detai
     }  # fmt: skip
     return Measured(
         metric="own pronoun" if category == "gotcha" else "share", value=value, examples=count,
-        standard_error=(value * (1 - value) / max(1, count - 1)) ** 0.5, interval=wilson(value, count),
+        standard_error=(value * (1 - value) / max(1, count - 1)) ** 0.5, interval=wilson(value, count), ranked=False,
         details={**facts, **details},
     )  # fmt: skip

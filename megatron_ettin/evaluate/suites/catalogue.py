@@ -12,14 +12,18 @@ from megatron_ettin.evaluate.dynamics.curves import curves_of
 from megatron_ettin.evaluate.dynamics.plot import plot_curves
 from megatron_ettin.evaluate.dynamics.report import dynamics_text
 from megatron_ettin.evaluate.generative.suite import GenerativeSuite
+from megatron_ettin.evaluate.stdlib.suite import StdlibSuite
 from megatron_ettin.evaluate.suites.losses import HeldOutSettings, LossesSuite
 from megatron_ettin.evaluate.suites.models import Models
+from megatron_ettin.evaluate.suites.optional import require
 from megatron_ettin.evaluate.suites.results import FILE, read_results
 from megatron_ettin.evaluate.suites.suite import Options, Suite
 from megatron_ettin.evaluate.suites.table import tables
 from megatron_ettin.publish import write_atomically
 
-SUITES = ("losses", "generative", "bias")
+SUITES = ("losses", "stdlib", "generative", "bias")
+NEEDS = {"generative": ("lm_eval", "eval-lm")}
+"""Suite -> library that it cannot do without, and the extra that installs it."""
 TABLES, DYNAMICS = "tables.md", "dynamics.md"
 PLOTS = {"bias": plot_shares}
 """Suite -> how its results are drawn."""
@@ -30,16 +34,24 @@ def made(names: Sequence[str], options: Options, held_out: Callable[[], HeldOutS
 
     They share the models that they load.
     """
-    for name in names:
-        if name not in SUITES:
-            raise ConfigError(f"--suite {name}: there is no such suite{suggest(name, list(SUITES))}")
+    require_suites(names, "--suite")
     models = Models()
     make: dict[str, Callable[[], Suite]] = {
         "losses": lambda: LossesSuite(held_out(), models),
+        "stdlib": lambda: StdlibSuite(options, models),
         "generative": lambda: GenerativeSuite(options, models),
         "bias": lambda: BiasSuite(options, models),
     }
     return [make[name]() for name in names]
+
+
+def require_suites(names: Sequence[str], flag: str) -> None:
+    """Raise ConfigError for a suite that does not exist, or whose library is not installed."""
+    for name in names:
+        if name not in SUITES:
+            raise ConfigError(f"{flag} {name}: there is no such suite{suggest(name, list(SUITES))}")
+        if name in NEEDS:
+            require(*NEEDS[name])
 
 
 def write_report(folder: Path) -> str:

@@ -11,9 +11,14 @@ from megatron_ettin.errors import ConfigError
 
 def library(module: str, extra: str) -> Any:  # noqa: ANN401 - a module
     """The module, imported. Raises ConfigError with the pip command where its library is not installed."""
+    require(module, extra)
+    return importlib.import_module(module)
+
+
+def require(module: str, extra: str) -> None:
+    """Raise ConfigError unless the module's library is installed; imports nothing."""
     if importlib.util.find_spec(module.split(".")[0]) is None:
         raise ConfigError(
             f"{module.split('.')[0]} is not installed, and this suite needs it; "
             f"run: pip install 'megatron-ettin[{extra}]'"
         )
-    return importlib.import_module(module)

@@ -52,10 +52,12 @@ class Measured:
     unit: Literal["share", "points", "nats"] = "share"
     """Shares are printed as percentages."""
     higher_is_better: bool = True
+    ranked: bool = True
+    """False where neither end of the scale is better, as of the share of a pronoun."""
     others: Mapping[str, float] = field(default_factory=dict)
     """Further metrics of the same run of the task."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else a reader may want, as JSON."""
+    """Whatever else a reader may want, as JSON. ``chance``: the value that guessing would give, which plots show."""
 
 
 Facts = dict[str, Any]

@@ -1,0 +1,220 @@
+"""What tables and pages show of results: a column for each task and set of rules, and what may be chance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from megatron_ettin.evaluate.suites.intervals import Z
+from megatron_ettin.evaluate.suites.published import AVERAGES, PUBLISHED, WHOLE_SPLITS
+from megatron_ettin.evaluate.suites.results import DONE, read_results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a cell shows."""
+
+    value: float
+    standard_error: float | None
+    interval: tuple[float, float] | None
+    percent: bool
+
+    def shown(self, digits: int = 1) -> str:
+        """Value and interval; shares in percent."""
+        scale, digits = (100, digits) if self.percent else (1, 3)
+        text = f"{scale * self.value:.{digits}f}"
+        if self.interval is not None:
+            text += " [{:.{d}f}, {:.{d}f}]".format(*(scale * bound for bound in self.interval), d=digits)
+        return text
+
+
+@dataclass(kw_only=True)
+class Column:
+    """Scores of one task by one set of rules."""
+
+    task: str
+    rules: str
+    """As JSON; scores of other rules stand in another column."""
+    metric: str
+    higher_is_better: bool
+    examples: int
+    ranked: bool = True
+    """Whether one end of the scale is better at all."""
+    chance: float | None = None
+    """What guessing would give; None where it is not told, or not the same for all."""
+    scores: dict[str, Score] = field(default_factory=dict)
+    """Model -> score."""
+
+    def best(self) -> str | None:
+        """The model with the best score; None where no end is better, or nothing to compare with."""
+        if not self.ranked or len(self.scores) < 2:
+            return None
+        choose = max if self.higher_is_better else min
+        return choose(self.scores, key=lambda name: self.scores[name].value)
+
+    def within(self, name: str) -> bool:
+        """Whether the model's distance from the best may be chance: the 95 % interval of the difference holds 0."""
+        best = self.best()
+        found = None if best in (None, name) else self.difference(str(best), name)
+        return found is not None and found[1][0] <= 0 <= found[1][1]
+
+    def difference(self, first: str, second: str) -> tuple[float, tuple[float, float]] | None:
+        """How far ``first`` is above ``second``, with its interval; None without errors.
+
+        The two count as independent, though both answered the same examples: the interval is rather too wide.
+        """
+        one, other = self.scores[first], self.scores[second]
+        if one.standard_error is None or other.standard_error is None:
+            return None
+        value, reach = one.value - other.value, Z * sqrt(one.standard_error**2 + other.standard_error**2)
+        return value, (value - reach, value + reach)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What there is to show of one suite."""
+
+    suite: str
+    models: Sequence[str]
+    """Those that the suite was run on, in order."""
+    columns: Sequence[Column]
+    published: Mapping[str, Mapping[str, float]]
+    """Published model -> task -> percent, of the tasks that ran on the same split."""
+    missing: Sequence[str]
+    """A line for each reason not to run."""
+
+    def title(self, column: Column) -> str:
+        """Task and metric, and a number where rules differ."""
+        alike = self._alike(column)
+        title = f"{column.task} ({column.metric})"
+        return title if len(alike) == 1 else f"{title} rules {alike.index(column) + 1}"
+
+    def notes(self) -> list[str]:
+        """For each column whose task has others: the rules in which they differ."""
+        return [
+            f"{self.title(column)}: {_differing(column, alike)}"
+            for column in self.columns
+            if len(alike := self._alike(column)) > 1
+        ]
+
+    def _alike(self, column: Column) -> list[Column]:
+        return [other for other in self.columns if other.task == column.task]
+
+
+def merged(paths: Sequence[Path]) -> dict[str, Any]:
+    """Name -> model over all files; models of one name and different weights are told apart by their folder."""
+    models: dict[str, Any] = {}
+    for path in paths:
+        for name, model in read_results(path)["models"].items():
+            folder = path.name if path.is_dir() else path.parent.name
+            label = name
+            if name in models and models[name]["fingerprint"] != model["fingerprint"]:
+                label = f"{name} ({folder})"
+            known = models.setdefault(label, {**model, "suites": {}})
+            for suite, tasks in model["suites"].items():
+                mine = known["suites"].setdefault(suite, {})
+                for task, result in tasks.items():
+                    if task not in mine or mine[task]["status"] != DONE:
+                        mine[task] = result
+                    elif result["status"] == DONE and result["identity"] != mine[task]["identity"]:
+                        other = models.setdefault(f"{label} ({folder})", {**model, "suites": {}})
+                        other["suites"].setdefault(suite, {})[task] = result
+    return models
+
+
+def sections(models: Mapping[str, Any]) -> Iterator[Section]:
+    """One a suite, in the order of the results."""
+    for suite in dict.fromkeys(suite for model in models.values() for suite in model["suites"]):
+        results = {name: model["suites"][suite] for name, model in models.items() if suite in model["suites"]}
+        columns = _columns(results)
+        columns += _averages(suite, columns)
+        yield Section(
+            suite=suite, models=list(results), columns=columns, published=_published(suite, columns),
+            missing=_missing(results),
+        )  # fmt: skip
+
+
+def _columns(results: Mapping[str, Mapping[str, Any]]) -> list[Column]:
+    columns: dict[tuple[str, str], Column] = {}
+    for name, tasks in results.items():
+        for task, result in tasks.items():
+            if result["status"] != DONE:
+                continue
+            key = (task, json.dumps(rules_of(result), sort_keys=True))
+            column = columns.setdefault(
+                key,
+                Column(
+                    task=task, rules=key[1], metric=result["metric"], higher_is_better=result["higher_is_better"],
+                    examples=result["examples"], ranked=result.get("ranked", True),
+                    chance=result.get("details", {}).get("chance"),
+                ),
+            )  # fmt: skip
+            interval = result["interval"]
+            column.scores[name] = Score(
+                value=result["value"], standard_error=result["standard_error"],
+                interval=None if interval is None else (interval[0], interval[1]), percent=result["unit"] == "share",
+            )  # fmt: skip
+    order = list(dict.fromkeys(task for tasks in results.values() for task in tasks))
+    return sorted(columns.values(), key=lambda column: order.index(column.task))
+
+
+def rules_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal for two scores to share a column."""
+    identity = result["identity"]
+    return {
+        "version": identity["version"], "rules": identity["protocol"]["rules"], "data": identity["data"],
+        "limit": identity["limit"], "seeds": identity["seeds"], "metric": result["metric"],
+        "examples": result["examples"],
+    }  # fmt: skip
+
+
+def _averages(suite: str, columns: Sequence[Column]) -> list[Column]:
+    """The paper's plain mean, for models that have all of its tasks by one set of rules each."""
+    wanted = AVERAGES.get(suite, ())
+    by_task = {task: [column for column in columns if column.task == task] for task in wanted}
+    if not wanted or any(len(found) != 1 for found in by_task.values()):
+        return []
+    parts = [found[0] for found in by_task.values()]
+    mean = Column(task="mean", rules="", metric=f"mean of {len(parts)}", higher_is_better=True, examples=0)
+    for name in parts[0].scores:
+        scores = [part.scores[name] for part in parts if name in part.scores]
+        if len(scores) < len(parts):
+            continue
+        value = sum(score.value for score in scores) / len(scores)
+        errors = [score.standard_error for score in scores if score.standard_error is not None]
+        error = sqrt(sum(e * e for e in errors)) / len(scores) if len(errors) == len(scores) else None
+        interval = None if error is None else (value - Z * error, value + Z * error)
+        mean.scores[name] = Score(value=value, standard_error=error, interval=interval, percent=True)
+    return [mean] if mean.scores else []
+
+
+def _differing(column: Column, alike: Sequence[Column]) -> str:
+    mine, others = json.loads(column.rules), [json.loads(other.rules) for other in alike]
+    return ", ".join(
+        f"{key} {json.dumps(value)}" for key, value in mine.items() if any(other[key] != value for other in others)
+    )
+
+
+def _published(suite: str, columns: Sequence[Column]) -> dict[str, dict[str, float]]:
+    """Published figures of the tasks that ran on the same split."""
+    whole = WHOLE_SPLITS.get(suite, {})
+    same = {column.task for column in columns if column.examples == whole.get(column.task)}
+    found = {
+        name: {task: figure for task, figure in figures.items() if task in same}
+        for name, figures in PUBLISHED.get(suite, {}).items()
+    }
+    return {name: figures for name, figures in found.items() if figures}
+
+
+def _missing(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line a reason, with the tasks and models that it stands for."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for name, tasks in results.items():
+        for task, result in tasks.items():
+            if result["status"] != DONE:
+                reasons.setdefault((task, result["reason"]), []).append(name)
+    return [f"{task} ({', '.join(names)}): {reason}" for (task, reason), names in reasons.items()]
