@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from megatron_ettin.evaluate.bias.predictions import encoded
-from megatron_ettin.evaluate.generative.engines import Engine, load_engine, passes
+from megatron_ettin.evaluate.generative.engines import Engine, Ids, load_engine, passes
 from megatron_ettin.evaluate.generative.three_masks import Continuation, ThreeMasks
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
@@ -37,7 +37,7 @@ def log_probabilities(subject: Subject, pairs: Sequence[tuple[str, str]]) -> lis
         return [scored.log_probability for scored in scorer.scores(asked, progress.update)]
 
 
-def cut(context: np.ndarray, most: int) -> np.ndarray:
+def cut(context: Ids, most: int) -> Ids:
     """The context, or its first token and its end."""
     return context if len(context) <= most else np.concatenate([context[:1], context[len(context) - most + 1 :]])
 

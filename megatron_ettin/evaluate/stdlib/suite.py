@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate.stdlib import ranking
@@ -148,7 +149,7 @@ class StdlibSuite:
         return share_of(right, "acc_norm", {"acc": plain}, {"chance": 1 / nats.shape[1]})
 
 
-def share_of(right: np.ndarray, metric: str, others: dict[str, float], details: Facts) -> Measured:
+def share_of(right: NDArray[np.bool_], metric: str, others: dict[str, float], details: Facts) -> Measured:
     """The share of examples that were right, with Wilson's interval."""
     value, count = float(right.mean()), len(right)
     return Measured(

@@ -19,6 +19,8 @@ TEST_SHARE = 0.4
 LEAST_QUERY = 6
 """Words of a docstring that says which function is meant."""
 CHOICES = 4
+QUESTIONS = 320
+"""Continuations at most: encoders need a pass for each token of each choice."""
 CONTEXT_LINES, LEAST_LINE, MOST_LINE = 3, 14, 72
 """The fewest lines before a continuation, and how many characters it has."""
 ALIKE = 12
@@ -73,7 +75,7 @@ def continuation_rows(modules: Modules) -> Rows:
                 label = int(drawn_key(function.name + context)[:8], 16) % CHOICES
                 choices = [f"\n{choice}" for choice in (*wrong[:label], line, *wrong[label:])]
                 rows.append({"context": context, "choices": choices, "label": label})
-    return {"test": sorted(rows, key=lambda row: drawn_key(row["context"]))}
+    return {"test": sorted(rows, key=lambda row: drawn_key(row["context"]))[:QUESTIONS]}
 
 
 def split_in_two(function: Function) -> tuple[str, str]:
