@@ -148,7 +148,9 @@ def evaluate_with_suites(flags: EvaluateFlags) -> None:
             if flags.dynamics:
                 points = points_of(flags.models)
                 suites = made(names, options, lambda: held_out([stack.enter_context(points[0].opened(flags.mntp))]))
-                evaluate_points(points, suites, options, flags.out, mntp=flags.mntp, tasks=tasks, shard=shard)
+                evaluate_points(
+                    points, suites, options, flags.out, mntp=flags.mntp, tasks=tasks, shard=shard, say=seen_at_once
+                )
             else:
                 subjects = stack.enter_context(opened_subjects(named_sources(flags.models), flags.mntp))
                 suites = made(names, options, lambda: held_out(subjects))

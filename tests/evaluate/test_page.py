@@ -50,11 +50,7 @@ def place(make_folder, tmp_path, monkeypatch, root):
 def test_the_commands_of_the_page_run(place, root, capsys):
     blocks = re.findall(r"```bash\n(.*?)```", (root / "docs" / "evaluate.md").read_text(), flags=re.DOTALL)
     commands = [shlex.split(line) for block in blocks for line in block.splitlines() if line]
-<<<<<<< HEAD
-    assert len(commands) == 6
-=======
-    assert len(commands) == 9
->>>>>>> cf2e9b6 (The study asks suites of all four models and reports on one page; tasks from Python's own library)
+    assert len(commands) == 10
     for command in commands:
         if command[0] == "ettin":
             assert main(command[1:]) == 0

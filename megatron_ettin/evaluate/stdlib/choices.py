@@ -8,19 +8,19 @@ import numpy as np
 import torch
 
 from megatron_ettin.evaluate.bias.predictions import encoded
-from megatron_ettin.evaluate.generative.engines import Engine, Ids, load_engine, passes
+from megatron_ettin.evaluate.generative.engines import Engine, Ids, passes
 from megatron_ettin.evaluate.generative.three_masks import Continuation, ThreeMasks
+from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.subjects import Subject
-from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
 from megatron_ettin.progress import Progress
 
 
-def log_probabilities(subject: Subject, pairs: Sequence[tuple[str, str]]) -> list[float]:
+def log_probabilities(models: Models, subject: Subject, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """Nats of each pair's continuation behind its context, summed over the continuation's tokens alone.
 
     Both are tokenised apart, for every kind alike. A context that does not fit is cut from the left behind [CLS].
     """
-    engine, tokenizer = load_engine(subject), tokenizer_of(subject)
+    engine, tokenizer = models.engine(subject), models.tokenizer(subject)
     texts = [encoded(tokenizer, context, closed=False) for context, _ in pairs]
     ends = [np.array(tokenizer.encode(end, add_special_tokens=False), dtype=np.int64) for _, end in pairs]
     if subject.causal:

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from megatron_ettin.evaluate.bias.predictions import encoded
-from megatron_ettin.evaluate.generative.engines import load_any, longest_text, passes
+from megatron_ettin.evaluate.generative.engines import longest_text, passes
+from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.subjects import Subject
-from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
 from megatron_ettin.progress import Progress
 
 States = NDArray[np.float64]
@@ -63,6 +63,6 @@ class Reader:
         return means
 
 
-def load_reader(subject: Subject) -> Reader:
+def load_reader(models: Models, subject: Subject) -> Reader:
     """The subject by transformers. Raises CheckpointError."""
-    return Reader(subject, load_any(subject), tokenizer_of(subject))
+    return Reader(subject, models.plain(subject), models.tokenizer(subject))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from megatron_ettin.evaluate.stdlib.states import load_reader
 from megatron_ettin.evaluate.stdlib.tasks import CHOICES, CONTINUATION, DOCSTRING, MODULE, TASKS, VERSION
 from megatron_ettin.evaluate.suites.intervals import bootstrap, wilson
 from megatron_ettin.evaluate.suites.local import file_facts, read_rows, split_file
+from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, Options, RunTask
 
@@ -52,6 +53,7 @@ class StdlibSuite:
     """Three tasks from functions of Python's standard library."""
 
     options: Options
+    models: Models = field(default_factory=Models)
     name: str = "stdlib"
     version: str = "1"
 
@@ -102,7 +104,7 @@ class StdlibSuite:
         classes = sorted({row["label"] for row in train})
         if unknown := sorted({row["label"] for row in test} - set(classes)):
             raise DataError(f"{self._files(MODULE)['test']}: label {unknown[0]!r} is in no row of train")
-        states = load_reader(subject).states([row["text"] for row in (*train, *test)], "states of functions")
+        states = load_reader(self.models, subject).states([row["text"] for row in (*train, *test)], "states of functions")
         labels = np.array([classes.index(row["label"]) for row in (*train, *test)])
         fitted, seen = states[: len(train)], labels[: len(train)]
         penalty = chosen_penalty(fitted, seen, len(classes))
@@ -119,7 +121,7 @@ class StdlibSuite:
                     f"{self._files(DOCSTRING)['test']}, row {number}: no function {query['function']!r} in "
                     f"{self._files(DOCSTRING)['functions'].name}; remove the row"
                 )
-        reader = load_reader(subject)
+        reader = load_reader(self.models, subject)
         documents = reader.states([row["text"] for row in functions], "states of functions")
         asked = reader.states([row["text"] for row in queries], "states of docstrings")
         ranks = ranking.ranks_of(asked, documents, np.array([places[row["function"]] for row in queries]))
@@ -141,7 +143,7 @@ class StdlibSuite:
                     f"from 0 to {CHOICES - 1}; mend or remove it"
                 )
         pairs = [(row["context"], choice) for row in rows for choice in row["choices"]]
-        nats = np.array(log_probabilities(subject, pairs)).reshape(len(rows), -1)
+        nats = np.array(log_probabilities(self.models, subject, pairs)).reshape(len(rows), -1)
         characters = np.array([len(choice) for _, choice in pairs]).reshape(nats.shape)
         labels = np.array([row["label"] for row in rows])
         plain = float((nats.argmax(1) == labels).mean())

@@ -12,6 +12,7 @@ from megatron_ettin.evaluate.generative.engines import load_any
 from megatron_ettin.evaluate.stdlib.choices import log_probabilities
 from megatron_ettin.evaluate.stdlib.states import load_reader
 from megatron_ettin.evaluate.stdlib.suite import StdlibSuite
+from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.session import evaluate_suites
 from megatron_ettin.evaluate.suites.subjects import opened_subjects
 from megatron_ettin.evaluate.suites.suite import Options
@@ -56,7 +57,7 @@ def evaluated(folders, local, output, **options):
 def test_states_are_the_mean_of_a_plain_forward(objective, make_folder):
     folder = make_folder(objective)
     with opened_subjects({"m": str(folder)}) as (subject,):
-        found = load_reader(subject).states(TEXTS, "states")
+        found = load_reader(Models(), subject).states(TEXTS, "states")
         model, tokenizer = load_any(subject), tokenizer_of(subject)
         for text, state in zip(TEXTS, found, strict=True):
             ids = tokenizer.encode(text, add_special_tokens=False)
@@ -69,7 +70,7 @@ def test_states_are_the_mean_of_a_plain_forward(objective, make_folder):
 def test_continuations_are_scored_as_the_literal_method_does(objective, make_folder):
     pairs = [("def f(x):", "\n    return x"), ("def f(x):", "\n    pass"), ("y" * 600, " = 3"), ("", "import os")]
     with opened_subjects({"m": str(make_folder(objective))}) as (subject,):
-        found = log_probabilities(subject, pairs)
+        found = log_probabilities(Models(), subject, pairs)
         model, tokenizer = load_any(subject), tokenizer_of(subject)
         for (context, end), value in zip(pairs, found, strict=True):
             before, after = (tokenizer.encode(text, add_special_tokens=False) for text in (context, end))
