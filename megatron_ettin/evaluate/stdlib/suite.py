@@ -104,7 +104,8 @@ class StdlibSuite:
         classes = sorted({row["label"] for row in train})
         if unknown := sorted({row["label"] for row in test} - set(classes)):
             raise DataError(f"{self._files(MODULE)['test']}: label {unknown[0]!r} is in no row of train")
-        states = load_reader(self.models, subject).states([row["text"] for row in (*train, *test)], "states of functions")
+        texts = [row["text"] for row in (*train, *test)]
+        states = load_reader(self.models, subject).states(texts, "states of functions")
         labels = np.array([classes.index(row["label"]) for row in (*train, *test)])
         fitted, seen = states[: len(train)], labels[: len(train)]
         penalty = chosen_penalty(fitted, seen, len(classes))
