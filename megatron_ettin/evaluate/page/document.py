@@ -73,11 +73,16 @@ def page(title: str, lead: str, parts: Sequence[Part], evidence: Evidence) -> st
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table that scrolls by itself on a narrow page. ``head`` and first cells are text, others whole cells."""
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    titles = "".join(f'<th scope="col">{breakable(title)}</th>' for title in head)
     lines = "\n".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(cells)}</tr>' for first, *cells in rows
+        f'<tr><th scope="row">{breakable(first)}</th>{"".join(cells)}</tr>' for first, *cells in rows
     )
     return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>'
+
+
+def breakable(name: str) -> str:
+    """Text that may go on in another line behind an underscore."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def cell(body: str, kind: str = "") -> str:

@@ -15,7 +15,7 @@ INK, LINE = "#1c1f23", "#d9dde2"
 """Colours that the page replaces by its own."""
 VARIABLES = {INK: "--ink", LINE: "--line"} | {color.lower(): f"--series-{i}" for i, color in enumerate(COLORS)}
 
-WIDTH = 4.4
+WIDTH = 4.0
 """Inches, of 72 units each: at the width of a phone's screen a unit is a little more than a pixel."""
 ON_PAGE: dict[str, Any] = STYLE | {
     "font.size": 10, "svg.fonttype": "none", "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK,

@@ -57,7 +57,7 @@ pre {{ background: var(--raised); border: 1px solid var(--line); border-radius: 
   h1 {{ font-size: 1.4rem; }}
   th, td {{ padding: .4rem .45rem; }}
   table {{ font-size: .85rem; }}
-  tbody th, thead th {{ overflow-wrap: anywhere; hyphens: auto; }}
+  tbody th {{ min-width: 6rem; }}
 }}
 @media print {{ .evidence pre {{ max-height: none; }} }}
 """
