@@ -102,8 +102,8 @@ def conclusions(models: Mapping[str, Any], tokens: int) -> list[Sentence]:
     said += guessing(found)
     if judged:
         said.append([
-            f"Differences judged: {judged}, each by an interval of 95 %; where there is none, one in twenty is told apart "
-            "by chance."
+            f"Differences judged: {judged}, each by an interval of 95 %; where there is none, one in twenty is told "
+            "apart by chance."
         ])  # fmt: skip
         said.append([
             "Intervals cover the choice of the examples. Each model was trained once: another seed of its training can "
@@ -111,8 +111,8 @@ def conclusions(models: Mapping[str, Any], tokens: int) -> list[Sentence]:
         ])  # fmt: skip
     if tokens:
         said.append([
-            f"A model here read up to {tokens:,} tokens, the paper's read {PAPER_TOKENS / 1e12:.0f} trillion: what is not "
-            "told apart here may well be there, and the other way round."
+            f"A model here read up to {tokens:,} tokens, the paper's read {PAPER_TOKENS / 1e12:.0f} trillion: what is "
+            "not told apart here may well be there, and the other way round."
         ])  # fmt: skip
     return said
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, Options, RunTask
 
-FILES = {
+FILES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     MODULE: {"train": ("text", "label"), "test": ("text", "label")},
     DOCSTRING: {"functions": ("function", "text"), "test": ("text", "function")},
     CONTINUATION: {"test": ("context", "choices", "label")},
