@@ -82,8 +82,8 @@ def split_in_two(function: Function) -> tuple[str, str]:
     """The first half of the function and its next line; both empty where there is no line of a fitting length."""
     lines = function.code.split("\n")
     for place in range(max(CONTEXT_LINES, len(lines) // 2), len(lines)):
-        if LEAST_LINE <= len(lines[place].strip()) <= MOST_LINE:
-            return "\n".join(lines[:place]).rstrip(), lines[place]
+        if LEAST_LINE <= len(lines[place].strip()) <= MOST_LINE and lines[place - 1]:
+            return "\n".join(lines[:place]), lines[place]
     return "", ""
 
 

@@ -20,7 +20,8 @@ def wilson(share: float, examples: int) -> tuple[float, float]:
     spread = Z * sqrt(share * (1 - share) / examples + Z * Z / (4 * examples * examples))
     middle = share + Z * Z / (2 * examples)
     scale = 1 + Z * Z / examples
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    low, high = (middle - spread) / scale, (middle + spread) / scale
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding may put 0 or 1 just outside
 
 
 def normal(value: float, standard_error: float) -> tuple[float, float]:

@@ -143,5 +143,5 @@ def test_runs_are_compared_whatever_stands_between_their_words():
 
 
 def test_a_folder_without_tasks_is_told_how_to_make_them(tmp_path):
-    with pytest.raises(DataError, match=r"no manifest of tasks .* stdlib.build"):
+    with pytest.raises(DataError, match=r"no manifest of tasks .*evaluate\.stdlib\.build"):
         read_manifest(tmp_path)
