@@ -17,14 +17,18 @@ class Evidence:
     """The JSON that numbers link to, each entry once, in the order of first use."""
 
     entries: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    """Anchor -> (title, JSON)."""
+    """Title -> (anchor, JSON)."""
 
     def anchor(self, title: str, data: Any) -> str:  # noqa: ANN401 - any JSON
         """The anchor of an entry, which is made where there is none. Raises ValueError for other data of one title."""
-        anchor = "json-" + re.sub(r"[^\w.-]+", "-", title).strip("-").lower()
-        known = self.entries.setdefault(anchor, (title, data))
-        if known != (title, data):
-            raise ValueError(f"{title!r} and {known[0]!r} are two entries of one anchor {anchor}")
+        if title not in self.entries:
+            anchor = "json-" + re.sub(r"[^\w.-]+", "-", title).strip("-").lower()
+            taken = {known for known, _ in self.entries.values()}
+            others = (f"{anchor}-{number}" for number in range(2, len(taken) + 2))
+            self.entries[title] = (next(name for name in (anchor, *others) if name not in taken), data)
+        anchor, known = self.entries[title]
+        if known != data:
+            raise ValueError(f"{title!r} is the title of two entries")
         return anchor
 
     def link(self, text: str, title: str, data: Any) -> str:  # noqa: ANN401 - any JSON
@@ -36,7 +40,7 @@ class Evidence:
         blocks = (
             f'<div class="evidence" id="{anchor}"><h3>{escape(title)}</h3>'
             f"<pre tabindex=\"0\">{escape(json.dumps(data, indent=1, ensure_ascii=False))}</pre></div>"
-            for anchor, (title, data) in self.entries.items()
+            for title, (anchor, data) in self.entries.items()
         )
         return "\n".join(blocks)
 

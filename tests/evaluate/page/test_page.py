@@ -86,8 +86,10 @@ def test_colours_and_marks_of_a_plot_are_those_of_the_page():
 def test_one_anchor_never_stands_for_two_entries():
     evidence = Evidence()
     assert evidence.anchor("a / b", {"x": 1}) == evidence.anchor("a / b", {"x": 1})
-    with pytest.raises(ValueError, match="two entries of one anchor"):
-        evidence.anchor("a - b", {"x": 2})
+    anchors = [evidence.anchor(title, {"x": 2}) for title in ("a | b", "A (b)", "a | b")]
+    assert anchors == ["json-a-b-2", "json-a-b-3", "json-a-b-2"]
+    with pytest.raises(ValueError, match="the title of two entries"):
+        evidence.anchor("a / b", {"x": 2})
 
 
 def test_table_writes_the_page_where_it_is_asked_for(tmp_path, capsys):
