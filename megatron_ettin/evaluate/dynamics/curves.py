@@ -9,9 +9,9 @@ from itertools import pairwise
 from math import sqrt
 from typing import Any, Literal
 
+from megatron_ettin.evaluate.suites.columns import rules_of
 from megatron_ettin.evaluate.suites.intervals import Z
 from megatron_ettin.evaluate.suites.results import DONE
-from megatron_ettin.evaluate.suites.table import rules_of
 
 
 @dataclass(frozen=True, kw_only=True)
