@@ -63,7 +63,7 @@ def docstring_rows(modules: Modules) -> Rows:
 
 def continuation_rows(modules: Modules) -> Rows:
     """Choose the line that goes on: the beginning of a function, its next line and three of other functions."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for functions in modules:
         splits = [(function, *split_in_two(function)) for function in functions]
         usable = [(function, context, line) for function, context, line in splits if context]
