@@ -13,7 +13,7 @@ import tyro
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
 
-SUITE_FLAGS = ("tasks", "local", "limit", "seeds", "shard", "protocol", "mntp")
+SUITE_FLAGS = ("tasks", "local", "limit", "seeds", "budget", "setting", "shard", "protocol", "mntp")
 DYNAMICS_SUITE = "losses"
 """What is asked of all checkpoints where no suite is named."""
 
@@ -34,7 +34,7 @@ class EvaluateFlags:
     models: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Hugging Face folders, RUN or RUN@STEP; NAME=FOLDER names one in the table. With --suite hub names too."""
     suite: str = ""
-    """Suites to run, with commas: losses, stdlib, generative, bias."""
+    """Suites to run, with commas: losses, stdlib, glue, generative, bias."""
     dynamics: bool = False
     """Evaluate all checkpoints of each MODEL: of a run, of a folder of exports, or the revisions of a hub repository;
     RUN@STEP or OWNER/NAME@REVISION is one of them. Draws curves against tokens. Without --suite: held-out losses."""
@@ -46,8 +46,13 @@ class EvaluateFlags:
     """Most examples of a split."""
     seeds: int = 1
     """Repetitions of tasks that train."""
+    budget: Literal["one", "quick", "sweep"] = "one"
+    """Tasks that train: one setting each, a quick one on few examples, or the published sweep."""
+    setting: str = ""
+    """Your own instead, for example rate=8e-5,decay=1e-6,batch=32,epochs=2."""
     shard: str = "1/1"
-    """i/n: every n-th task of all models or checkpoints, from the i-th on; processes with one OUTPUT join results."""
+    """i/n: every n-th task of all models or checkpoints, or every n-th fine-tuning, from the i-th on; processes with
+    one OUTPUT join results."""
     protocol: Literal["corrected", "published"] = "corrected"
     """Rules of suites whose published scores rest on a mistake."""
     mntp: tuple[str, ...] = ()
@@ -131,12 +136,16 @@ def evaluate_with_suites(flags: EvaluateFlags) -> None:
         from megatron_ettin.evaluate.suite import named_sources
         from megatron_ettin.evaluate.suites.catalogue import made, write_report
         from megatron_ettin.evaluate.suites.losses import held_out_settings
-        from megatron_ettin.evaluate.suites.session import Shard, evaluate_suites
+        from megatron_ettin.evaluate.suites.session import evaluate_suites
+        from megatron_ettin.evaluate.suites.shard import Shard
         from megatron_ettin.evaluate.suites.subjects import opened_subjects
         from megatron_ettin.evaluate.suites.suite import Options
 
     published = flags.protocol == "published"
-    options = Options(local=flags.local, limit=flags.limit, seeds=flags.seeds, published=published)
+    options = Options(
+        local=flags.local, limit=flags.limit, seeds=flags.seeds, budget=flags.budget, setting=flags.setting,
+        published=published,
+    )  # fmt: skip
     shard, tasks = Shard.parse(flags.shard), split_words(flags.tasks)
     held_out = partial(  # the losses suite alone asks for it
         held_out_settings, data=flags.data, held_out_share=flags.held_out_share, row_length=flags.row_length,

@@ -211,11 +211,16 @@ def write_parity(folder: Path, parity: Parity) -> None:
     (folder / PARITY_FILE).write_text(json.dumps(parity.to_dict(), indent=2) + "\n")
 
 
-def load_ours(model: ModelConfig, objective: Objective, tensors: Mapping[str, Tensor]) -> tuple[EttinModel, Groups]:
-    """Our model with these weights, on one rank in float32 for evaluation only. Raises CheckpointError."""
+def load_ours(
+    model: ModelConfig, objective: Objective, tensors: Mapping[str, Tensor], output_dropout: float = 0.0
+) -> tuple[EttinModel, Groups]:
+    """Our model with these weights, on one rank in float32, set to evaluate. Raises CheckpointError.
+
+    ``output_dropout`` acts once it is set to train.
+    """
     config = replace(
         recipe("tiny", objective.name, "pretrain"),
-        model=replace(model, output_dropout=0.0),
+        model=replace(model, output_dropout=output_dropout),
         layout=LayoutConfig(),
         compute=ComputeConfig(precision="fp32"),
     )

@@ -13,6 +13,7 @@ import pytest
 from megatron_ettin.cli import main
 from tests.evaluate.bias import test_suite as bias
 from tests.evaluate.generative import synthetic
+from tests.evaluate.glue import synthetic as glue
 from tests.support.html import assert_sound
 
 SAID = {
@@ -32,6 +33,7 @@ def place(make_folder, tmp_path, monkeypatch, root):
     (folder / "run-mlm").rename(folder / "my_encoder")
     make_folder("clm").rename(folder / "my_decoder")
     bias.write(synthetic.write(folder / "my_data"))
+    glue.write(folder / "my_data")
     (folder / "my_tasks").mkdir()
     (folder / "my_tasks" / "local_arc.yaml").write_text(
         f"include: {lm_eval.__path__[0]}/tasks/arc/arc_challenge.yaml\ntask: local_arc\ndataset_path: json\n"
@@ -50,7 +52,7 @@ def place(make_folder, tmp_path, monkeypatch, root):
 def test_the_commands_of_the_page_run(place, root, capsys):
     blocks = re.findall(r"```bash\n(.*?)```", (root / "docs" / "evaluate.md").read_text(), flags=re.DOTALL)
     commands = [shlex.split(line) for block in blocks for line in block.splitlines() if line]
-    assert len(commands) == 10
+    assert len(commands) == 11
     for command in commands:
         if command[0] == "ettin":
             assert main(command[1:]) == 0
@@ -64,6 +66,6 @@ def test_the_commands_of_the_page_run(place, root, capsys):
         assert all(word in done.stdout for word in words), done.stdout
     assert_sound((place / "results" / "page.html").read_text())
     shown = capsys.readouterr().out
-    suites = ("## bias", "## generative", "## losses", "## stdlib")
+    suites = ("## bias", "## generative", "## glue", "## losses", "## stdlib")
     for words in (*suites, "| encoder | encoder |", "| my_decoder | decoder |"):
         assert words in shown

@@ -9,7 +9,8 @@ from pathlib import Path
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.evaluate.dynamics.points import OneTokenizer, Point
 from megatron_ettin.evaluate.suites import results
-from megatron_ettin.evaluate.suites.session import ALONE, Session, Shard, Unit, chosen_tasks
+from megatron_ettin.evaluate.suites.session import Session, Unit, chosen_tasks
+from megatron_ettin.evaluate.suites.shard import ALONE, Divisible, Shard
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Options, Suite
 
@@ -39,6 +40,7 @@ def evaluate_points(
     tokenizer.require_stored(points)
     session = Session(options=options, output=output, say=say)
     chosen = chosen_tasks(suites, tasks)
+    suites = [suite.within(output, shard) if isinstance(suite, Divisible) else suite for suite in suites]
     work = [Work(point, place, suites, chosen, shard, session) for place, point in enumerate(points)]
     left = [one for one in work if one.places and not one.finished()]
     if len(left) < len(work):
@@ -83,7 +85,11 @@ class Work:
             for task in self.chosen[suite.name]
         ]
         first = self.place * len(pairs)
-        self.places = [pair for number, pair in enumerate(pairs, first) if self.shard.takes(number)]
+        self.places = [
+            pair
+            for number, pair in enumerate(pairs, first)
+            if isinstance(pair[0], Divisible) or self.shard.takes(number)
+        ]
 
     def units(self, subject: Subject) -> list[Unit]:
         """The units with their model."""

@@ -200,9 +200,14 @@ def _differing(column: Column, alike: Sequence[Column]) -> str:
 
 
 def _published(suite: str, columns: Sequence[Column]) -> dict[str, dict[str, float]]:
-    """Published figures of the tasks that ran on the same split."""
+    """Published figures of the tasks that ran on the same split, after training on all of theirs."""
     whole = WHOLE_SPLITS.get(suite, {})
-    same = {column.task for column in columns if column.examples == whole.get(column.task)}
+    same = {
+        column.task
+        for column in columns
+        if column.examples == whole.get(column.task)
+        and json.loads(column.rules)["rules"].get("training_examples", "all") == "all"
+    }
     found = {
         name: {task: figure for task, figure in figures.items() if task in same}
         for name, figures in PUBLISHED.get(suite, {}).items()

@@ -17,6 +17,7 @@ WHOLE_SPLITS = {
     "generative": dict(
         zip(TEN_TASKS, (1_172, 10_042, 5_153, 500, 1_838, 1_000, 1_954, 17_944, 1_267, 273), strict=True)
     ),
+    "glue": dict(zip(EIGHT_TASKS, (1_043, 872, 408, 1_500, 40_430, 9_815, 5_463, 277), strict=True)),
 }
 """Examples of the split that the figure was made on: a score of fewer is another measure."""
 
@@ -29,7 +30,26 @@ _DECODERS = {
     "Ettin-Dec-1B": (39.7, 62.9, 58.4, 41.6, 74.4, 93.8, 48.2, 29.3, 62.7, 79.1),
 }
 
+_CLASSIFIERS = {
+    "Ettin-Enc-17m": {"sst2": 91.2, "mnli": 79.5},
+    "Ettin-Enc-32m": {"sst2": 92.0, "mnli": 83.4},
+    "Ettin-Enc-68m": {"sst2": 94.4, "mnli": 87.0},
+    "Ettin-Enc-150m": {"sst2": 95.8, "mnli": 89.2},
+    "Ettin-Enc-400m": {"sst2": 96.7, "mnli": 91.3},
+    "Ettin-Enc-1B": {"sst2": 97.1, "mnli": 91.8},
+    "Ettin-Dec-150m": {"mnli": 85.6},
+    "Ettin-Dec-400m": {"mnli": 88.2},
+    "Ettin-Dec-1B": {"mnli": 89.9},
+    "Ettin-Enc-from-Dec-150m": {"mnli": 85.8},
+    "Ettin-Enc-from-Dec-400m": {"mnli": 87.6},
+    "Ettin-Enc-from-Dec-1B": {"mnli": 89.0},
+    "Ettin-Dec-from-Enc-150m": {"mnli": 86.8},
+    "Ettin-Dec-from-Enc-400m": {"mnli": 89.4},
+    "Ettin-Dec-from-Enc-1B": {"mnli": 90.5},
+}
+
 PUBLISHED = {
     "generative": {name: dict(zip(TEN_TASKS, row, strict=True)) for name, row in _DECODERS.items()},
+    "glue": _CLASSIFIERS,
 }
 """Suite -> published model -> task -> percent."""

@@ -12,35 +12,12 @@ from typing import Any
 
 from megatron_ettin.errors import ConfigError, DataError, suggest
 from megatron_ettin.evaluate.suites import results
+from megatron_ettin.evaluate.suites.shard import ALONE, Divisible, Shard
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, NotRunError, Options, RunTask, Suite
 
 RARELY = 50
 """results.json is put together from its parts again when that would take less than 1/50 of the time since."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of several processes that share the work through one output folder."""
-
-    index: int = 1
-    """From 1."""
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """From ``i/n``; raises ConfigError."""
-        index, mark, count = text.partition("/")
-        if not (mark and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise ConfigError(f"--shard {text}: give i/n with 1 <= i <= n, for example 2/8")
-        return cls(int(index), int(count))
-
-    def takes(self, number: int) -> bool:
-        """Whether this process does unit ``number``."""
-        return number % self.count == self.index - 1
-
-
-ALONE = Shard()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +58,9 @@ def evaluate_suites(
     """
     session = Session(options=options, output=output, say=say)
     chosen = chosen_tasks(suites, tasks)
+    suites = [suite.within(output, shard) if isinstance(suite, Divisible) else suite for suite in suites]
     every = [unit for i, subject in enumerate(subjects) for unit in units_of(subject, i, suites, chosen)]
-    mine = [unit for number, unit in enumerate(every) if shard.takes(number)]
+    mine = [unit for number, unit in enumerate(every) if isinstance(unit.suite, Divisible) or shard.takes(number)]
     for unit in mine:
         session.finished(unit)
     with session:
@@ -248,7 +226,8 @@ class Session:
             model=unit.subject.name, suite=unit.suite.name, task=unit.task, place=unit.place, identity=what,
             about=about, result=outcome,
         )  # fmt: skip
-        results.write_part(self.output, part)
+        if part.done or not self.finished(unit):  # another process may have put a shared task together
+            results.write_part(self.output, part)
         self._assemble()
 
     def give_up(self, unit: Unit, reason: str) -> None:

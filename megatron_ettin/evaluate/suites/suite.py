@@ -33,6 +33,10 @@ class Options:
     """Most examples of a split; None: all."""
     seeds: int = 1
     """Repetitions of tasks that train."""
+    budget: str = "one"
+    """How much is spent on tasks that train: one setting, a quick one, or the published sweep."""
+    setting: str = ""
+    """The user's own setting for them."""
     published: bool = False
     """Repeat the rules that published scores were made by, their mistakes included; else the corrected ones."""
 

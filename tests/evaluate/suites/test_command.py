@@ -31,6 +31,7 @@ def test_suites_write_results_tables_and_plots_and_go_on(make_folder, tmp_path, 
     ("flags", "message"),
     [(["--tasks", "piqa"], "--tasks is a setting of suites"), (["--limit", "3"], "--limit is a setting of suites"),
      (["--suite", "generativ"], "there is no such suite; did you mean 'generative'"),
+     (["--suite", "bias", "--budget", "quick"], "--budget and --setting say how glue fine-tunes"),
      (["--suite", "bias", "--shard", "3/2"], "--shard 3/2"), (["--suite", "losses"], "name a corpus with --data")],
 )  # fmt: skip
 def test_bad_flags_are_refused_before_any_work(flags, message, make_folder, tmp_path):

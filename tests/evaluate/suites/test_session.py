@@ -9,7 +9,8 @@ import pytest
 
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.evaluate.suites.results import SCHEMA, part_path, read_results
-from megatron_ettin.evaluate.suites.session import Shard, chosen_tasks, evaluate_suites
+from megatron_ettin.evaluate.suites.session import chosen_tasks, evaluate_suites
+from megatron_ettin.evaluate.suites.shard import Shard
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Measured, NotRunError, Options
 

@@ -80,6 +80,15 @@ def test_published_figures_stand_beside_ours_where_the_split_is_whole(tmp_path):
     assert "| Ettin-Dec-150m (published) | | 28.6 | - |" in text
 
 
+def test_published_figures_of_fine_tuned_models_stand_beside_those_trained_on_the_whole_split(tmp_path):
+    rules = {"version": "1", "data": {}, "limit": None, "seeds": 1}
+    for examples, shown in (("all", True), (3_200, False)):
+        protocol = {"rules": {"training_examples": examples}, "reading": "any"}
+        tasks = {"sst2": result(0.9, examples=872, identity={**rules, "protocol": protocol})}
+        text = compare([write(tmp_path / str(examples), "glue", a=tasks)])
+        assert ("| Ettin-Enc-150m (published) | | 95.8 |" in text) == shown
+
+
 def test_the_average_is_the_plain_mean_of_the_ten_tasks(tmp_path):
     tasks = {task: result(0.1 * number) for number, task in enumerate(published.TEN_TASKS)}
     text = compare([write(tmp_path / "x", "generative", a=tasks, b={"piqa": result(0.5)})])

@@ -1,0 +1,1 @@
+"""The glue suite: eight classification tasks, each model fine-tuned on each of them."""
