@@ -15,6 +15,7 @@ import torch.distributed as dist
 from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.parallel.device import Device, prepare
+from megatron_ettin.parallel.gloo import one_transport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +85,15 @@ def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minut
     if not _has_groups_of(layout):
         if parallel_state.model_parallel_is_initialized():
             parallel_state.destroy_model_parallel()
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=layout.tensor,
-            pipeline_model_parallel_size=layout.pipeline,
-            virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
-            context_parallel_size=layout.context,
-            distributed_timeout_minutes=int(timeout_minutes),
-            create_gloo_process_groups=dist.get_backend() in ("gloo", "nccl"),
-        )
+        with one_transport():
+            parallel_state.initialize_model_parallel(
+                tensor_model_parallel_size=layout.tensor,
+                pipeline_model_parallel_size=layout.pipeline,
+                virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+                context_parallel_size=layout.context,
+                distributed_timeout_minutes=int(timeout_minutes),
+                create_gloo_process_groups=dist.get_backend() in ("gloo", "nccl"),
+            )
     # Its generator tracker insists on states; nothing of ours draws from them.
     model_parallel_cuda_manual_seed(1, force_reset_rng=True)
     collection = ProcessGroupCollection.use_mpu_process_groups()
@@ -141,7 +143,8 @@ def _join(device: Device, timeout_minutes: float) -> None:
     timeout = timedelta(minutes=timeout_minutes)
     device_id = device.torch_device if device.kind == "cuda" else None
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group(device.backend, timeout=timeout, device_id=device_id)
+        with one_transport():
+            dist.init_process_group(device.backend, timeout=timeout, device_id=device_id)
         return
     store = torch._C._distributed_c10d.HashStore()
     dist.init_process_group(device.backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id)

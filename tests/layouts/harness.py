@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.layouts.cases import Case
-from tests.support.launch import torchrun
+from tests.support.warm import warm
 
 Named = dict[str, Tensor]
 
@@ -32,7 +32,7 @@ def launch(work: str, cases: Iterable[Case], folder: Path, timeout: float = 600.
         chosen = [case for case in cases if case.ranks == ranks]
         request = folder / f"cases-{ranks}.json"
         request.write_text(json.dumps([case.to_dict() for case in chosen]))
-        torchrun(ranks, "-m", "tests.layouts.harness", work, request, folder, timeout=timeout)
+        warm(ranks, "tests.layouts.harness", work, request, folder, timeout=timeout)
         results |= {case.name: load_file(folder / f"{case.name}.safetensors") for case in chosen}
     return results
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.launch import torchrun
+from tests.support.warm import warm
 
 CHECKS = ("optimizer", "round_trips", "resume", "elsewhere", "bad_gradient", "failing_save")
 
 
 def launch(folder, *checks):
-    result = torchrun(4, "-m", "tests.train.ranks", folder, *checks, status=None)
+    result = warm(4, "tests.train.ranks", folder, *checks, status=None)
     return {line.removeprefix("held: ") for line in result.stdout.splitlines() if line.startswith("held: ")}, result
 
 
