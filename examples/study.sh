@@ -4,11 +4,11 @@
 #
 #   bash examples/study.sh                                     at toy scale, under 25 minutes on two cores of a CPU
 #   bash examples/study.sh TEXT FOLDER [flags of ettin study]
-#   bash examples/study.sh my_text.jsonl study-17m --size 17m --tokens 50M --ranks 8 --evaluate glue,retrieval,generative
+#   bash examples/study.sh my_text.jsonl study-17m --size 17m --tokens 50M --ranks 8 --evaluate generative,bias
 #
 # TEXT is a .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .txt file, or a folder of them. A tokenizer is trained on it unless
 # ETTIN_TOKENIZER names a tokenizer.json. Without arguments it is Python's own library, less the modules that the tasks
-# are made from, FOLDER is study-toy, or what ETTIN_STUDY names, and ETTIN_TOKENS (3M) is the length of the first stage.
+# are made from, FOLDER is study-toy, or what ETTIN_STUDY names, and ETTIN_TOKENS (1500K) is the length of the first stage.
 # Started again, it goes on where it stopped; status 1 when any part failed. Unlike quickstart.sh it expects an installed
 # package.
 set -euo pipefail
@@ -21,7 +21,7 @@ if [ $# -eq 0 ]; then
     [ -e "$text/code.jsonl" ] || python "$tools/collect_local_text.py" "$text" --leave-out "$folder/tasks"
     python -m megatron_ettin.evaluate.stdlib.overlap "$folder/tasks" "$text/prose.jsonl" "$text/code.jsonl"
     ETTIN_VOCABULARY=${ETTIN_VOCABULARY:-8192}
-    set -- "$text" "$folder" --size tiny --tokens "${ETTIN_TOKENS:-3M}" --evaluate losses,stdlib --local "$folder/tasks"
+    set -- "$text" "$folder" --size tiny --tokens "${ETTIN_TOKENS:-1500K}" --evaluate losses,stdlib --local "$folder/tasks"
 fi
 case $1 in -h | --help) usage; exit 0 ;; esac
 [ $# -ge 2 ] || { usage; exit 2; }
