@@ -51,7 +51,7 @@ class StudySettings:
     sample: int = 400
     """Next tokens that every kind is asked for; an encoder needs a pass for each."""
     evaluate: str = ""
-    """Suites that all four models are asked, with commas, as `ettin evaluate --suite` takes them: losses, stdlib, generative, bias."""
+    """Suites of `ettin evaluate` that all four models are asked, with commas: losses, stdlib, generative, bias."""
     local: Path | None = None
     """Folder with data of the suites in the hub's columns; default: the hub."""
     limit: int | None = None
