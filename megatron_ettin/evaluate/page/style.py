@@ -44,7 +44,7 @@ td.best > a {{ font-weight: 700; }}
 td.text {{ text-align: left; }}
 .figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.25rem;
   margin: 1rem 0; }}
-figure {{ margin: 0; max-width: 34rem; }}
+figure {{ margin: 0; max-width: 27rem; }}
 figure svg {{ display: block; width: 100%; height: auto; overflow: visible; }}
 pre {{ background: var(--raised); border: 1px solid var(--line); border-radius: 6px; padding: .75rem;
   margin: .25rem 0 0;  font-size: .8rem; line-height: 1.4; max-height: 18rem; overflow: auto; }}
@@ -55,9 +55,12 @@ pre {{ background: var(--raised); border: 1px solid var(--line); border-radius: 
   body {{ font-size: 15px; }}
   main {{ padding: 1rem .8rem 3rem; }}
   h1 {{ font-size: 1.4rem; }}
-  th, td {{ padding: .4rem .45rem; }}
+  th, td {{ padding: .4rem .3rem; }}
   table {{ font-size: .85rem; }}
-  tbody th {{ min-width: 6rem; }}
+  tbody th {{ min-width: 4.8rem; }}
+  thead th {{ font-size: .75rem; }}
+  td small {{ white-space: normal; }}
+  small.wrap {{ min-width: 4.5rem; }}
 }}
 @media print {{ .evidence pre {{ max-height: none; }} }}
 """
