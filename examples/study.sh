@@ -4,7 +4,7 @@
 #
 #   bash examples/study.sh                                     at toy scale, under 25 minutes on two cores of a CPU
 #   bash examples/study.sh TEXT FOLDER [flags of ettin study]
-#   bash examples/study.sh my_text.jsonl study-17m --size 17m --tokens 50M --ranks 8 --evaluate generative,bias
+#   bash examples/study.sh my_text.jsonl study-17m --size 17m --tokens 50M --ranks 8 --evaluate glue,generative,bias
 #
 # TEXT is a .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .txt file, or a folder of them. A tokenizer is trained on it unless
 # ETTIN_TOKENIZER names a tokenizer.json. Without arguments it is Python's own library, less the modules that the tasks

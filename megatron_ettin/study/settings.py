@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import flatten
@@ -51,13 +52,15 @@ class StudySettings:
     sample: int = 400
     """Next tokens that every kind is asked for; an encoder needs a pass for each."""
     evaluate: str = ""
-    """Suites of `ettin evaluate` that all four models are asked, with commas: losses, stdlib, generative, bias."""
+    """Suites of `ettin evaluate` that all four models are asked, with commas: losses, stdlib, glue, generative, bias."""
     local: Path | None = None
     """Folder with data of the suites in the hub's columns; default: the hub."""
     limit: int | None = None
     """Most examples of a split in the suites."""
     seeds: int = 1
     """Repetitions of tasks that train, in the suites."""
+    budget: Literal["one", "quick", "sweep"] = "one"
+    """Of the suite glue: one setting a task, a quick one on few examples, or the published sweep."""
     check_layout: bool = False
     """First show that four ranks (tensor 2 x pipeline 2) take the same three steps as one."""
     launcher: str = ""
@@ -92,6 +95,8 @@ def refuse_bad_settings(settings: StudySettings) -> None:
         refuse_bad_suites(settings)
     elif (settings.local, settings.limit, settings.seeds) != (None, None, 1):
         raise ConfigError("--local, --limit and --seeds are settings of suites; name some, such as --evaluate stdlib")
+    if settings.budget != "one" and "glue" not in suite_names(settings):
+        raise ConfigError(f"--budget {settings.budget}: says how glue fine-tunes; add it to --evaluate, or leave it out")
     if not 0 < settings.held_out_share < 1:
         raise ConfigError(f"--held-out-share {settings.held_out_share}: use a share between 0 and 1, such as 0.02")
     stages = {stage: run_of(settings.size, "clm", stage, settings.variant).schedule.tokens for stage in FEWEST_STEPS}

@@ -87,10 +87,19 @@ def test_each_suite_is_a_step_that_evaluate_accepts_and_a_killed_one_goes_on_in_
     assert len(folders) == 3
 
 
+def test_the_budget_reaches_the_suite_that_fine_tunes(monkeypatch):
+    from megatron_ettin.evaluate.suites import catalogue
+
+    monkeypatch.delitem(catalogue.NEEDS, "glue")
+    *_, glue, bias = plan(settings(evaluate="glue,bias", budget="quick"))
+    assert glue.command[glue.command.index("--budget") + 1] == "quick" and "--budget" not in bias.command
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"evaluate": "stdlb"}, "--evaluate stdlb: there is no such suite; did you mean 'stdlib'"),
      ({"limit": 3}, "--local, --limit and --seeds are settings of suites"),
+     ({"evaluate": "stdlib", "budget": "quick"}, "--budget quick: says how glue fine-tunes"),
      ({"evaluate": "stdlib", "limit": 0}, "--limit 0: use 1 or more"),
      ({"evaluate": "bias", "local": Path("nowhere")}, "--local nowhere: no such folder")],
 )  # fmt: skip
