@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.launch import torchrun
 
-PROGRAM = """
+PROGRAM = r"""
 import sys
 from pathlib import Path
 from megatron_ettin.config.run import LayoutConfig
