@@ -39,7 +39,7 @@ def save(
     target = path_of(run, step)
     on_first(lambda: refuse_full_disk(run, needed))
     rank, ranks = rank_and_size()
-    staging = on_first(lambda: _stage(target))
+    staging = on_first(lambda: stage(target))
     try:
         everywhere(lambda: write_shards(staging / SHARDS, shards, data_group))
         on_first(lambda: (staging / STATE).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8"))
@@ -48,7 +48,7 @@ def save(
         shares = everywhere(lambda: hash_share(staging, names, rank, ranks))
         records = {name: record for share in shares for name, record in share.items()}
         on_first(lambda: write_manifest(staging, records))
-        on_first(lambda: _rename(staging, target, still_owned))
+        on_first(lambda: publish_staged(staging, target, still_owned))
     except BaseException:
         if rank == 0:
             shutil.rmtree(staging, ignore_errors=True)
@@ -67,7 +67,8 @@ def refuse_full_disk(run: Path, needed: int) -> None:
         )
 
 
-def _stage(target: Path) -> Path:
+def stage(target: Path) -> Path:
+    """An empty folder beside ``target`` for what is written. Raises CheckpointError when that checkpoint is there."""
     if target.exists():
         raise CheckpointError(f"{target} exists already; checkpoints are never overwritten")
     staging = staging_path(target)
@@ -75,7 +76,8 @@ def _stage(target: Path) -> Path:
     return staging
 
 
-def _rename(staging: Path, target: Path, still_owned: Callable[[], None]) -> None:
+def publish_staged(staging: Path, target: Path, still_owned: Callable[[], None]) -> None:
+    """Flush what is written and give it its name, unless ``still_owned`` raises."""
     fsync_tree(staging)
     still_owned()
     os.rename(staging, target)

@@ -48,19 +48,31 @@ class _WriteHere(TorchDistSaveShardedStrategy):  # type: ignore[misc]
     the background; here a save is over when it returns, and an error reaches the caller.
     """
 
+    def __init__(self, writer: FileSystemWriter | None) -> None:
+        super().__init__("torch_dist", 1)
+        self._writer = writer
+
     def save(self, sharded_state_dict: Shards, checkpoint_dir: Path | str) -> None:
         """Write this rank's tensors and, on the first rank, their index."""
         shards, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, keep_only_main_replica=True)
         torch_save(
             mcore_to_pyt_state_dict(shards, False),
-            storage_writer=FileSystemWriter(checkpoint_dir, sync_files=False),
+            storage_writer=self._writer or FileSystemWriter(checkpoint_dir, sync_files=False),
             planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
         )
 
 
-def write_shards(folder: Path, shards: Shards, data_group: torch.distributed.ProcessGroup) -> None:
-    """Write the tensors into an empty ``folder``; every rank calls this and the data ranks share the writing."""
-    strategy = FullyParallelSaveStrategyWrapper(_WriteHere("torch_dist", 1), data_group)
+def write_shards(
+    folder: Path,
+    shards: Shards,
+    data_group: torch.distributed.ProcessGroup,
+    writer: FileSystemWriter | None = None,
+) -> None:
+    """Write the tensors into an empty ``folder``; every rank calls this and the data ranks share the writing.
+
+    ``writer`` is what writes this rank's part; default: torch's own, at once.
+    """
+    strategy = FullyParallelSaveStrategyWrapper(_WriteHere(writer), data_group)
     with torch_errors(f"{folder} cannot be written"):
         dist_checkpointing.save(shards, str(folder), strategy)
 

@@ -206,6 +206,9 @@ class CheckpointConfig:
     keep: int = 2
     """Newest checkpoints to keep of those saved by the clock or a signal; 0: all. Those by tokens, by steps and at the
     end are always kept."""
+    background: bool = False
+    """Copy the tensors to host memory and go on while they are written; at a signal and at the end they are waited for.
+    Takes as much host memory as a checkpoint takes on the disk, shared by the ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)

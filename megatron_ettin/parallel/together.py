@@ -20,7 +20,7 @@ from megatron_ettin.errors import (
 
 Result = TypeVar("Result")
 ASK_EVERY = 0.2
-"""Seconds between two questions whether the first rank is done."""
+"""Seconds between two questions whether another rank is done."""
 
 _KINDS: dict[str, type[EttinError]] = {
     kind.__name__: kind

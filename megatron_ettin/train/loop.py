@@ -22,9 +22,9 @@ from megatron_ettin.schedule import learning_rate_factor
 from megatron_ettin.train.guard import REFUSALS_BEFORE_STOP, Verdict, judge, stop_when_hopeless
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.record import Recorder
+from megatron_ettin.train.saves import Saves
 from megatron_ettin.train.signals import StopRequest
 from megatron_ettin.train.step import Asks, held_out_loss, train_step
-from megatron_ettin.train.store import save_run
 from megatron_ettin.train.totals import Totals
 
 
@@ -59,14 +59,17 @@ def train_loop(
     clock = SaveClock(minutes=config.checkpoint.every_minutes)
     stopped = max(everywhere(lambda: stop.received))
     rows = partial(micro_batch_rows_at, config)
-    with Loader(data, config.objective, ranks.rank, ranks.size, rows, state.step) as loader:
+    with (
+        Saves(run, parts, data, recorder, still_owned) as saves,
+        Loader(data, config.objective, ranks.rank, ranks.size, rows, state.step) as loader,
+    ):
         while not state.finished and not stopped:
             started = time.perf_counter()
             rate = schedule.peak_rate * learning_rate_factor(schedule, state.tokens)
             watchdog.moved(state.step, "waiting for rows")
             _, batches = next(loader)
             watchdog.moved(state.step, "taking a step")
-            asks = Asks(stop=stop.received, save=clock.rings())
+            asks = Asks(stop=stop.received, save=clock.rings(), saved=saves.over)
             judged = partial(judge, state=state, config=config, rewound=rewound)
             result = train_step(parts, batches, step=state.step, rate=rate, asks=asks, judge=judged)
             verdict, totals = result.verdict, result.totals
@@ -76,23 +79,26 @@ def train_loop(
             )  # fmt: skip
             state = replace(state, finished=state.tokens >= schedule.tokens)
             recorder.step(state, result, rate, time.perf_counter() - started)
-            if verdict.kind == "spike" and config.guard.on_spike == "rewind":
+            acts = verdict.kind == "spike" and config.guard.on_spike in ("rewind", "stop")
+            if totals.saved or acts:
+                saves.finish()
+            if acts and config.guard.on_spike == "rewind":
                 raise SpikeError(state, verdict)
-            if verdict.kind == "spike" and config.guard.on_spike == "stop":
+            if acts:
                 break_off(run, parts, state, verdict)
             if reason := save_reason(state, result.totals, config.checkpoint):
                 watchdog.moved(state.step, f"saving ({reason})")
-                state, saving = mark_saved(state, reason, config.checkpoint), time.perf_counter()
-                tokenizer = data.vocabulary.tokenizer
-                checkpoint = save_run(parts, run, state, reason, data.fingerprint, still_owned, tokenizer)
-                recorder.saved(checkpoint.path, reason, time.perf_counter() - saving)
+                state = mark_saved(state, reason, config.checkpoint)
+                saves.save(state, reason)
                 clock.restart()
             if every and state.step % every == 0 and not state.finished:
                 watchdog.moved(state.step, "evaluating")
                 evaluate(parts, data, state, recorder)
             if state.refused_in_a_row >= REFUSALS_BEFORE_STOP:
+                saves.finish()
                 break_off(run, parts, state, verdict)
             stopped = result.totals.stop
+        saves.finish()
     watchdog.moved(state.step, "evaluating")
     if state.finished and not on_first(lambda: has_evaluation(run, state.step)):
         evaluate(parts, data, state, recorder)

@@ -51,11 +51,15 @@ class Recorder:
         else:
             self._sinks.message(text)
 
-    def saved(self, path: Path, reason: str, seconds: float) -> None:
-        """A checkpoint is there. What has not been written beside it is said with it."""
+    def saved(self, path: Path, reason: str, seconds: float, waited: float | None = None) -> None:
+        """A checkpoint is there. What has not been written beside it is said with it.
+
+        ``waited``: seconds of ``seconds`` that the loop waited for a save in the background.
+        """
         failing = self._sinks.failing if self._sinks is not None else set()
         lacking = f"; not written at present: {', '.join(sorted(failing))}" if failing else ""
-        self.say(f"saved {path} ({reason}) in {seconds:.1f} s{lacking}")
+        beside = "" if waited is None else f", {waited:.1f} s of them waited for"
+        self.say(f"saved {path} ({reason}) in {seconds:.1f} s{beside}{lacking}")
 
     def step(self, state: TrainState, result: StepResult, rate: float, seconds: float) -> None:
         """A step has ended that took ``seconds``, waiting for data included; ``state`` is the one after it."""

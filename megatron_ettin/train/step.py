@@ -53,6 +53,8 @@ class Asks:
     """Number of the signal it received; 0: none."""
     save: bool = False
     """Its clock asks for a checkpoint."""
+    saved: bool = False
+    """Its save in the background is over."""
 
 
 def train_step(
@@ -86,6 +88,7 @@ def train_step(
             digest=sum(batch.digest() for batch in batches) % DIGEST_MODULUS,
             stop=asks.stop,
             save=asks.save,
+            saved=asks.saved,
         ),
         parts.groups,
     )

@@ -6,13 +6,16 @@ import megatron_ettin.parallel.megatron  # noqa: F401
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 
+from megatron_ettin.checkpoint.background import BackgroundSave, HostCopies
 from megatron_ettin.checkpoint.retention import Reason, thin_out
 from megatron_ettin.checkpoint.save import save
 from megatron_ettin.checkpoint.shards import Shards, read_shards
@@ -63,9 +66,39 @@ def save_run(
 
     ``still_owned`` raises OwnershipError, on the first rank, when the run was taken over; then nothing is published.
     """
+    checkpoint = save(
+        run, state.step, *settled(parts, state, reason, data_fingerprint, tokenizer),
+        parts.groups.data_context.group, still_owned, checkpoint_bytes(parts.config),
+    )  # fmt: skip
+    on_first(lambda: thin_out(run, parts.config.checkpoint.keep))
+    return checkpoint
+
+
+def begin_save(
+    parts: Parts,
+    run: Path,
+    state: TrainState,
+    reason: Reason,
+    data_fingerprint: str,
+    copies: HostCopies,
+    still_owned: Callable[[], None] = lambda: None,
+    tokenizer: TokenizerIdentity | None = None,
+) -> BackgroundSave:
+    """As ``save_run``, written by a thread from ``copies`` while the training goes on. Every rank calls this."""
+    return BackgroundSave(
+        run, state.step, *settled(parts, state, reason, data_fingerprint, tokenizer),
+        parts.groups.data_context.group, copies, still_owned, checkpoint_bytes(parts.config),
+        published=partial(thin_out, run, parts.config.checkpoint.keep),
+    )  # fmt: skip
+
+
+def settled(
+    parts: Parts, state: TrainState, reason: Reason, data_fingerprint: str, tokenizer: TokenizerIdentity | None
+) -> tuple[Shards, dict[str, Any]]:
+    """The tensors of a run as all ranks have them, and what is stored beside them."""
     for chunk in parts.chunks:
         chunk.start_param_sync(force_sync=True)
-    numbers = {
+    return describe(parts), {
         "reason": reason,
         "state": state.to_dict(),
         "config": codec.to_dict(parts.config),
@@ -74,12 +107,6 @@ def save_run(
         **({"tokenizer": tokenizer.to_dict()} if tokenizer else {}),
         "dropout": DROPOUT,
     }
-    checkpoint = save(
-        run, state.step, describe(parts), numbers, parts.groups.data_context.group, still_owned,
-        checkpoint_bytes(parts.config),
-    )  # fmt: skip
-    on_first(lambda: thin_out(run, parts.config.checkpoint.keep))
-    return checkpoint
 
 
 def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> TrainState:

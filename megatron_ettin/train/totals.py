@@ -41,6 +41,8 @@ class Totals:
     """The highest signal number any rank has received; 0: none."""
     save: bool
     """The clock of the first rank asks for a checkpoint."""
+    saved: bool
+    """The save in the background is over on the first rank, well or not."""
     source_loss: tuple[float, ...]
     """Mean loss of each source of the mixture; nan where the step had no label of it."""
     source_labels: tuple[int, ...]
@@ -70,6 +72,8 @@ class Local:
     """Number of the signal received, or 0."""
     save: bool
     """The clock asks for a checkpoint."""
+    saved: bool
+    """The save in the background is over here."""
 
 
 def add_up(local: Local, groups: Groups) -> Totals:
@@ -79,7 +83,8 @@ def add_up(local: Local, groups: Groups) -> Totals:
     parts = [float((local.digest >> (DIGEST_BITS * part)) & (2**DIGEST_BITS - 1)) for part in range(DIGEST_PARTS)]
     # by one of those that share the rows
     numbers = [counted * number for number in (local.tokens, local.flops, *parts)]
-    numbers += [float(local.save and groups.world.is_first), *(float(local.stop == number) for number in SIGNALS)]
+    numbers += [float(flag and groups.world.is_first) for flag in (local.save, local.saved)]
+    numbers += [float(local.stop == number) for number in SIGNALS]
     host = to_device(torch.tensor(numbers, dtype=torch.float64), local.square_norm.device)
     losses = local.source_sums.flatten() * float(groups.tensor.is_first)
     vector = torch.cat([losses, local.square_norm.reshape(1), host])
@@ -88,7 +93,7 @@ def add_up(local: Local, groups: Groups) -> Totals:
     summed: list[float] = vector.tolist()
     sums, counts = summed[0 : 2 * sources : 2], summed[1 : 2 * sources : 2]
     square_norm, tokens, flops, *rest = summed[2 * sources :]
-    digest, saves, stops = rest[:DIGEST_PARTS], rest[DIGEST_PARTS], rest[DIGEST_PARTS + 1 :]
+    digest, (saves, saved, *stops) = rest[:DIGEST_PARTS], rest[DIGEST_PARTS:]
     labels = sum(counts)
     return Totals(
         loss=sum(sums) / labels if labels else 0.0,
@@ -99,6 +104,7 @@ def add_up(local: Local, groups: Groups) -> Totals:
         gradient_norm=math.sqrt(square_norm) if square_norm >= 0 else math.nan,
         stop=next((int(number) for number, flag in zip(SIGNALS, stops, strict=True) if flag), 0),
         save=saves > 0,
+        saved=saved > 0,
         source_loss=tuple(total / count if count else math.nan for total, count in zip(sums, counts, strict=True)),
         source_labels=tuple(int(count) for count in counts),
     )

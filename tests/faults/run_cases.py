@@ -26,6 +26,7 @@ from typing import Literal
 import torch  # noqa: F401 - imported before the forks
 
 from megatron_ettin.check.status import run_status
+from megatron_ettin.checkpoint import background as background_module
 from megatron_ettin.checkpoint import save as save_module
 from megatron_ettin.checkpoint.manifest import files_of, hash_share, write_manifest
 from megatron_ettin.errors import EttinError
@@ -64,6 +65,8 @@ class Case:
     says: str = ""
     """Part of what is said."""
     start_over: bool = False
+    background: bool = False
+    """Checkpoints are written beside the training."""
     told_before: bool = True
     """What is wrong can be seen in the folder without the content of tensors and the settings of the start."""
 
@@ -218,7 +221,7 @@ def taken_over(run: Path) -> None:
         name = f".run.owner-{int(claims[-1].name[-8:]) + 1:08d}"
         (run / name).write_text(json.dumps(content | {"host": "another", "boot": "other"}))
 
-    save_module.write_shards = slowly
+    save_module.write_shards = background_module.write_shards = slowly
 
 
 def stopped_by(number: int) -> Callable[[Path], None]:
@@ -236,6 +239,24 @@ def stopped_by(number: int) -> Callable[[Path], None]:
                 os.kill(os.getpid(), number)
 
         record_module.Recorder.step = step  # type: ignore[method-assign]
+
+    return inside
+
+
+def slow_writing(number: int) -> Callable[[Path], None]:
+    """The signal comes while a checkpoint is written beside the training, which takes longer than a step."""
+
+    def inside(run: Path) -> None:
+        write, times = background_module.DeferredWriter.write_copies, iter([True])
+
+        def slowly(self: object) -> object:
+            if next(times, False):
+                time.sleep(1.0)
+                os.kill(os.getpid(), number)
+                time.sleep(1.0)
+            return write(self)  # type: ignore[arg-type]
+
+        background_module.DeferredWriter.write_copies = slowly  # type: ignore[method-assign]
 
     return inside
 
@@ -368,6 +389,24 @@ CASES = [
     ),
     Case("a flush fails", "stops", disk=("fsync", errno.EIO, "incomplete"), says="Input/output error"),
     Case("the rename fails", "stops", disk=("rename", errno.EIO, "checkpoints/step"), says="Input/output error"),
+    Case("nothing is wrong, saved beside the training", "goes on", background=True),
+    Case("SIGTERM while it saves beside the training", "goes on", inside=slow_writing(signal.SIGTERM), background=True),
+    Case(
+        "no room for shards, beside the training", "stops", disk=("write", errno.ENOSPC, "checkpoints/.step"),
+        says="make room", background=True,
+    ),
+    Case(
+        "a flush fails beside the training", "stops", disk=("fsync", errno.EIO, "incomplete"),
+        says="Input/output error", background=True,
+    ),
+    Case(
+        "the rename fails beside the training", "stops", disk=("rename", errno.EIO, "checkpoints/step"),
+        says="Input/output error", background=True,
+    ),
+    Case(
+        "taken over while it saves beside the training", "stops", inside=taken_over, says="taken over",
+        background=True,
+    ),
     Case("a save lacks a file", "stops", inside=lacking_shards, says="had to be written"),
     Case("taken over while it saves", "stops", inside=taken_over, says="taken over"),
     Case(
@@ -466,7 +505,7 @@ def examine(case: Case, folder: Path, base: Path, calm: Path, corpus: Path) -> d
                 "FAULTY_AFTER": str(case.after),
             }  # fmt: skip
         case.inside(run)
-        go(run, corpus, start_over=case.start_over)
+        go(run, corpus, start_over=case.start_over, background=case.background)
 
     status = forked(work, log)
     while LIVING:
@@ -478,14 +517,17 @@ def examine(case: Case, folder: Path, base: Path, calm: Path, corpus: Path) -> d
     if seen and not foretold.startswith(FORETOLD[case.outcome]):
         wrong.append(f"ettin status says that a start {foretold}")
     if case.outcome == "stops" and not wrong and case.disk:  # the same command goes on when the disk is well
-        again = forked(lambda: go(run, corpus), log)
+        again = forked(lambda: go(run, corpus, background=case.background), log)
         wrong = judge(Case(case.name, "goes on"), run, calm, {}, again, log.read_text(errors="replace"))
     return {"case": case.name, "wrong": wrong, **({"said": said[-3000:]} if wrong else {})}
 
 
-def go(run: Path, corpus: Path, *, start_over: bool = False) -> None:
+def go(run: Path, corpus: Path, *, start_over: bool = False, background: bool = False) -> None:
     """Own the run and train it to its end, as often as a signal stops it."""
-    config = config_of(corpus, steps=STEPS, checkpoint__every_steps=SAVE_EVERY, observe__evaluate_every=4)
+    config = config_of(
+        corpus, steps=STEPS, checkpoint__every_steps=SAVE_EVERY, observe__evaluate_every=4,
+        checkpoint__background=background,
+    )  # fmt: skip
     with own_run(run, "a case") as claim:
         for _ in range(3):
             outcome = train(config, run, no_folder, start_over=start_over, still_owned=claim.require)

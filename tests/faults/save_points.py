@@ -1,4 +1,4 @@
-"""Kill a process at each point of a save: ``python -m tests.faults.save_points FOLDER`` prints one line a point.
+"""Kill a process at each point of a save: ``python -m tests.faults.save_points FOLDER [background]``, a line a point.
 
 Torch is imported once; each save runs in a fork that makes its own world of one.
 """
@@ -16,8 +16,10 @@ from pathlib import Path
 import torch  # noqa: F401 - imported before the forks
 
 from megatron_ettin import run_folder as folder_module
+from megatron_ettin.checkpoint import background as background_module
 from megatron_ettin.checkpoint import save as save_module
 from megatron_ettin.checkpoint import shards as shards_module
+from megatron_ettin.checkpoint.background import DeferredWriter, HostCopies
 from megatron_ettin.checkpoint.load import find_newest
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config.run import LayoutConfig
@@ -47,7 +49,7 @@ def after(module, name: str) -> Callable[[], None]:
 
 # name -> (what to break, the step of the newest whole checkpoint afterwards)
 POINTS: dict[str, tuple[Callable[[], None], int]] = {
-    "staging folder made": (after(save_module, "_stage"), 1),
+    "staging folder made": (after(save_module, "stage"), 1),
     "before the shards": (replaced(save_module, "write_shards"), 1),
     "shards without their index": (replaced(shards_module.FileSystemWriter, "finish"), 1),
     "after the shards": (after(save_module, "write_shards"), 1),
@@ -56,6 +58,21 @@ POINTS: dict[str, tuple[Callable[[], None], int]] = {
     "after the manifest": (after(save_module, "write_manifest"), 1),
     "flushed, not renamed": (after(save_module, "fsync_tree"), 1),
     "renamed, LATEST old": (replaced(save_module, "note_save"), 2),
+    "before the thinning out": (replaced(store_module, "thin_out"), 2),
+}
+
+BESIDE_TRAINING: dict[str, tuple[Callable[[], None], int]] = {
+    "staging folder made": (after(background_module, "stage"), 1),
+    "before the copies": (replaced(HostCopies, "take"), 1),
+    "copied, nothing written": (replaced(DeferredWriter, "write_copies"), 1),
+    "after the shards": (after(DeferredWriter, "write_copies"), 1),
+    "before the hashes": (replaced(background_module, "hash_share"), 1),
+    "shards without their index": (replaced(DeferredWriter, "write_index"), 1),
+    "after the index": (after(DeferredWriter, "write_index"), 1),
+    "before the manifest": (replaced(background_module, "write_manifest"), 1),
+    "after the manifest": (after(background_module, "write_manifest"), 1),
+    "flushed, not renamed": (after(save_module, "fsync_tree"), 1),
+    "renamed, LATEST old": (replaced(background_module, "note_save"), 2),
     "before the thinning out": (replaced(store_module, "thin_out"), 2),
 }
 
@@ -79,13 +96,16 @@ def in_a_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def save(run: Path, step: int, fault: Callable[[], None] = lambda: None) -> None:
+def save(run: Path, step: int, fault: Callable[[], None] = lambda: None, background: bool = False) -> None:
     """Save a model as of ``step``, with a fault."""
     initialize(LayoutConfig())
     parts = build(LayoutConfig(), "fp32")
     folder_module.remove_leftovers(run)
     fault()
-    store_module.save_run(parts, run, TrainState(step=step), "steps", "data")
+    if background:
+        store_module.begin_save(parts, run, TrainState(step=step), "steps", "data", HostCopies()).finish()
+    else:
+        store_module.save_run(parts, run, TrainState(step=step), "steps", "data")
 
 
 def load(run: Path, step: int) -> None:
@@ -96,12 +116,12 @@ def load(run: Path, step: int) -> None:
     store_module.load_run(build(LayoutConfig(), "fp32"), found)
 
 
-def check(run: Path, fault: Callable[[], None], status: int, newest: int) -> None:
+def check(run: Path, fault: Callable[[], None], status: int, newest: int, background: bool = False) -> None:
     """After a fault in the save of step 2: the newest whole checkpoint is ``newest``, and saving goes on."""
     assert in_a_fork(lambda: save(run, 1)) == 0
-    assert in_a_fork(lambda: save(run, 2, fault)) == status
+    assert in_a_fork(lambda: save(run, 2, fault, background)) == status
     assert in_a_fork(lambda: load(run, newest)) == 0
-    assert in_a_fork(lambda: save(run, newest + 1)) == 0
+    assert in_a_fork(lambda: save(run, newest + 1, background=background)) == 0
     assert [checkpoint.step for checkpoint in list_checkpoints(run)] == list(range(1, newest + 2))
     assert not any(path.name.startswith(".") for path in (run / "checkpoints").iterdir())
 
@@ -109,10 +129,11 @@ def check(run: Path, fault: Callable[[], None], status: int, newest: int) -> Non
 def main(arguments: list[str]) -> None:
     """Every point in turn."""
     warnings.simplefilter("ignore")
-    for number, (name, (fault, newest)) in enumerate(POINTS.items()):
-        check(Path(arguments[0]) / str(number), fault, KILLED, newest)
+    folder, background = Path(arguments[0]), "background" in arguments[1:]
+    for number, (name, (fault, newest)) in enumerate((BESIDE_TRAINING if background else POINTS).items()):
+        check(folder / str(number), fault, KILLED, newest, background)
         print(f"held: {name}", flush=True)
-    check(Path(arguments[0]) / "full", disk_full, REFUSED, 1)
+    check(folder / "full", disk_full, REFUSED, 1, background)
     print("held: disk full", flush=True)
 
 

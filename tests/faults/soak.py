@@ -34,6 +34,8 @@ PATIENCE = 240.0
 STEPS = 36
 SAVE_EVERY = 4
 TOKENS_PER_STEP = 512
+BESIDE = 0.5
+"""Share of the starts that write their checkpoints beside the training."""
 FAULTS_OF_A_TRIAL = 6
 """How often a run is disturbed before it is left to finish."""
 
@@ -61,6 +63,7 @@ class Trial:
         self.story: list[str] = []
         self.mark = f"soak-{os.urandom(8).hex()}"
         self.saved = 0
+        self.last_command: list[str] = []
 
     def command(self) -> list[str]:
         options = (
@@ -69,8 +72,11 @@ class Trial:
             f" --tokens {STEPS * TOKENS_PER_STEP} --schedule.warmup-tokens 0 --batch.rows 4 --batch.warmup-tokens 0"
             f" --micro-batch 1 --precision fp32 --data.held-out-share 0.05 --checkpoint.every-steps {SAVE_EVERY}"
         ).split()
+        if self.chance.random() < BESIDE:
+            options.append("--checkpoint.background")
         launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(self.ranks)]
-        return [sys.executable, "-m", *launcher, "-m", "megatron_ettin", "pretrain", *options]
+        self.last_command = [sys.executable, "-m", *launcher, "-m", "megatron_ettin", "pretrain", *options]
+        return self.last_command
 
     def start(self, extra: dict[str, str] | None = None, **options: object) -> subprocess.Popen[bytes]:
         log = (self.folder / "log").open("ab")
@@ -149,7 +155,8 @@ class Trial:
             self.story.append(f"{kind} at {moment:.1f}")
             self.harm(kind, process)
             status = self.ended(process)
-        self.story[-1] += f" -> {status}, saved {self.saved}"
+        beside = ", saves beside" if "--checkpoint.background" in self.last_command else ""
+        self.story[-1] += f" -> {status}, saved {self.saved}{beside}"
         return kind
 
     def harm(self, kind: str, process: subprocess.Popen[bytes]) -> None:

@@ -19,7 +19,9 @@ QUICK = (
     "config.json is lost", "a dead owner", "no room for metrics.jsonl", "nobody reads the output",
     "the evaluation fails", "SIGHUP while it trains", "state.json cannot be read", "a newer version's manifest",
     "a flipped bit in every manifest", "checkpoints/ is deleted", "a living owner", "no room for shards",
-    "taken over while it saves", "checkpoints/ is deleted, start over",
+    "taken over while it saves", "checkpoints/ is deleted, start over", "a shard cut short, with a manifest that fits",
+    "a pipe in the place of a shard", "SIGTERM while it saves beside the training",
+    "a flush fails beside the training",
 )  # fmt: skip
 """Cases of the default suite: one or two of each kind. All of them run with -m slow."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import warnings
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
+from megatron_ettin.checkpoint.background import DeferredWriter
 from megatron_ettin.checkpoint.load import find_newest
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.observe import read_records
@@ -117,6 +119,59 @@ def failing_save(folder: Path) -> None:
     assert find_newest(folder / "run").checkpoint.step == 1
 
 
+def background(folder: Path) -> None:
+    """Written while two more steps are taken, on every rank: what was copied is what a save in the loop writes."""
+    fields = {"steps": 7, "checkpoint__every_steps": 3, **SHARED}
+    corpus = corpus_in(folder)
+    whole = go(config_of(corpus, **fields), folder / "loop").state
+    record, write, later = Recorder.step, DeferredWriter.write_copies, threading.Event()
+
+    def step(self, state, *arguments):
+        record(self, state, *arguments)
+        if state.step == 5:
+            later.set()
+
+    def write_later(self):
+        assert later.wait(60)
+        return write(self)
+
+    Recorder.step, DeferredWriter.write_copies = step, write_later
+    assert go(config_of(corpus, checkpoint__background=True, **fields), folder / "beside").state == whole
+    Recorder.step, DeferredWriter.write_copies = record, write
+    barrier()
+    steps = [checkpoint.step for checkpoint in list_checkpoints(folder / "beside")]
+    assert steps == [checkpoint.step for checkpoint in list_checkpoints(folder / "loop")] == [3, 6, whole.step]
+    for number in steps:
+        assert tensor_hashes(folder / "beside", number) == tensor_hashes(folder / "loop", number), number
+        assert state_of(folder / "beside", number) == state_of(folder / "loop", number)
+    assert find_newest(folder / "beside").checkpoint.step == whole.step
+
+
+def failing_background(folder: Path) -> None:
+    """One rank cannot write beside the training: every rank says so after the next step, and nothing is published."""
+    config = config_of(corpus_in(folder), steps=9, checkpoint__every_steps=2, checkpoint__background=True)
+    write = DeferredWriter.write_copies
+
+    def write_or_fail(self):
+        if rank() == 2 and "00000004" in str(self.path):
+            raise OSError(28, "No space left on device")
+        return write(self)
+
+    DeferredWriter.write_copies = write_or_fail
+    try:
+        go(config, folder / "run")
+    except CheckpointError as error:
+        assert "rank 2" in str(error) and "No space left" in str(error), error
+    else:
+        raise AssertionError("a failed save went unnoticed")
+    finally:
+        DeferredWriter.write_copies = write
+    barrier()
+    assert [checkpoint.step for checkpoint in list_checkpoints(folder / "run")] == [2]
+    assert not [path for path in (folder / "run" / "checkpoints").iterdir() if path.name.startswith(".")]
+    assert len(losses(folder / "run")) <= 6, "it is told after the next step, or by the next save"
+
+
 CHECKS = {
     "optimizer": lambda folder: every_layout(),
     "round_trips": round_trips,
@@ -125,6 +180,8 @@ CHECKS = {
     "elsewhere": elsewhere,
     "bad_gradient": bad_gradient,
     "failing_save": failing_save,
+    "background": background,
+    "failing_background": failing_background,
 }
 
 

@@ -6,7 +6,10 @@ import pytest
 
 from tests.support.warm import warm
 
-CHECKS = ("optimizer", "round_trips", "resume", "elsewhere", "bad_gradient", "failing_save")
+CHECKS = (
+    "optimizer", "round_trips", "resume", "elsewhere", "bad_gradient", "failing_save", "background",
+    "failing_background",
+)  # fmt: skip
 
 
 def launch(folder, *checks):
@@ -46,6 +49,14 @@ def test_a_bad_gradient_on_one_rank_updates_none(held):
 
 def test_when_one_rank_cannot_save_all_say_so(held):
     assert_held(held, "failing_save")
+
+
+def test_what_is_saved_beside_the_training_is_what_the_loop_would_save(held):
+    assert_held(held, "background")
+
+
+def test_when_one_rank_cannot_save_beside_the_training_all_say_so(held):
+    assert_held(held, "failing_background")
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ NEVER = CheckpointConfig(every_tokens=0, every_steps=0, every_minutes=0.0)
 def totals(**changes):
     values = {
         "loss": 1.0, "labels": 1, "tokens": 1, "flops": 1.0, "digest": 0, "gradient_norm": 1.0, "stop": 0,
-        "save": False, "source_loss": (1.0,), "source_labels": (1,),
+        "save": False, "saved": False, "source_loss": (1.0,), "source_labels": (1,),
     }  # fmt: skip
     return Totals(**{**values, **changes})
 
