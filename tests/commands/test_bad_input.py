@@ -100,7 +100,7 @@ def test_the_summary_of_torchrun_ends_with_the_reason(tmp_path):
 
 
 def test_the_launcher_of_a_study_adds_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "megatron_ettin.study.launch", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, "-m", "megatron_ettin.study.launch", "--standalone", "--nproc-per-node=1"]
     wrong = ["-m", "megatron_ettin", "pretrain", "tiny", "mlm", "pretrain", "--run-folder", tmp_path, "--tensor", "4"]
     result = run([*command, *wrong], status=2)
     assert "error: layout.tensor=4" in result.stderr and "Traceback" not in result.stderr

@@ -58,6 +58,16 @@ class Recorded:
 OPERATIONS = ("all_gather", "reduce_scatter", "send")
 
 
+def both(case: Case, groups: Groups) -> dict[str, Tensor]:
+    """What is sent in a step and, where every rank has a whole model, what is seen of other pieces."""
+    return count(case, groups) | (isolate(case, groups) if has_whole_model(case) else {})
+
+
+def has_whole_model(case: Case) -> bool:
+    """Whether no pipeline cuts the model, whose outputs do not depend on recomputation either."""
+    return "pipeline" not in case.layout and case.layout.get("recompute") is None
+
+
 def count(case: Case, groups: Groups) -> dict[str, Tensor]:
     """For every rank: messages and bytes by operation in a real step, and those of ``ettin estimate``."""
     config = case.config()

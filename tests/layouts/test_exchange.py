@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.layouts.cases import Case
-from tests.layouts.exchange import OPERATIONS
+from tests.layouts.exchange import OPERATIONS, has_whole_model
 from tests.layouts.harness import Named, launch
 
 LAYOUTS = {
@@ -21,17 +21,12 @@ CASES = tuple(
     for objective in ("mlm", "clm")
     for name, (ranks, fields) in LAYOUTS.items()
 )
-WHOLE_MODELS = tuple(case for case in CASES if "pipeline" not in case.layout and case.layout.get("recompute") is None)
+WHOLE_MODELS = tuple(case for case in CASES if has_whole_model(case))
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Named]:
-    return launch("tests.layouts.exchange:count", CASES, tmp_path_factory.mktemp("counted"))
-
-
-@pytest.fixture(scope="module")
-def isolated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Named]:
-    return launch("tests.layouts.exchange:isolate", WHOLE_MODELS, tmp_path_factory.mktemp("isolated"))
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Named]:
+    return launch("tests.layouts.exchange:both", CASES, tmp_path_factory.mktemp("exchange"))
 
 
 def named(case: Case) -> str:
@@ -39,28 +34,28 @@ def named(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
-def test_messages_and_bytes_are_the_estimated_ones(counted: dict[str, Named], case: Case) -> None:
+def test_messages_and_bytes_are_the_estimated_ones(found: dict[str, Named], case: Case) -> None:
     for rank in range(case.ranks):
-        seen, estimated = (counted[case.name][f"{rank}/{name}"].tolist() for name in ("seen", "estimated"))
+        seen, estimated = (found[case.name][f"{rank}/{name}"].tolist() for name in ("seen", "estimated"))
         assert dict(zip(OPERATIONS, seen, strict=False)) == dict(zip(OPERATIONS, estimated, strict=False))
         assert seen == estimated
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
-def test_local_layers_send_no_more_than_a_window(counted: dict[str, Named], objective: str) -> None:
+def test_local_layers_send_no_more_than_a_window(found: dict[str, Named], objective: str) -> None:
     config = next(case for case in CASES if case.name == f"{objective}-cp2").config()
     tokens = config.model.causal_window if objective == "clm" else config.model.window
     key_and_value = 2 * config.model.hidden * 4
     layers, micro_batches, passes = 4, 4, 2  # of 7 layers 0, 3 and 6 are global; forward, and gradients back
     most = layers * micro_batches * passes * tokens * key_and_value
     for rank in range(2):
-        sent = counted[f"{objective}-cp2"][f"{rank}/seen"].tolist()[-1]
+        sent = found[f"{objective}-cp2"][f"{rank}/seen"].tolist()[-1]
         assert 0 < sent <= most
 
 
 @pytest.mark.parametrize("case", WHOLE_MODELS, ids=named)
-def test_a_changed_piece_moves_no_other_output_across_ranks(isolated: dict[str, Named], case: Case) -> None:
-    moved, bounds = isolated[case.name]["moved"], isolated[case.name]["bounds"].tolist()
+def test_a_changed_piece_moves_no_other_output_across_ranks(found: dict[str, Named], case: Case) -> None:
+    moved, bounds = found[case.name]["moved"], found[case.name]["bounds"].tolist()
     pieces = list(zip(bounds, bounds[1:], strict=False))
     edge = bounds[-1] // case.layout["context"]
     assert any(first < edge < last for first, last in pieces), "no piece lies on two ranks"
