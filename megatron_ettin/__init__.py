@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import megatron_ettin._native  # noqa: F401 - the extension, which has no types
     from megatron_ettin.api import build_model, export_run, load_weights, logits
     from megatron_ettin.corpus.reader import open_corpus
     from megatron_ettin.replay.replay import open_run_data

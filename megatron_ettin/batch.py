@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,16 +62,16 @@ class Batch:
         Digests of batches add up: the sum over a step does not depend on how its rows are split.
         """
         bounds = np.searchsorted(self.label_positions_L, np.arange(self.rows + 1) * self.row_length)
-        return sum(self._row_digest(row, *bounds[row : row + 2]) for row in range(self.rows)) % DIGEST_MODULUS
-
-    def _row_digest(self, row: int, first_label: int, last_label: int) -> int:
-        labels = slice(first_label, last_label)
-        parts = (
-            self.rows_B[row : row + 1].astype("<i8"),
-            self.input_ids_BT[row].astype("<i4"),
-            self.positions_BT[row].astype("<i4"),
-            (self.label_positions_L[labels] - row * self.row_length).astype("<i4"),
-            self.label_ids_L[labels].astype("<i4"),
-        )
-        hashed = hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=8)
+        total = 0
+        for row, (first, last) in enumerate(pairwise(bounds)):
+            parts = (
+                self.rows_B[row : row + 1].astype("<i8"),
+                self.input_ids_BT[row].astype("<i4"),
+                self.positions_BT[row].astype("<i4"),
+                (self.label_positions_L[first:last] - row * self.row_length).astype("<i4"),
+                self.label_ids_L[first:last].astype("<i4"),
+            )
+            hashed = hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=8)
+            total += int.from_bytes(hashed.digest(), "little")
+        return total % DIGEST_MODULUS
         return int.from_bytes(hashed.digest(), "little")

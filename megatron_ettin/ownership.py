@@ -33,7 +33,7 @@ GRACE = 10.0
 """Seconds that a start waits for a living owner on this host: ranks whose launcher was killed are about to end."""
 
 STAGING = "staging"
-"""What the owner of a staging folder owns in it."""
+"""What the owner of a staging folder of ``publish`` owns in it while it is filled."""
 UNCLAIMED = 60.0
 """Seconds after which a staging folder that nobody has claimed counts as left behind."""
 
@@ -203,17 +203,6 @@ def owner_of(folder: Path, name: str) -> tuple[Owner | None, Standing]:
         return None, "free"
     owner, standing = _judged(newest, this_process(""))
     return (owner, "free") if owner.released else (owner, standing)
-
-
-@contextlib.contextmanager
-def owned_staging(staging: Path, command: str) -> Iterator[None]:
-    """Own a staging folder of ``publish`` while it is filled; nothing of that is left in it."""
-    claim = claim_folder(staging, STAGING, command)
-    try:
-        yield
-    finally:
-        claim.release()
-        claim.path.unlink(missing_ok=True)
 
 
 def remove_dead_staging(target: Path) -> None:

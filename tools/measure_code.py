@@ -26,7 +26,7 @@ HEADER = (
     "| blank | imports | signatures | docstrings | statements | largest folder |"
 )
 SHOWN = ("blank", "import", "signature", "docstring", "statement")
-SKIPPED = {"__pycache__", ".git", ".venv", "build", "node_modules"}
+SKIPPED = {"__pycache__", ".git", ".venv", "node_modules"}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from megatron_ettin import _native
-from megatron_ettin.check.findings import Finding, guarded
+from megatron_ettin.check.findings import Finding
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.corpus.format import hash_path
 from megatron_ettin.corpus.reader import Corpus, open_corpus
@@ -17,7 +16,6 @@ from megatron_ettin.rows.mixture import Mixture, read_mixture
 from megatron_ettin.rows.packing import native_corpus, open_pack, pack_spec
 from megatron_ettin.rows.pool import build_pool
 from megatron_ettin.rows.run_data import common_vocabulary, refuse_empty
-from megatron_ettin.tokenizer.identity import TokenizerIdentity
 
 CERTAINLY_SOME = 50
 """Expected number of held-out documents at which the chance of none is below e^-50."""
@@ -25,24 +23,19 @@ FEW_DOCUMENTS = 1 << 20
 """A corpus of more is not looked through, whatever the share: a check takes two seconds at most."""
 
 
-def examine_data(config: RunConfig, deep: bool) -> tuple[int, TokenizerIdentity | None, list[Finding]]:
-    """The vocabulary of the data (the model's where the data is wrong), its tokenizer, and what was found."""
-    corpora: list[Corpus] = []
-    found = list(guarded("data", data_findings(config, deep, corpora)))
-    tokenizer = corpora[0].tokenizer if corpora else None
-    return tokenizer.vocabulary if tokenizer else config.model.vocabulary, tokenizer, found
-
-
-def data_findings(config: RunConfig, deep: bool, corpora: list[Corpus]) -> Iterator[Finding]:
+def corpus_findings(config: RunConfig, deep: bool, corpora: list[Corpus]) -> Iterator[Finding]:
     """Each corpus of the mixture: files, sizes, fingerprint, tokenizer; fills ``corpora``."""
     mixture = read_mixture(config.data.data)
     for source in mixture.sources:
         corpus = open_corpus(source.prefix)
         refuse_empty(source, corpus)
-        if deep:
-            refuse_damage(source.prefix)
+        if deep and not (verified := verify_corpus(source.prefix)).whole:
+            problems = "; ".join(verified.problems)
+            raise DataError(f"{source.prefix} is damaged: {problems}; rebuild it or restore its files")
         corpora.append(corpus)
-        yield Finding("ok", "data", corpus_line(source.name, corpus, deep))
+        size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens"
+        looked = "every byte read" if deep else "sizes fit"
+        yield Finding("ok", "data", f"{source.name}: {size}, fingerprint {corpus.fingerprint[:12]}, {looked}")
     vocabulary = common_vocabulary(mixture, corpora, config)
     yield Finding("ok", "tokenizer", f"{vocabulary.size:,} ids, sha256 {vocabulary.fingerprint[:12]}")
     yield from pool_findings(config, mixture, corpora)
@@ -74,19 +67,6 @@ def nothing_held_out(config: RunConfig, corpora: list[Corpus]) -> bool:
     return True
 
 
-def refuse_damage(prefix: Path) -> None:
-    """Read a whole corpus and raise DataError where a byte is not what the manifest says."""
-    found = verify_corpus(prefix)
-    if not found.whole:
-        raise DataError(f"{prefix} is damaged: {'; '.join(found.problems)}; rebuild it or restore its files")
-
-
-def corpus_line(name: str, corpus: Corpus, deep: bool) -> str:
-    """One corpus in words."""
-    size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens"
-    return f"{name}: {size}, fingerprint {corpus.fingerprint[:12]}, {'every byte read' if deep else 'sizes fit'}"
-
-
 def pool_findings(config: RunConfig, mixture: Mixture, corpora: list[Corpus]) -> Iterator[Finding]:
     """Rows and passes, exactly where the pack indexes are built, else roughly."""
     spec = pack_spec(config.data)
@@ -97,17 +77,11 @@ def pool_findings(config: RunConfig, mixture: Mixture, corpora: list[Corpus]) ->
         about, tokens = "", rows * spec.row_length * fill
         detail = f"; {fill:.1%} of the positions filled"
     else:
-        tokens = wanted_tokens(mixture, corpora)
+        tokens = 0.0  # held-out documents and special tokens are not considered
+        for source, corpus in zip(mixture.sources, corpora, strict=True):
+            wanted = mixture.tokens_wanted(source)
+            tokens += corpus.tokens * source.amount if wanted is None else wanted
         rows, about, detail = round(tokens / spec.row_length), "about ", "; the pack index is built at the first start"
     passes = config.schedule.tokens / max(1.0, tokens)
     epochs = f"the stage reads {passes:.2f} times that"
     yield Finding("ok", "rows", f"{about}{rows:,} rows of {spec.row_length} in the pool; {epochs}{detail}")
-
-
-def wanted_tokens(mixture: Mixture, corpora: list[Corpus]) -> float:
-    """Tokens of the pool, about: held-out documents and special tokens not considered."""
-    total = 0.0
-    for source, corpus in zip(mixture.sources, corpora, strict=True):
-        wanted = mixture.tokens_wanted(source)
-        total += corpus.tokens * source.amount if wanted is None else wanted
-    return total

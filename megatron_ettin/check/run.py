@@ -87,13 +87,17 @@ def rule_findings(config: RunConfig, world: int | None, resolved: bool = False) 
 
 
 def data_findings(config: RunConfig, deep: bool) -> tuple[int, TokenizerIdentity | None, list[Finding]]:
-    """The vocabulary of the data (0: not known), its tokenizer, and what was found about its corpora."""
+    """The vocabulary of the data (of the model where it is wrong), its tokenizer, and what was found about it."""
     if not config.data.data:
         text = "no --data: a mixture file (.json) or the prefix of a corpus"
         return config.model.vocabulary, None, [Finding("open", "data", text)]
-    from megatron_ettin.check.data import examine_data  # numpy is imported only where there is data
+    from megatron_ettin.check.data import corpus_findings  # numpy is imported only where there is data
+    from megatron_ettin.corpus.reader import Corpus
 
-    return examine_data(config, deep)
+    corpora: list[Corpus] = []
+    found = list(guarded("data", corpus_findings(config, deep, corpora)))
+    tokenizer = corpora[0].tokenizer if corpora else None
+    return tokenizer.vocabulary if tokenizer else config.model.vocabulary, tokenizer, found
 
 
 def step_findings(config: RunConfig) -> Iterator[Finding]:

@@ -40,16 +40,19 @@ def run_status(run: Path) -> Iterator[tuple[str, str]]:
     evaluations = [record for record in records if record.get("kind") == "evaluation"]
     yield "run", f"{run}: {config.model.size} {config.objective} {config.stage}"
     yield "owner", owner_line(run)
-    yield "progress", progress_line(config, steps)
+    total, last = config.schedule.tokens, steps[-1] if steps else {"step": 0, "tokens": 0}
+    share = min(1.0, last["tokens"] / total)
+    done = f"{format_count(last['tokens'])} of {format_count(total)} tokens ({share:.0%})"
+    yield "progress", f"step {last['step']:,}, {done}"
     if steps:
-        yield "loss", loss_line(steps[-1], evaluations)
+        yield "loss", loss_line(last, evaluations)
         yield "rate", rate_line(config, steps)
     checkpoints = list_checkpoints(run)
     yield "saved", saved_line(checkpoints)
     yield "disk", disk_line(run, config, checkpoints, steps)
     if others := [path.name for path in checkpoints_of(run).glob("damaged-*")] if checkpoints else []:
         yield "damaged", f"{len(others)} set aside: {', '.join(sorted(others))}; look at them, then delete them"
-    yield "a start", start_line(run)
+    yield "a start", next_start(run)
 
 
 def owner_line(run: Path) -> str:
@@ -62,14 +65,6 @@ def owner_line(run: Path) -> str:
         "gone": f"{owner}; it is gone",
         "undecided": f"{owner}; its heart has beaten within the last minute",
     }[standing]
-
-
-def progress_line(config: RunConfig, steps: list[MetricsRecord]) -> str:
-    """How far it is."""
-    total = config.schedule.tokens
-    step, tokens = (steps[-1]["step"], steps[-1]["tokens"]) if steps else (0, 0)
-    share = min(1.0, tokens / total)
-    return f"step {step:,}, {format_count(tokens)} of {format_count(total)} tokens ({share:.0%})"
 
 
 def loss_line(last: MetricsRecord, evaluations: list[MetricsRecord]) -> str:
@@ -131,7 +126,7 @@ def bytes_below(folder: Path) -> int:
     return total
 
 
-def start_line(run: Path) -> str:
+def next_start(run: Path) -> str:
     """What the same command would do."""
     if owner_of(run, OWNER)[1] == "alive":
         return "would be refused: the owner lives"

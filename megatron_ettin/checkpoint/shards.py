@@ -134,6 +134,7 @@ class _Listed(pickle.Unpickler):
     """Builds listed classes only: plain records without side effects."""
 
     def find_class(self, module: str, name: str) -> object:
+        """A listed class by its name. Raises CheckpointError for any other, and for one that this torch has not."""
         if (module, name) == ("builtins", "getattr"):
             return _member
         if name not in _ALLOWED.get(module, ()):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from megatron_ettin.check.run import Request, examine
 from megatron_ettin.commands.run_flags import RunFlags, parse_flags, recipe_named, run_folder
 from megatron_ettin.config.codec import differences, fingerprint, flatten
-from megatron_ettin.config.run import RunConfig
 from megatron_ettin.tables import pairs
 
 FAILED = 2
@@ -34,14 +33,10 @@ def main(arguments: list[str]) -> int:
     for finding in found:
         print(finding)
     if not flags.quiet:
-        print(f"\n{settings(config, base)}\n\nfingerprint {fingerprint(config)}")
+        changed = {item.path: f"   (recipe: {shown(item.old)})" for item in differences(base, config)}
+        settings = [(path, shown(value) + changed.get(path, "")) for path, value in flatten(config).items()]
+        print(f"\n{pairs(settings)}\n\nfingerprint {fingerprint(config)}")
     return FAILED if any(finding.state == "error" for finding in found) else 0
-
-
-def settings(config: RunConfig, base: RunConfig) -> str:
-    """Every setting; those that differ from the recipe are marked."""
-    changed = {item.path: f"   (recipe: {shown(item.old)})" for item in differences(base, config)}
-    return pairs([(path, shown(value) + changed.get(path, "")) for path, value in flatten(config).items()])
 
 
 def shown(value: object) -> str:

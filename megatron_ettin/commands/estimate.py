@@ -11,7 +11,7 @@ import tyro
 
 from megatron_ettin.commands.run_flags import RunFlags, parse_flags
 from megatron_ettin.config import rules
-from megatron_ettin.config.derived import with_vocabulary, with_world_size
+from megatron_ettin.config.derived import model_ranks, with_vocabulary, with_world_size
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
 from megatron_ettin.cost.estimate import Estimate, Speed, estimate_run, figures, measured_flops, notes
@@ -126,7 +126,7 @@ def detail(found: Estimate) -> str:
     """Everything about one run."""
     config, work, held, sent = found.config, found.flops, found.memory, found.traffic
     layout = config.layout
-    ranks = layout.tensor * layout.pipeline * layout.context * max(1, layout.data)
+    ranks = model_ranks(layout) * max(1, layout.data)
     hours = found.device_hours
     lines: list[tuple[str, str]] = [
         ("run", f"{config.model.size} {config.objective} {config.stage} ({config.variant})"),

@@ -31,24 +31,20 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit status."""
     options = parser().parse_args(arguments)
-    _refuse_unused(options)
+    for flag, owner in (
+        ("text", "step"), ("rows", "step"), ("row", "step"), ("source", "document"), ("until", "document"),
+        ("output", "between"),
+    ):  # fmt: skip
+        if getattr(options, flag) and getattr(options, owner) is None:
+            parser().error(f"--{flag} goes with --{owner}")
+    if options.row and options.rows:
+        parser().error("--row names rows and --rows counts them; give one of them")
     if options.step is not None:
         return print_step(options.run, options.step, options.text, options.rows, options.row)
     if options.document is not None:
         return print_document(options.run, options.document, options.source, options.until)
     first, last = options.between
     return write_between(options.run, first, last, options.output)
-
-
-def _refuse_unused(options: argparse.Namespace) -> None:
-    owners = {"text": "step", "rows": "step", "row": "step", "source": "document", "until": "document"}
-    for flag, owner in owners.items():
-        if getattr(options, flag) and getattr(options, owner) is None:
-            parser().error(f"--{flag} goes with --{owner}")
-    if options.row and options.rows:
-        parser().error("--row names rows and --rows counts them; give one of them")
-    if options.output and options.between is None:
-        parser().error("--output goes with --between")
 
 
 def print_step(run: Path, step: int, text: bool, rows: int, chosen: list[int] | None) -> int:

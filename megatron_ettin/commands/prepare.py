@@ -123,6 +123,8 @@ def table(report: BuildReport) -> str:
         lines.append(f"  documents  {manifest.documents:,} ({manifest.empty_documents:,} empty)")
         lines.append(f"  tokens     {manifest.tokens:,} as {manifest.dtype}")
         kinds = Counter(source.format for source in manifest.sources)
+        texts = [source for source in manifest.sources if source.format.startswith("txt")]
+        uncut = [source for source in texts if source.documents + sum(source.rejected.values()) <= 1]
         shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         lines.append(f"  input      {len(manifest.sources):,} files, {format_count(size, 'B')}: {shown}")
         notes = {
@@ -130,7 +132,7 @@ def table(report: BuildReport) -> str:
             "blank lines": sum(source.blank_lines for source in manifest.sources),
             "lone surrogates (now U+FFFD)": sum(source.lone_surrogates for source in manifest.sources),
             "special tokens in text": manifest.specials_in_text,
-            "text files in which the separator cuts nothing": sum(map(_uncut, manifest.sources))
+            "text files in which the separator cuts nothing": len(uncut)
             if manifest.settings.get("text_separator")
             else 0,
         }
@@ -148,11 +150,6 @@ def table(report: BuildReport) -> str:
         some = ", ".join(paths[:NAMES_SHOWN]) + (" ..." if len(paths) > NAMES_SHOWN else "")
         lines.append(f"  {'note' if paths is twins else 'left out':<10} {len(paths):,} ({reason}): {some}")
     return "\n".join(lines)
-
-
-def _uncut(source: SourceSummary) -> bool:
-    """Whether a text file is at most one document."""
-    return source.format.startswith("txt") and source.documents + sum(source.rejected.values()) <= 1
 
 
 def _twins(sources: Sequence[SourceSummary]) -> tuple[str, ...]:

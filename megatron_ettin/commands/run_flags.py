@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
 from megatron_ettin.config import rules
-from megatron_ettin.config.derived import default_run_folder
 from megatron_ettin.config.named_run import run_of
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.recipes import STAGES, known_name
@@ -88,27 +88,21 @@ RUN_FIELDS = tuple(item.name for item in fields(RunFlags) if item.name != "run")
 Flags = TypeVar("Flags", bound=RunFlags)
 
 
-def parse_run(arguments: list[str], verb: str = "pretrain") -> tuple[RunConfig, Path]:
-    """``SIZE OBJECTIVE STAGE [flags]`` as a checked run and its folder.
-
-    Raises ConfigError for unknown names, broken rules and settings without effect. A misspelt flag prints the
-    nearest ones and exits with status 2.
-    """
-    config, flags = parse_flags(arguments, RunFlags, verb)
-    return config, run_folder(config, flags)
-
-
 def run_folder(config: RunConfig, flags: RunFlags) -> Path:
     """The folder asked for, or the default one."""
-    return Path(flags.run) if flags.run else default_run_folder(config)
+    return Path(flags.run or f"runs/{config.model.size}-{config.objective}-{config.stage}")
 
 
 def parse_flags(arguments: list[str], kind: type[Flags], verb: str, checked: bool = True) -> tuple[RunConfig, Flags]:
-    """The run and the verb's own flags; with ``checked=False`` the rules are left to the caller."""
+    """``SIZE OBJECTIVE STAGE [flags]`` as a run, and the verb's own flags.
+
+    Raises ConfigError for unknown names and flags, settings without effect and, if ``checked``, broken rules.
+    """
     base, rest = recipe_named(arguments, verb)
     refuse_typos(kind, rest)
     rest = expanded(rest, ALIASES)
-    base = without_dead_carry(base, rest)
+    if any(argument.partition("=")[0] == "--start.huggingface" for argument in rest):
+        base = replace(base, start=replace(base.start, carry_optimizer=False))  # there is no state to carry over
     sections = {name: getattr(base, name) for name in RUN_FIELDS}
     flags = tyro.cli(
         kind,
@@ -140,36 +134,17 @@ def recipe_named(arguments: list[str], verb: str) -> tuple[RunConfig, list[str]]
     if any(argument in ("-h", "--help") for argument in arguments):
         shown = arguments[:3] if len(arguments) > 3 else ["150m", "mlm", "pretrain"]
         return run_of(*shown), ["--help"]
-    names = leading_names(arguments)
+    names = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:3]))
     if len(names) < 3:
+        sizes = [*PUBLISHED_SIZES, "tiny", "a .toml file"]
+        kind, known = (("SIZE", sizes), ("OBJECTIVE", list(OBJECTIVES)), ("STAGE", list(STAGES)))[len(names)]
         raise ConfigError(
             f"ettin {verb} takes SIZE OBJECTIVE STAGE and then flags, for example: ettin {verb} 150m mlm pretrain; "
-            + missing(names)
+            f"{kind} is missing: {', '.join(known)}"
         )
     variant, rest = taken(arguments[3:], "--variant", "paper")
     size = names[0] if names[0].endswith(".toml") else known_name("size", names[0], list(SHAPES))
     return run_of(size, names[1], names[2], variant), rest
-
-
-def leading_names(arguments: list[str]) -> list[str]:
-    """The arguments before the first flag, three at most."""
-    names: list[str] = []
-    for argument in arguments[:3]:
-        if argument.startswith("-"):
-            break
-        names.append(argument)
-    return names
-
-
-def missing(names: list[str]) -> str:
-    """Which positional argument is not there, and what it can be."""
-    kinds = (
-        ("SIZE", [*PUBLISHED_SIZES, "tiny", "a .toml file"]),
-        ("OBJECTIVE", list(OBJECTIVES)),
-        ("STAGE", list(STAGES)),
-    )
-    kind, known = kinds[len(names)]
-    return f"{kind} is missing: {', '.join(known)}"
 
 
 def taken(arguments: list[str], flag: str, default: str) -> tuple[str, list[str]]:
@@ -232,10 +207,3 @@ def token_count(value: str) -> str:
     """A number of tokens with its unit written out: 1.5K is 1500; anything else as it is."""
     count = COUNT.fullmatch(value)
     return str(round(float(count[1]) * COUNT_UNITS[count[2]])) if count else value
-
-
-def without_dead_carry(base: RunConfig, arguments: list[str]) -> RunConfig:
-    """The recipe's carry-over of optimizer state, dropped where the weights come from Hugging Face."""
-    if any(argument.partition("=")[0] == "--start.huggingface" for argument in arguments):
-        return replace(base, start=replace(base.start, carry_optimizer=False))
-    return base

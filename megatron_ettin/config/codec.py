@@ -13,6 +13,7 @@ from megatron_ettin.typed_json import FieldError, decode, field_types, join
 
 T = TypeVar("T")
 
+
 def to_dict(value: object) -> Any:  # noqa: ANN401
     """A dataclass as JSON-ready data: nested dictionaries, tuples as lists."""
     if is_dataclass(value):
@@ -152,14 +153,7 @@ def check_change(old: RunConfig, new: RunConfig) -> list[Difference]:
 
 def changes_of_result(old: RunConfig, new: RunConfig) -> list[Difference]:
     """The differences between two runs by which they would learn something else."""
-    acts = guard_acts(old) or guard_acts(new)
-    return [
-        item
-        for item in differences(old, new)
-        if changes_result(item.path) and not extends(old, item) and (acts or not item.path.startswith(GUARD_PREFIX))
-    ]
-
-
-def extends(old: RunConfig, item: Difference) -> bool:
-    """Whether a difference only moves the end of a schedule whose past does not depend on its end."""
-    return item.path == "schedule.tokens" and old.schedule.shape == "warmup_stable"
+    idle: tuple[str, ...] = () if guard_acts(old) or guard_acts(new) else (GUARD_PREFIX,)
+    if old.schedule.shape == "warmup_stable":  # its past does not depend on its end
+        idle += ("schedule.tokens",)
+    return [item for item in differences(old, new) if changes_result(item.path) and not item.path.startswith(idle)]

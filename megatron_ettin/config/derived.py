@@ -1,9 +1,8 @@
-"""What follows from a run's fields: batch sizes, rank counts, the default folder."""
+"""What follows from a run's fields: batch sizes, micro-batches, rank counts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import BatchConfig, LayoutConfig, RunConfig
@@ -51,11 +50,6 @@ def model_ranks(layout: LayoutConfig) -> int:
     return layout.tensor * layout.pipeline * layout.context
 
 
-def world_size(layout: LayoutConfig) -> int:
-    """Ranks of the whole run; an unset data size counts as 1."""
-    return model_ranks(layout) * max(1, layout.data)
-
-
 def with_world_size(config: RunConfig, world: int) -> RunConfig:
     """The run with its data size filled in from the world size."""
     return replace(config, layout=replace(config.layout, data=world // model_ranks(config.layout)))
@@ -66,11 +60,6 @@ def with_vocabulary(config: RunConfig, vocabulary: int) -> RunConfig:
     if config.model.vocabulary:
         return config
     return replace(config, model=replace(config.model, vocabulary=vocabulary))
-
-
-def default_run_folder(config: RunConfig) -> Path:
-    """Where a run goes when no ``--run`` is given."""
-    return Path("runs") / f"{config.model.size}-{config.objective}-{config.stage}"
 
 
 def last_layer_can_narrow(config: RunConfig) -> bool:

@@ -55,7 +55,8 @@ def decode_shape(stem: str, content: dict[str, object]) -> tuple[ModelConfig, Si
     model = from_dict(ModelConfig, {"vocabulary": 0} | table | {"size": content.get("name", stem)}, "model")
     if model.size in SHAPES:
         raise ConfigError(f"name={model.size!r} is taken by a built-in size; choose another")
-    like = content.get("like", nearest(model))
+    near = min(PUBLISHED_SIZES, key=lambda size: abs(math.log(body(SHAPES[size]) / max(body(model), 1.0))))
+    like = content.get("like", near)
     if like not in SIZE_RECIPES:
         raise ConfigError(f"like={like!r} is not a size{suggest(str(like), list(SIZE_RECIPES))}")
     figures = content.get("recipe", {})
@@ -67,11 +68,6 @@ def decode_shape(stem: str, content: dict[str, object]) -> tuple[ModelConfig, Si
 def body(model: ModelConfig) -> float:
     """Size of the layers' matrices, for comparison only."""
     return model.layers * (4.0 * model.hidden**2 + 3.0 * model.hidden * model.intermediate)
-
-
-def nearest(model: ModelConfig) -> str:
-    """The published size whose layers are nearest in parameters, by ratio."""
-    return min(PUBLISHED_SIZES, key=lambda size: abs(math.log(body(SHAPES[size]) / max(body(model), 1.0))))
 
 
 def run_of(size: str, objective: str, stage: str, variant: str = "paper") -> RunConfig:

@@ -190,7 +190,9 @@ def recipe_of(model: ModelConfig, figures: SizeRecipe, objective: str, stage: st
         known_name("variant", variant, list(VARIANTS)),  # type: ignore[arg-type]
     )
     run = LATER_STAGES[stage](run, figures) if known_name("stage", stage, list(STAGES)) != "pretrain" else run
-    return released(run) if variant == "released" else run
+    if variant == "released":
+        run = with_fields(run, {row.field: row.value for row in RELEASED if row.applies(run)})
+    return run
 
 
 def known_name(kind: str, name: str, known: list[str]) -> str:
@@ -289,8 +291,3 @@ def cross(run: RunConfig, figures: SizeRecipe) -> RunConfig:
 
 
 LATER_STAGES = {"extension": extension, "decay": decay, "cross": cross}
-
-
-def released(run: RunConfig) -> RunConfig:
-    """A run with every row of the exception table that speaks of it."""
-    return with_fields(run, {row.field: row.value for row in RELEASED if row.applies(run)})

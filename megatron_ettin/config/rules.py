@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from importlib.util import find_spec
 
+from megatron_ettin.config.codec import flatten
 from megatron_ettin.config.derived import FP8_MULTIPLE, batch_sizes, micro_batch_rows_at, model_ranks
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import SPECIALS_PER_PIECE, RunConfig
@@ -156,7 +156,9 @@ def batch(config: RunConfig) -> Iterator[str]:
     """Growing batches end at the full one."""
     rows, step = config.batch.rows, config.batch.warmup_increment
     if config.batch.warmup_tokens and rows % step:
-        yield f"batch.warmup_increment={step} does not divide batch.rows={rows}; use {nearest_divisors(rows, step)}"
+        below = [value for value in divisors(rows) if value < step][-1:]
+        above = [value for value in divisors(rows) if value > step][:1]
+        yield f"batch.warmup_increment={step} does not divide batch.rows={rows}; use {listed(below + above)}"
 
 
 def tensor(config: RunConfig) -> Iterator[str]:
@@ -197,7 +199,7 @@ def context(config: RunConfig) -> Iterator[str]:
 
 
 def pipeline(config: RunConfig) -> Iterator[str]:
-    """Every stage has a layer, and given placements are complete."""
+    """Every pipeline stage has a layer, and given placements are complete."""
     layout, layers = config.layout, config.model.layers
     stages = layout.pipeline * layout.virtual_pipeline
     if layout.virtual_pipeline > 1 and layout.pipeline == 1:
@@ -228,9 +230,12 @@ def micro_batches(config: RunConfig) -> Iterator[str]:
     *growing, full = batch_sizes(config.batch)
     ranks = max(1, layout.data)
     if full % (ranks * layout.micro_batch_rows):
+        fitting = f"layout.micro_batch_rows of {listed(divisors(full // ranks))}"
+        if full % ranks:
+            fitting = f"a data size of {listed(divisors(full))}"
         yield (
             f"layout.data={layout.data or 'open'} x layout.micro_batch_rows={layout.micro_batch_rows} does not "
-            f"divide batch.rows={full}; use {remedy(config, full)}"
+            f"divide batch.rows={full}; use {fitting}"
         )
         return
     uneven = full // ranks // layout.micro_batch_rows % layout.pipeline
@@ -248,14 +253,6 @@ def micro_batches(config: RunConfig) -> Iterator[str]:
             f"(batch.warmup_increment={config.batch.warmup_increment}); use fewer data ranks, a larger "
             "batch.warmup_increment, or batch.warmup_tokens=0"
         )
-
-
-def remedy(config: RunConfig, rows: int) -> str:
-    """The values that do divide a full step: micro-batches for this data size, or else data sizes."""
-    ranks = max(1, config.layout.data)
-    if rows % ranks:
-        return f"a data size of {listed(divisors(rows))}"
-    return f"layout.micro_batch_rows of {listed(divisors(rows // ranks))}"
 
 
 def checkpoints(config: RunConfig) -> Iterator[str]:
@@ -341,13 +338,6 @@ def divisors(number: int) -> list[int]:
     return [value for value in range(1, number + 1) if number % value == 0]
 
 
-def nearest_divisors(number: int, wanted: int) -> str:
-    """The divisors on both sides of a value that is none, in words."""
-    known = divisors(number)
-    below = [value for value in known if value < wanted][-1:]
-    return listed(below + [value for value in known if value > wanted][:1])
-
-
 def listed(values: list[int]) -> str:
     """'1, 2 or 4'; long lists are shortened in the middle."""
     words = [str(value) for value in (values if len(values) <= 12 else values[:10])]
@@ -379,12 +369,5 @@ def without_effect(config: RunConfig, base: RunConfig) -> list[str]:
         dead["batch.warmup_increment"] = "batch.warmup_tokens=0 keeps the batch constant"
     if not config.start.from_run and config.start.carry_optimizer:
         dead["start.carry_optimizer"] = "there is no start.from_run (--from)"
-    return [f"{path} has no effect: {reason}" for path, reason in dead.items() if differs(config, base, path)]
-
-
-def differs(config: RunConfig, base: RunConfig, path: str) -> bool:
-    """Whether two runs differ in a field of a section."""
-    section, name = path.split(".")
-    before, after = getattr(base, section), getattr(config, section)
-    assert name in {item.name for item in fields(after)}, path
-    return bool(getattr(before, name) != getattr(after, name))
+    before, after = flatten(base), flatten(config)
+    return [f"{path} has no effect: {reason}" for path, reason in dead.items() if before[path] != after[path]]

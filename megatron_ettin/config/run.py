@@ -164,7 +164,7 @@ class LayoutConfig:
     """Rows of one forward and backward pass on one data rank; fewer where a growing batch is smaller or does not
     divide."""
     pipeline_layers: tuple[int, ...] = ()
-    """Layers of each (virtual) stage in order; empty: balanced by cost with the head counted."""
+    """Layers of each (virtual) pipeline stage in order; empty: balanced by cost with the head counted."""
     recompute: Literal["none", "full"] = "none"
     """full: keep only layer inputs and compute each layer again in the backward pass."""
     overlap: bool = False

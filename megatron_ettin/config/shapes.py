@@ -27,11 +27,6 @@ SHAPES: dict[str, ModelConfig] = {
 PUBLISHED_SIZES = ("17m", "32m", "68m", "150m", "400m", "1b")
 
 
-def head_size(model: ModelConfig) -> int:
-    """Width of one attention head."""
-    return model.hidden // model.heads
-
-
 def is_global(model: ModelConfig, layer: int) -> bool:
     """Whether a layer (from 0) attends to the whole piece: layers 0, 3, 6, ... of the published shapes."""
     return layer % model.global_every == 0

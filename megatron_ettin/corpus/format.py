@@ -71,14 +71,9 @@ class IndexHeader(NamedTuple):
         return HEADER.size + 12 * self.sequences + 8 * (self.documents + 1)
 
     @property
-    def lengths_offset(self) -> int:
-        """Where the int32 sequence lengths start."""
-        return HEADER.size
-
-    @property
     def pointers_offset(self) -> int:
-        """Where the int64 byte offsets of the sequences start."""
-        return self.lengths_offset + 4 * self.sequences
+        """Where the int64 byte offsets of the sequences start, behind the header and the int32 sequence lengths."""
+        return HEADER.size + 4 * self.sequences
 
     @property
     def documents_offset(self) -> int:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.corpus.checksum import file_checksum
-from megatron_ettin.corpus.format import IndexHeader, corpus_prefix, member, read_header
+from megatron_ettin.corpus.format import HEADER, IndexHeader, corpus_prefix, member, read_header
 from megatron_ettin.corpus.manifest import Manifest, read_manifest
 from megatron_ettin.errors import DataError
 from megatron_ettin.tokenizer.identity import TokenizerIdentity, read_identity
 
 
-def _map(path: Path) -> NDArray[np.uint8]:
-    if path.stat().st_size == 0:
-        return np.empty(0, np.uint8)
-    return np.memmap(path, mode="r", dtype=np.uint8)
+def map_numbers(path: Path, dtype: str, count: int) -> NDArray[Any]:
+    """The first ``count`` numbers of a file, memory-mapped; a file without any cannot be."""
+    return np.memmap(path, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,14 @@ def map_files(prefix: Path, header: IndexHeader) -> Layout:
 
     Raises DataError where the first or last entries show that index and tokens do not belong together.
     """
-    index, content = _map(member(prefix, ".idx")), _map(member(prefix, ".bin"))
+    paths = member(prefix, ".idx"), member(prefix, ".bin")
+    index, content = (map_numbers(path, "u1", path.stat().st_size) for path in paths)
     itemsize = np.dtype(header.dtype).itemsize
     if len(content) % itemsize:
         raise DataError(f"{member(prefix, '.bin')}: {len(content)} bytes is not a whole number of {header.dtype} ids")
     layout = Layout(
         tokens=content.view(header.dtype),
-        lengths=index[header.lengths_offset : header.pointers_offset].view("<i4"),
+        lengths=index[HEADER.size : header.pointers_offset].view("<i4"),
         pointers=index[header.pointers_offset : header.documents_offset].view("<i8"),
         document_indices=index[header.documents_offset :].view("<i8"),
     )
@@ -133,11 +134,6 @@ class Corpus:
         if not whole or (pointers[1:] != pointers[:-1] + lengths[:-1] * itemsize).any():
             raise DataError(f"{self.prefix}.idx: document {number} has offsets outside the corpus; run verify")
         return self.layout.tokens[begin // itemsize : end // itemsize]
-
-    def sentence_lengths(self, number: int) -> NDArray[np.int32]:
-        """Stored ids of each sequence of one document."""
-        first, last = (int(bound) for bound in self._bounds(number, number + 1))
-        return self.layout.lengths[first:last].astype(np.int32)
 
 
 def open_corpus(path: str | Path) -> Corpus:

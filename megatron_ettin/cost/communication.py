@@ -87,7 +87,7 @@ def hidden_bytes(config: RunConfig) -> int:
 def tensor(config: RunConfig, place: Place) -> Iterator[Message]:
     """Reductions of layer outputs; with sequence parallelism gathers and scatters, and the norms' gradients.
 
-    On the last stage the gradient of the labels' hidden states, and the three sums of a softmax, too.
+    On the last pipeline stage the gradient of the labels' hidden states, and the three sums of a softmax, too.
     """
     layout = config.layout
     if layout.tensor == 1:
@@ -140,14 +140,14 @@ def context(config: RunConfig, place: Place) -> Iterator[Message]:
     micro, again = micro_batch_count(config), layout.recompute == "full"
     token = 2 * model.hidden // layout.tensor * WEIGHT_BYTES[config.compute.precision]
     layers = own_layers(config, place.pipeline)
-    wide = sum(is_global(model, layer) for layer in layers)
+    whole = sum(is_global(model, layer) for layer in layers)
     stream = layout.micro_batch_rows * config.data.row_length * token
-    yield Message(kind="context", operation="all_gather", count=micro * wide * (2 if again else 1), bytes=stream)
-    yield Message(kind="context", operation="reduce_scatter", count=micro * wide, bytes=stream)
+    yield Message(kind="context", operation="all_gather", count=micro * whole * (2 if again else 1), bytes=stream)
+    yield Message(kind="context", operation="reduce_scatter", count=micro * whole, bytes=stream)
     # the window's edge of local layers: forward to the neighbours that see it, backward to those it came from
     causal = OBJECTIVES[config.objective].causal
     left, right = (model.causal_window, 0) if causal else (model.window, model.window)
-    backward = micro * (len(layers) - wide)
+    backward = micro * (len(layers) - whole)
     forward = backward * (2 if again else 1)
     before, after = place.context > 0, place.context < layout.context - 1
     for tokens, count in ((left, forward * after + backward * before), (right, forward * before + backward * after)):

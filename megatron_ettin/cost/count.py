@@ -112,11 +112,10 @@ def flops(model: ModelConfig, causal: bool, lengths: Iterable[int], labels: floa
         tokens += length
         whole += attention_pairs(length, causal)
         windowed += attention_pairs(length, causal, window)
-    wide = global_layers(model)
     return Flops(
         matrices=tokens * model.layers * layer_matrix_flops(model),
-        attention_global=wide * whole * pair_flops(model),
-        attention_local=(model.layers - wide) * windowed * pair_flops(model),
+        attention_global=global_layers(model) * whole * pair_flops(model),
+        attention_local=(model.layers - global_layers(model)) * windowed * pair_flops(model),
         head=labels * head_flops(model),
     )
 

@@ -36,10 +36,10 @@ def layer_costs(config: RunConfig) -> list[float]:
     model, length = config.model, config.data.piece_length
     causal = OBJECTIVES[config.objective].causal
     window = model.causal_window if causal else model.window
-    wide = attention_pairs(length, causal) / length * pair_flops(model)
-    narrow = attention_pairs(length, causal, window) / length * pair_flops(model)
+    whole = attention_pairs(length, causal) / length * pair_flops(model)
+    windowed = attention_pairs(length, causal, window) / length * pair_flops(model)
     matrices = layer_matrix_flops(model)
-    costs = [matrices + (wide if is_global(model, layer) else narrow) for layer in range(model.layers)]
+    costs = [matrices + (whole if is_global(model, layer) else windowed) for layer in range(model.layers)]
     if last_layer_can_narrow(config):
         share = label_share(OBJECTIVES[config.objective], config.data)
         qkv = FLOPS_PER_MULTIPLY * 3 * model.hidden**2  # keys and values of every token are needed
@@ -160,15 +160,10 @@ def least_maximum(layers: tuple[float, ...], head: float, stages: int) -> tuple[
     return tuple(reversed(placement))
 
 
-def timeline(config: RunConfig, transfer_share: float = 0.0) -> Timeline:
-    """The simulated step of the run's pipeline; ``transfer_share`` is the transfer time per mean forward pass."""
+def timeline(config: RunConfig) -> Timeline:
+    """The simulated step of the run's pipeline; messages between its ranks take no time."""
     forward = stage_costs(layer_costs(config), head_cost(config), layer_placement(config))
     backward = BACKWARD_COST + (1.0 if config.layout.recompute == "full" else 0.0)
-    mean = sum(forward) / len(forward)
     return simulate(
-        forward,
-        [backward * item for item in forward],
-        config.layout.pipeline,
-        micro_batch_count(config),
-        transfer_share * mean,
+        forward, [backward * item for item in forward], config.layout.pipeline, micro_batch_count(config)
     )

@@ -47,13 +47,11 @@ class Timeline:
         return 1.0 - sum(self.busy) / (len(self.busy) * self.total)
 
 
-def simulate(
-    forward: list[float], backward: list[float], devices: int, micro_batches: int, transfer: float = 0.0
-) -> Timeline:
+def simulate(forward: list[float], backward: list[float], devices: int, micro_batches: int) -> Timeline:
     """Run a step. ``forward`` and ``backward`` are the durations of each stage in model order.
 
     Stage s lies on device s mod ``devices`` as its chunk s div ``devices``. A pass starts when its device is free
-    and its input has arrived, ``transfer`` after the neighbour's pass ended. O(stages x micro-batches).
+    and the neighbour's pass, which makes its input, has ended. O(stages x micro-batches).
     """
     stages = len(forward)
     chunks = stages // devices
@@ -67,7 +65,10 @@ def simulate(
             while position[device] < len(pending[device]):
                 kind, chunk, m = pending[device][position[device]]
                 stage = chunk * devices + device
-                ready = arrival(done, kind, stage, m, stages, transfer)
+                if kind == "F":
+                    ready = done.get(("F", stage - 1, m)) if stage else 0.0
+                else:
+                    ready = done.get(("B", stage + 1, m) if stage < stages - 1 else ("F", stage, m))
                 if ready is None:
                     break
                 duration = forward[stage] if kind == "F" else backward[stage]
@@ -79,18 +80,6 @@ def simulate(
     if len(done) != 2 * stages * micro_batches:
         raise RuntimeError(f"the schedule of {devices} devices and {chunks} chunks blocks itself")
     return Timeline(max(free), tuple(busy), tuple(in_flight(actions) for actions in pending))
-
-
-def arrival(
-    done: dict[tuple[str, int, int], float], kind: str, stage: int, m: int, stages: int, transfer: float
-) -> float | None:
-    """When a pass may start as far as its input goes; None while that is not known."""
-    if kind == "F" and stage == 0:
-        return 0.0
-    if kind == "B" and stage == stages - 1:
-        return done.get(("F", stage, m))
-    end = done.get((kind, stage - 1 if kind == "F" else stage + 1, m))
-    return None if end is None else end + transfer
 
 
 def in_flight(actions: list[Action]) -> int:

@@ -1,5 +1,7 @@
 """Where a model's prediction of a token is read: at the token itself, or one position before it."""
 
+# T tokens of a text, V vocabulary
+
 from __future__ import annotations
 
 from typing import Any

@@ -30,7 +30,7 @@ from megatron_ettin.export.mapping import huggingface_shapes, to_huggingface
 from megatron_ettin.export.parity import PARITY_FILE, compare, packed_logits, write_parity
 from megatron_ettin.export.tokenizer_files import write_json
 from megatron_ettin.export.weights import WEIGHTS, save_weights
-from megatron_ettin.ownership import owned_staging, remove_dead_staging
+from megatron_ettin.ownership import STAGING, owned, remove_dead_staging
 from megatron_ettin.publish import publish
 from megatron_ettin.rows.data_record import read_data_record
 from megatron_ettin.rows.mixture import read_mixture
@@ -110,19 +110,10 @@ def export_checkpoint(
     tokenizer than that of the training, OwnershipError when another process is writing it; then nothing is published.
     """
     remove_dead_staging(folder)
-    if folder.exists():
-        try:
-            origin = parse_json((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
-            stored_type = parse_json((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
-        except (OSError, ValueError, KeyError, TypeError):
-            origin, stored_type = None, None
-        if (origin, stored_type) != (fingerprint_of(checkpoint), dtype) or not (folder / PARITY_FILE).exists():
-            raise CheckpointError(
-                f"{folder} exists and is no {dtype} export of {checkpoint.path}; give another folder or remove it"
-            )
+    if is_exported(checkpoint, folder, dtype):
         return False
     export, training = described(load_checkpoint(checkpoint), dtype, tokenizer, say)
-    with publish(folder) as staging, owned_staging(staging, shlex.join(sys.orig_argv)):
+    with publish(folder) as staging, owned(staging, STAGING, shlex.join(sys.orig_argv), remove=True):
         fill(staging, export, training)
         stored = open_folder(staging).tensors
         write_parity(staging, compare(staging, packed_logits(export.model, export.objective, stored)))
@@ -134,22 +125,13 @@ def described(
 ) -> tuple[Export, dict[str, Any]]:
     """A checkpoint on its way out, and the content of its training.json. Raises DataError for another tokenizer."""
     run = loaded.checkpoint.path.parent.parent
-    tokenizer_json = tokenizer or tokenizer_of(run, loaded.config)
-    if tokenizer_json.is_dir():
-        tokenizer_json /= TOKENIZER
-    trained = loaded.tokenizer
-    given = read_identity(tokenizer_json)
-    remedy = f"give the tokenizer.json that {run} was trained with by --tokenizer"
-    if trained is None:
-        say(compare_tokenizers(given, None, str(loaded.checkpoint.path), remedy))
-    elif said := compare_tokenizers(trained, given, str(tokenizer_json), remedy):
-        say(said)
+    tokenizer_json, identity = accepted_tokenizer(loaded, tokenizer or tokenizer_of(run, loaded.config), say)
     export = Export(
         model=loaded.config.model,
         objective=OBJECTIVES[loaded.config.objective],
         tensors=loaded.tensors,
         tokenizer_json=tokenizer_json,
-        special_ids=trained.special_ids if trained and not missing_roles(trained.special_ids) else None,
+        special_ids=None if missing_roles(identity.special_ids) else identity.special_ids,
         dtype=dtype,
         origin={
             "stage": loaded.config.stage,
@@ -158,7 +140,7 @@ def described(
             "tokens of the stage": f"{loaded.state.tokens:,}",
         },
     )
-    training = _facts(loaded) | {"tokenizer": (trained or given).to_dict()}
+    training = _facts(loaded) | {"tokenizer": identity.to_dict()}
     if (run / DATA_RECORD).is_file():
         training["data"] = read_data_record(run)["data"]
     return export, training
@@ -191,6 +173,39 @@ def refill(folder: Path, loaded: Loaded) -> None:
     os.replace(staging, folder / WEIGHTS)
     training = parse_json((folder / TRAINING_FILE).read_text(encoding="utf-8"))
     write_json(folder / TRAINING_FILE, training | _facts(loaded))
+
+
+def is_exported(checkpoint: Checkpoint, folder: Path, dtype: StoredType) -> bool:
+    """Whether a folder is the export of a checkpoint; raises CheckpointError when it is there and is something else."""
+    if not folder.exists():
+        return False
+    try:
+        origin = parse_json((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
+        stored_type = parse_json((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
+    except (OSError, ValueError, KeyError, TypeError):
+        origin, stored_type = None, None
+    if (origin, stored_type) != (fingerprint_of(checkpoint), dtype) or not (folder / PARITY_FILE).exists():
+        raise CheckpointError(
+            f"{folder} exists and is no {dtype} export of {checkpoint.path}; give another folder or remove it"
+        )
+    return True
+
+
+def accepted_tokenizer(
+    loaded: Loaded, given: Path, say: Callable[[str], None]
+) -> tuple[Path, TokenizerIdentity]:
+    """The tokenizer.json given for an export, itself or its folder, and its identity: as trained with, else its own.
+
+    Raises DataError for another tokenizer than that of the training.
+    """
+    path = given / TOKENIZER if given.is_dir() else given
+    found, trained = read_identity(path), loaded.tokenizer
+    remedy = f"give the tokenizer.json that {loaded.checkpoint.path.parent.parent} was trained with by --tokenizer"
+    if trained is None:
+        say(compare_tokenizers(found, None, str(loaded.checkpoint.path), remedy))
+    elif said := compare_tokenizers(trained, found, str(path), remedy):
+        say(said)
+    return path, trained or found
 
 
 def export_all(

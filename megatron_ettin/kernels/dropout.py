@@ -60,6 +60,7 @@ class _AddDropped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, x: Tensor, dropout: Dropout) -> Tensor:
+        """The sum, of the shape and type of its parts."""
         ctx.dropout, ctx.kept = dropout, None
         if is_native(x):
             return _dropped(x, dropout, residual)
@@ -68,6 +69,7 @@ class _AddDropped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The gradient for the residual, and what of it was not dropped, scaled, for x."""
         (gradient,) = gradients
         if ctx.kept is None:
             return gradient, _dropped(gradient, ctx.dropout), None

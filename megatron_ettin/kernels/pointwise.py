@@ -86,6 +86,7 @@ class _GatedGelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gated: Tensor) -> Tensor:
+        """[..., 2 I] -> [..., I]."""
         gated = gated.contiguous()
         ctx.save_for_backward(gated)
         output = gated.new_empty(*gated.shape[:-1], gated.shape[-1] // 2)
@@ -94,6 +95,7 @@ class _GatedGelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """The gradient of both halves, [..., 2 I]."""
         (gated,) = ctx.saved_tensors
         gradient, gated_gradient = gradients[0].contiguous(), torch.empty_like(gated)
         _native.gated_gelu_backward(
@@ -103,6 +105,7 @@ class _GatedGelu(torch.autograd.Function):
 
 
 def _operand(gated: Tensor) -> dict[str, Any]:
+    """What both passes of the extension take for a contiguous [..., 2 I]."""
     width = gated.shape[-1] // 2
     return {
         "gated": gated.data_ptr(),
@@ -148,4 +151,5 @@ def softmax_gradients_(
 
 
 def _exact(x: Tensor) -> Tensor:
+    """In fp32, or in fp64 where it is that already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

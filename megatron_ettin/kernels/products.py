@@ -30,21 +30,16 @@ def widens() -> bool:
     return x86 and "amx_bf16" not in text and not ("AuthenticAMD" in text and "avx512_bf16" in text)
 
 
-class _Scratch:
-    """Memory for widened operands, kept: fresh pages would cost as much as the conversion."""
-
-    def __init__(self) -> None:
-        self._memory: dict[str, Tensor] = {}
-
-    def floats(self, name: str, *shape: int) -> Tensor:
-        """Uninitialized float32 of that shape; the same memory for the same name."""
-        needed = math.prod(shape)
-        if name not in self._memory or self._memory[name].numel() < needed:
-            self._memory[name] = torch.empty(needed)
-        return self._memory[name][:needed].view(shape)
+_memory: dict[str, Tensor] = {}
+"""Of widened operands, kept: fresh pages would cost as much as the conversion."""
 
 
-_scratch = _Scratch()
+def _scratch(name: str, *shape: int) -> Tensor:
+    """Uninitialized float32 of that shape; the same memory for the same name."""
+    needed = math.prod(shape)
+    if name not in _memory or _memory[name].numel() < needed:
+        _memory[name] = torch.empty(needed)
+    return _memory[name][:needed].view(shape)
 
 
 def widened(name: str, x: Tensor) -> Tensor:
@@ -53,7 +48,7 @@ def widened(name: str, x: Tensor) -> Tensor:
         return x
     if not x.is_contiguous() and x.t().is_contiguous():
         return widened(name, x.t()).t()
-    return _scratch.floats(name, *x.shape).copy_(x)
+    return _scratch(name, *x.shape).copy_(x)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -63,7 +58,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     if not _widens(left):
         torch.mm(rows, right, out=result.view(-1, right.shape[1]))
         return result
-    wide = _scratch.floats("result", rows.shape[0], right.shape[1])
+    wide = _scratch("result", rows.shape[0], right.shape[1])
     torch.mm(widened("left", rows), widened("right", right), out=wide)
     result.view(-1, right.shape[1]).copy_(wide)
     return result
@@ -73,7 +68,7 @@ def weight_gradient(inputs: Tensor, gradient: Tensor) -> Tensor:
     """gradient [T, N]^T @ inputs [T, K] in their type."""
     if not _widens(gradient):
         return gradient.t() @ inputs
-    wide = _scratch.floats("result", gradient.shape[1], inputs.shape[1])
+    wide = _scratch("result", gradient.shape[1], inputs.shape[1])
     return torch.mm(widened("left", gradient).t(), widened("right", inputs), out=wide).to(gradient.dtype)
 
 
@@ -86,4 +81,5 @@ def add_weight_gradient(inputs: Tensor, gradient: Tensor, buffer: Tensor) -> Non
 
 
 def _widens(x: Tensor) -> bool:
+    """Whether products of this matrix are computed in float32 instead of its own type."""
     return x.dtype == torch.bfloat16 and widens()

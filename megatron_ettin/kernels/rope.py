@@ -18,6 +18,7 @@ class _Rotate(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, heads: int, cosine_TD: Tensor, sine_TD: Tensor, turn: Callable[..., None]
     ) -> Tensor:
+        """The projection itself, turned."""
         ctx.heads, ctx.turn = heads, turn
         ctx.save_for_backward(cosine_TD, sine_TD)
         turn(split(qkv, heads), cosine_TD, sine_TD)
@@ -26,6 +27,7 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """The gradient turned back."""
         cosine_TD, sine_TD = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         ctx.turn(split(gradient, ctx.heads), cosine_TD, -sine_TD)

@@ -59,7 +59,7 @@ class CanonicalParameter:
 def canonical_parameters(models: list[Any]) -> Iterator[CanonicalParameter]:
     """This rank's parameters under their canonical names; the models may be wrapped by Megatron-Core's DDP.
 
-    The tied embedding appears twice in a pipeline: on the first and on the last stage.
+    The tied embedding appears twice in a pipeline: on its first and on its last rank.
     """
     for model in map(unwrapped, models):
         numbers = {str(place): layer.layer_number - 1 for place, layer in enumerate(model.decoder.layers)}
@@ -92,9 +92,8 @@ def full_state(
     here = {parameter.name: parameter for parameter in canonical_parameters(models)}
     result = {}
     for name, shape in shapes(model).items():
-        owner = _owner(groups, name in here)
         full = _gathered(here[name], groups, model, what) if name in here else None
-        result[name] = _broadcast(full, shape, owner, groups)
+        result[name] = _from_first(full, shape, groups)
     return result
 
 
@@ -132,24 +131,19 @@ def _gathered(parameter: CanonicalParameter, groups: Groups, model: ModelConfig,
     return full[: model.vocabulary] if parameter.sharding == "vocabulary" else full
 
 
-def _owner(groups: Groups, here: bool) -> int:
-    """The first pipeline rank that holds a tensor."""
-    if groups.pipeline.size == 1:
-        return 0
-    rank = torch.tensor([groups.pipeline.rank if here else groups.pipeline.size], device=groups.device.torch_device)
-    dist.all_reduce(rank, op=dist.ReduceOp.MIN, group=groups.pipeline.group)
-    return int(rank.item())
-
-
-def _broadcast(full: Tensor | None, shape: tuple[int, ...], owner: int, groups: Groups) -> Tensor:
-    if groups.pipeline.size == 1:
+def _from_first(full: Tensor | None, shape: tuple[int, ...], groups: Groups) -> Tensor:
+    """A tensor as the first pipeline rank that holds it has it; None: this rank holds none."""
+    pipeline, device = groups.pipeline, groups.device.torch_device
+    if pipeline.size == 1:
         assert full is not None
         return full.clone()
-    double = torch.empty(shape, dtype=torch.float32, device=groups.device.torch_device)
-    if full is not None and groups.pipeline.rank == owner:
-        double.copy_(full)
-    dist.broadcast(double, dist.get_global_rank(groups.pipeline.group, owner), group=groups.pipeline.group)
-    return double if full is None else double.to(full.dtype)
+    owner = torch.tensor([pipeline.size if full is None else pipeline.rank], device=device)
+    dist.all_reduce(owner, op=dist.ReduceOp.MIN, group=pipeline.group)
+    copy = torch.empty(shape, dtype=torch.float32, device=device)
+    if full is not None and pipeline.rank == owner:
+        copy.copy_(full)
+    dist.broadcast(copy, dist.get_global_rank(pipeline.group, int(owner)), group=pipeline.group)
+    return copy if full is None else copy.to(full.dtype)
 
 
 def _shard(full: Tensor, sharding: Split, rank: int, ranks: int, heads: int) -> Tensor:

@@ -45,7 +45,7 @@ from megatron_ettin.parallel.groups import Axis, Groups
 class WordEmbedding(VocabParallelEmbedding):  # type: ignore[misc]
     """Megatron-Core's embedding, whose gradient goes straight into the weight's buffer where it has one to itself.
 
-    `shared`: the vocabulary projection of the same stage has the same weight.
+    `shared`: the vocabulary projection of the same pipeline stage has the same weight.
     """
 
     def __init__(self, axis: Axis, shared: bool, **options: Any) -> None:
@@ -113,8 +113,8 @@ class Head(torch.nn.Module):
 class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
     """The tied embedding as output matrix, with a bias; its rows are shared among the tensor ranks.
 
-    On a stage without the embedding it holds a second copy of the weight, whose gradient Megatron-Core adds to the
-    first. Padding rows of the vocabulary never take part.
+    On a pipeline stage without the embedding it holds a second copy of the weight, whose gradient Megatron-Core adds to
+    the first. Padding rows of the vocabulary never take part.
     """
 
     def __init__(
@@ -203,11 +203,11 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
             self.setup_embeddings_and_output_layer()
 
     def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
-        """Take the previous stage's output; Megatron-Core's schedules call it."""
+        """Take the previous pipeline stage's output; Megatron-Core's schedules call it."""
         self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
     def forward(self, batch: DeviceBatch) -> Tensor:
-        """The loss of each label in fp32, [L], on the last stage; elsewhere the hidden states [T, 1, H] to pass on."""
+        """The loss of each label in fp32, [L], on the last pipeline stage; else hidden states [T, 1, H] to pass on."""
         if not self.post_process:
             return self.hidden(batch)
         loss_L: Tensor = self.output_layer(
@@ -216,7 +216,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         return loss_L
 
     def hidden(self, batch: DeviceBatch) -> Tensor:
-        """Hidden states behind this stage's last line, final norm included on the last stage, [T, 1, H]."""
+        """Hidden states behind this pipeline stage's last line, final norm included on the last one, [T, 1, H]."""
         return self._through_layers(batch, replace(batch.packed, wanted=None))
 
     def _through_layers(self, batch: DeviceBatch, packed: PackedRows) -> Tensor:
@@ -225,7 +225,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         return hidden
 
     def query(self, batch: DeviceBatch, positions_L: Tensor | None = None) -> Tensor:
-        """The head's output at the labels, or at the given positions, [L, H]. Last stage only."""
+        """The head's output at the labels, or at the given positions, [L, H]. Last pipeline stage only."""
         if positions_L is None and self.narrows:
             hidden_LH = self._through_layers(batch, batch.packed)[:, 0]
         else:
@@ -240,6 +240,6 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         return query_LH
 
     def logits(self, batch: DeviceBatch, positions_L: Tensor | None = None) -> Tensor:
-        """This tensor rank's logits [L, V] at the labels, or at the given positions. Last stage only."""
+        """This tensor rank's logits [L, V] at the labels, or at the given positions. Last pipeline stage only."""
         logits_LV: Tensor = self.output_layer(self.query(batch, positions_L), self.shared_embedding_or_output_weight())
         return logits_LV

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -94,14 +93,14 @@ class CrossEntropy:
 
     def __init__(self, shard: VocabularyShard, bias_V: Tensor, label_ids_L: Tensor) -> None:
         self.shard, self.bias_V, self.label_ids_L = shard, bias_V, label_ids_L
-        self.passes: dict[int, _Passes] = {}
+        self.passes: dict[int, Passes] = {}
         self.statistics: list[tuple[Tensor, Tensor, Tensor]] = []
         self.log_sum_L: Tensor | None = None
 
     def read(self, tile: LogitTile) -> None:
         """Take the statistics of a tile's logits, which must stay as they are until its gradients are made."""
         first_row = self.shard.first_row + tile.columns.start
-        kind: type[_Passes] = _CompiledPasses if self.shard.compiled else _PlainPasses
+        kind: type[Passes] = _CompiledPasses if self.shard.compiled else _PlainPasses
         if is_native(tile.logits_LV):
             kind = _NativePasses
         passes = kind(tile.logits_LV, self.bias_V[tile.columns], self.label_ids_L, first_row)
@@ -132,22 +131,8 @@ class CrossEntropy:
         return self.passes[tile.columns.start].gradients_(self.log_sum_L)
 
 
-class _Passes(Protocol):
-    """Both passes over the logits of a tile."""
-
-    def __init__(self, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor, first_row: int) -> None: ...
-
-    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(highest logit, sum of exp(logit - highest), the label's logit or 0 where it is elsewhere), each [L]."""
-        ...
-
-    def gradients_(self, log_sum_L: Tensor) -> Tensor:
-        """Turns the logits into d loss / d logits; returns the gradient of the bias [V]."""
-        ...
-
-
 class _NativePasses:
-    """The two passes by the native kernel: no copy of the logits in another type, nothing of their size but they."""
+    """Both passes over the logits of a tile, by the native kernel: nothing of their size is made beside them."""
 
     def __init__(self, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor, first_row: int) -> None:
         self.bias_V, self.labels_L = bias_V.float().contiguous(), label_ids_L.contiguous()
@@ -160,11 +145,13 @@ class _NativePasses:
         )  # fmt: skip
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(highest logit, sum of exp(logit - highest), the label's logit or 0 where it is elsewhere), each [L]."""
         top_L, sum_L, label_L = self.statistics_3L
         self.rows.statistics(top_L.data_ptr(), sum_L.data_ptr(), label_L.data_ptr())
         return top_L, sum_L, label_L
 
     def gradients_(self, log_sum_L: Tensor) -> Tensor:
+        """Turns the logits into d loss / d logits; returns the gradient of the bias [V]."""
         gradient_V = torch.zeros_like(self.bias_V)
         self.rows.gradients(log_sum_L.data_ptr(), gradient_V.data_ptr())
         return gradient_V
@@ -181,11 +168,13 @@ class _PlainPasses:
         self.row_L1 = torch.where(self.mine_L1, label_ids_L[:, None] - first_row, 0)
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As those of the native passes."""
         top_L1 = self.biased_LV.amax(dim=-1, keepdim=True)
         label_L = self.biased_LV.gather(1, self.row_L1).mul_(self.mine_L1).squeeze(1)
         return top_L1.squeeze(1), (self.biased_LV - top_L1).exp_().sum(dim=-1), label_L
 
     def gradients_(self, log_sum_L: Tensor) -> Tensor:
+        """As those of the native passes."""
         gradient_LV = self.biased_LV.sub_(log_sum_L[:, None]).exp_()
         gradient_LV.scatter_add_(1, self.row_L1, self.mine_L1.to(gradient_LV.dtype).neg_())
         self.logits_LV.copy_(gradient_LV)
@@ -202,10 +191,15 @@ class _CompiledPasses:
         self.inputs = (logits_LV, bias_V, label_ids_L, first_row)
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As those of the native passes."""
         found: tuple[Tensor, Tensor, Tensor] = one_kernel(softmax_statistics)(*self.inputs)
         return found
 
     def gradients_(self, log_sum_L: Tensor) -> Tensor:
+        """As those of the native passes."""
         torch._dynamo.maybe_mark_dynamic(log_sum_L, 0)
         gradient_V: Tensor = one_kernel(softmax_gradients_)(*self.inputs, log_sum_L)
         return gradient_V
+
+
+Passes = _NativePasses | _PlainPasses | _CompiledPasses

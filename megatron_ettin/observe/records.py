@@ -20,13 +20,6 @@ NOTHING_UPDATED = "nothing updated"
 """What the note of a step says whose update was refused."""
 
 
-def to_line(record: MetricsRecord) -> str:
-    """One line of JSON. A number that is not finite becomes null and its name is listed under ``not_finite``."""
-    wild = [name for name, value in record.items() if finite(value) != value]
-    plain = {name: finite(value) for name, value in record.items()} | ({"not_finite": wild} if wild else {})
-    return json.dumps(plain, allow_nan=False) + "\n"
-
-
 def finite(value: Any) -> Any:  # noqa: ANN401
     """The value with None in place of every number that is not finite."""
     if isinstance(value, dict):
@@ -68,9 +61,9 @@ def keep_until(run: Path, step: int) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     kept: dict[tuple[str, int], bytes] = {}
     for line in lines:
-        key = _key(line)
-        if key is not None and key[1] <= step:
-            kept[key] = line
+        record = _whole_record(line)
+        if record is not None and record["step"] <= step:
+            kept[str(record.get("kind")), record["step"]] = line
     wanted = set(kept.values())
     if repeated := [line for line in lines if line not in wanted]:
         numbers = (number for number in range(1, 10_000) if not repeated_records(run, number).exists())
@@ -106,9 +99,9 @@ def refused_updates(run: Path, first: int, last: int) -> dict[int, str]:
     with path.open("rb") as file:
         file.seek(_offset_of(file, first))
         for line in file:
-            key = _key(line) if NOTHING_UPDATED.encode() in line else None
-            if key is not None and key[1] <= last:
-                refused[key[1]] = str(parse_json(line).get("note", ""))
+            record = _whole_record(line) if NOTHING_UPDATED.encode() in line else None
+            if record is not None and record["step"] <= last:
+                refused[record["step"]] = str(record.get("note", ""))
     return dict(sorted(refused.items()))
 
 
@@ -122,7 +115,7 @@ def last_records(run: Path) -> list[MetricsRecord]:
         return []
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
-        return [parse_json(line) for line in file.readlines() if _key(line) is not None]
+        return [record for line in file.readlines() if (record := _whole_record(line)) is not None]
 
 
 def has_evaluation(run: Path, step: int) -> bool:
@@ -152,21 +145,16 @@ def _record_after(file: BinaryIO, offset: int) -> MetricsRecord | None:
     if offset > 0:
         file.readline()
     while line := file.readline():
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue  # a line that a crash has cut off
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
+        if (record := _whole_record(line)) is not None:
             return record
     return None
 
 
-def _key(line: bytes) -> tuple[str, int] | None:
-    """(kind, step) of a whole record; None for a line that is none, such as one that a crash has cut off."""
+def _whole_record(line: bytes) -> MetricsRecord | None:
+    """The record in a line; None where it is none, such as one that a crash has cut off."""
     try:
         record = parse_json(line)
     except ValueError:
         return None
-    if not line.endswith(b"\n") or not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        return None
-    return str(record.get("kind")), record["step"]
+    whole = line.endswith(b"\n") and isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if whole else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -12,7 +13,7 @@ from typing import Any, Protocol, TextIO
 from megatron_ettin.config.codec import to_dict
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.observe.console import Console
-from megatron_ettin.observe.records import MetricsRecord, keep_until, to_line
+from megatron_ettin.observe.records import MetricsRecord, finite, keep_until
 from megatron_ettin.run_folder import CONSOLE, METRICS, TENSORBOARD
 
 
@@ -37,8 +38,13 @@ class JsonLines:
         self._pending = b""
 
     def write(self, record: MetricsRecord) -> None:
-        """Append one line. Raises OSError when the disk refuses it; it is tried again with the next."""
-        self._pending += to_line(record).encode()
+        """Append one line. A number that is not finite becomes null and its name is listed under ``not_finite``.
+
+        Raises OSError when the disk refuses it; it is tried again with the next.
+        """
+        wild = [name for name, value in record.items() if finite(value) != value]
+        plain = {name: finite(value) for name, value in record.items()} | ({"not_finite": wild} if wild else {})
+        self._pending += json.dumps(plain, allow_nan=False).encode() + b"\n"
         self._flush()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import megatron_ettin.parallel.megatron  # noqa: F401
 from megatron_ettin.parallel.megatron import check_packages
 
+import functools
 import logging
 import os
 import warnings
@@ -63,8 +64,6 @@ and fresh pages cost as much as a pass over them."""
 FP32_PRODUCT = 2e-6
 """Error of a true fp32 product of 256 terms; one with bf16 inside errs by 1e-3."""
 
-_installed: CudaOnCpu | None = None
-
 
 def prepare() -> Device:
     """Find the device of this process and make Megatron-Core able to run on it. Call first; again costs nothing."""
@@ -114,12 +113,11 @@ def product_error() -> float:
     return float(((one @ other).double() - exact).abs().max() / exact.abs().max())
 
 
-def _install() -> None:
-    global _installed
-    if _installed is not None:
-        return
-    _installed = CudaOnCpu()
-    _installed.__enter__()  # type: ignore[no-untyped-call]
+@functools.cache
+def _install() -> CudaOnCpu:
+    """Enter the mode, once in a process, and replace what it does not reach; returns the mode."""
+    mode = CudaOnCpu()
+    mode.__enter__()  # type: ignore[no-untyped-call]
     cuda: Any = torch.cuda
     get_state, set_state = torch.random.get_rng_state, torch.random.set_rng_state
     cuda.current_device = lambda: torch.device("cpu")
@@ -143,6 +141,7 @@ def _install() -> None:
     from megatron.core.tensor_parallel import layers as megatron_layers
 
     megatron_layers.linear_with_grad_accumulation_and_async_allreduce = linear
+    return mode
 
 
 def compute_capability(device: Device) -> tuple[int, int] | None:

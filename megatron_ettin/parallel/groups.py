@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from megatron_ettin.config.derived import model_ranks
 from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.parallel.device import Device, prepare
@@ -62,11 +63,6 @@ class Groups:
     """Chunks of layers per pipeline rank."""
     collection: Any
     """The same groups as Megatron-Core's ProcessGroupCollection."""
-
-    @property
-    def is_last_stage(self) -> bool:
-        """This rank computes the loss."""
-        return self.pipeline.is_last
 
 
 def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minutes: float = 30.0) -> Groups:
@@ -151,7 +147,7 @@ def _join(device: Device, timeout_minutes: float) -> None:
 
 
 def _check_world(layout: LayoutConfig, world: int) -> None:
-    model = layout.tensor * layout.pipeline * layout.context
+    model = model_ranks(layout)
     if world % model:
         raise ConfigError(
             f"tensor={layout.tensor} x pipeline={layout.pipeline} x context={layout.context} needs a multiple of "

@@ -43,12 +43,14 @@ def everywhere(work: Callable[[], Result]) -> list[Result]:
     """
     rank, size = rank_and_size()
     error: Exception | None = None
+    failed: tuple[str, str] | None = None
     result: Result | None = None
     try:
         result = work()
     except Exception as caught:  # carried to every rank and raised there
-        error = caught
-    outcomes: list[tuple[tuple[str, str] | None, Result | None]] = [(_portable(error), result)]
+        error, kind = caught, type(caught).__name__
+        failed = (kind, str(error)) if kind in _KINDS else (CheckpointError.__name__, f"{kind}: {error}")
+    outcomes: list[tuple[tuple[str, str] | None, Result | None]] = [(failed, result)]
     if size > 1:
         gathered: list[tuple[tuple[str, str] | None, Result | None] | None] = [None] * size
         torch.distributed.all_gather_object(gathered, outcomes[0])
@@ -58,14 +60,6 @@ def everywhere(work: Callable[[], Result]) -> list[Result]:
             kind, message = failure
             raise _KINDS[kind](message if number == rank else f"rank {number}: {message}") from error
     return [outcome for _, outcome in outcomes]  # type: ignore[misc]
-
-
-def _portable(error: Exception | None) -> tuple[str, str] | None:
-    if error is None:
-        return None
-    if type(error).__name__ in _KINDS:
-        return type(error).__name__, str(error)
-    return CheckpointError.__name__, f"{type(error).__name__}: {error}"
 
 
 def on_first(work: Callable[[], Result]) -> Result:

@@ -4,6 +4,8 @@ Steps are counted as in metrics.jsonl and in the names of checkpoints: step 1 is
 has seen the steps 1 to N.
 """
 
+# B rows, T tokens of a row, L labels
+
 from __future__ import annotations
 
 from collections.abc import Iterator

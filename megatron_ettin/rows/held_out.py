@@ -6,7 +6,6 @@ import contextlib
 import errno
 import functools
 import glob
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from megatron_ettin import _native
 from megatron_ettin.corpus.format import hash_path
-from megatron_ettin.corpus.reader import Corpus
+from megatron_ettin.corpus.reader import Corpus, map_numbers
 from megatron_ettin.errors import DataError
 from megatron_ettin.ownership import owned
 from megatron_ettin.progress import Progress
@@ -48,9 +47,7 @@ def text_hashes(
                 _write_hashes(path, corpus, native, threads)
     if path.stat().st_size != 4 * corpus.documents:
         raise DataError(f"{path}: {path.stat().st_size} bytes, expected 4 a document; delete it, it is made again")
-    if corpus.documents == 0:
-        return np.empty(0, np.uint32)
-    return np.memmap(path, dtype="<u4", mode="r")
+    return map_numbers(path, "<u4", corpus.documents)
 
 
 def _write_hashes(path: Path, corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> None:
@@ -81,13 +78,8 @@ def only_one_builds(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        raise _unwritable(path) from error
-
-
-def _unwritable(path: Path) -> DataError:
-    """The error for a corpus in a folder that cannot be written to."""
-    return DataError(
-        f"{path}: cannot be written, and what is computed once for a corpus is kept there; name a folder of your own "
-        "by --data.index-folder FOLDER (`ettin pack --index-folder`), or run `ettin pack` as a user who may write to "
-        f"{os.fspath(path.parent)}"
-    )
+        raise DataError(
+            f"{path}: cannot be written, and what is computed once for a corpus is kept there; name a folder of your "
+            "own by --data.index-folder FOLDER (`ettin pack --index-folder`), or run `ettin pack` as a user who may "
+            f"write to {path.parent}"
+        ) from error

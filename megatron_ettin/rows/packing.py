@@ -6,10 +6,9 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from megatron_ettin import _native
 from megatron_ettin.config.run import SPECIALS_PER_PIECE, DataConfig
@@ -106,6 +105,8 @@ class PackIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
+    """What the first 256 bytes of a pack index say beside its specification."""
+
     blocks: int
     documents: int
     rows: int
@@ -115,6 +116,7 @@ class _Header:
     fingerprint: str
 
     def pack(self, spec: PackSpec) -> bytes:
+        """The header as it is stored."""
         fields = HEADER.pack(
             MAGIC, VERSION, spec.row_length, spec.piece_length, spec.packing == "concatenate", spec.side == "held_out",
             _native.BLOCK_DOCUMENTS, spec.below, split_key(), self.documents, self.blocks, self.rows, self.entries,
@@ -124,6 +126,7 @@ class _Header:
 
 
 def _checksum(header: bytes) -> bytes:
+    """The last four bytes of a header: the crc32 of those before."""
     return zlib.crc32(header[: HEADER.size - 4]).to_bytes(4, "little")
 
 
@@ -176,25 +179,17 @@ def open_pack(corpus: Corpus, spec: PackSpec, threads: int = 1) -> PackIndex:
 
 
 def _build(corpus: Corpus, native: _native.IndexedCorpus, spec: PackSpec, path: Path, threads: int) -> _Header:
+    """Write a pack index: room for the header, the blocks, the table of their places and totals, then the header."""
     hashes = text_hashes(corpus, native, threads, spec.folder) if spec.below else None
-    with publish_file(path) as staging, staging.open("wb") as out:
-        return _write(corpus, native, spec, hashes, out, threads)
-
-
-def _write(
-    corpus: Corpus,
-    native: _native.IndexedCorpus,
-    spec: PackSpec,
-    hashes: NDArray[np.uint32] | None,
-    out: BinaryIO,
-    threads: int,
-) -> _Header:
-    blocks = -(-corpus.documents // _native.BLOCK_DOCUMENTS)
+    blocks, wave = -(-corpus.documents // _native.BLOCK_DOCUMENTS), BLOCKS_PER_WAVE * threads
     table = np.zeros((blocks + 1, 4), np.uint64)
     table[0, 0] = HEADER_BYTES
-    out.write(bytes(HEADER_BYTES))
-    wave = BLOCKS_PER_WAVE * threads
-    with Progress(f"pack {corpus.prefix.name}", corpus.documents, " docs") as progress:
+    with (
+        publish_file(path) as staging,
+        staging.open("wb") as out,
+        Progress(f"pack {corpus.prefix.name}", corpus.documents, " docs") as progress,
+    ):
+        out.write(bytes(HEADER_BYTES))
         for first in range(0, blocks, wave):
             packed = _native.pack_blocks(
                 native, first, min(wave, blocks - first), row_length=spec.row_length, piece_length=spec.piece_length,
@@ -206,12 +201,12 @@ def _write(
                 written = sum(out.write(part) for part in (entries.data, directory.data, padding))
                 table[block + 1] = table[block] + np.array([written, rows, len(entries), text_tokens], np.uint64)
             progress.update(min((first + wave) * _native.BLOCK_DOCUMENTS, corpus.documents))
-    out.write(table.tobytes())
-    offset, rows, entries, text_tokens = (int(value) for value in table[-1])
-    header = _Header(
-        blocks=blocks, documents=corpus.documents, rows=rows, entries=entries, text_tokens=text_tokens,
-        table_offset=offset, fingerprint=corpus.fingerprint,
-    )  # fmt: skip
-    out.seek(0)
-    out.write(header.pack(spec))
-    return header
+        out.write(table.tobytes())
+        offset, rows, entries, text_tokens = (int(value) for value in table[-1])
+        header = _Header(
+            blocks=blocks, documents=corpus.documents, rows=rows, entries=entries, text_tokens=text_tokens,
+            table_offset=offset, fingerprint=corpus.fingerprint,
+        )  # fmt: skip
+        out.seek(0)
+        out.write(header.pack(spec))
+        return header

@@ -1,5 +1,7 @@
 """The data of a run: which rows a step reads, and those rows as batches. A pure function of the settings."""
 
+# B rows, T tokens of a row, L labels, S segments
+
 from __future__ import annotations
 
 import hashlib

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from megatron_ettin import _native
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.members import FrameFollower
 
@@ -40,8 +41,6 @@ class RawFile:
 
     def read(self, size: int = READ_BYTES) -> bytes:
         """The next bytes, none at the end. Raises DataError when the read fails."""
-        from megatron_ettin import _native
-
         if self.end is not None:
             size = min(size, self.end - self.position)
         try:
@@ -140,6 +139,7 @@ class _FollowedFrames:
         self.frames = FrameFollower()
 
     def read(self, size: int) -> bytes:
+        """The next bytes, none at the end."""
         content = self._raw.read(size)
         self.frames.follow(content)
         return content

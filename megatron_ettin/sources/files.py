@@ -164,6 +164,7 @@ class _Finder:
         self._seen: set[tuple[object, ...]] = set()
 
     def leave_out(self, path: Path, reason: str) -> None:
+        """Note what is not read, and why."""
         self.found.left_out.setdefault(reason, []).append(path)
 
     def add_named(self, path: Path) -> None:

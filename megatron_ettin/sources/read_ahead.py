@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
+from megatron_ettin import _native
 from megatron_ettin.sources.compressed import PIECES, RawFile
 from megatron_ettin.sources.files import Source
 from megatron_ettin.sources.members import next_cut
@@ -111,8 +112,6 @@ class ReadAhead:
 
         Raises DamagedStreamError, and DataError when a read fails.
         """
-        from megatron_ettin import _native
-
         checksum = position = 0
         while position < source.size:
             for part in itertools.islice(self._coming, self._readers - len(self._running)):

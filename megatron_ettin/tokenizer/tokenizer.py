@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from megatron_ettin import _native
 from megatron_ettin.errors import DataError
 from megatron_ettin.regular_files import read_regular
 from megatron_ettin.tokenizer.identity import TokenizerIdentity, fingerprint_of, vocabulary_of
@@ -53,10 +54,10 @@ class Tokenizer:
         """The bytes of the file."""
         self.specials_met = 0
         """Special tokens found in texts so far."""
-        self.fingerprint = hashlib.sha256(_native().compact_json(self.content)).hexdigest()
+        self.fingerprint = hashlib.sha256(_native.compact_json(self.content)).hexdigest()
         """Of the file's content without the white space of its layout."""
         try:
-            self.native = _native().Tokenizer(self.content) if engine == "native" else None
+            self.native = _native.Tokenizer(self.content) if engine == "native" else None
             """The tokenizer of the extension, which threads may share; None with the other engine."""
             self.huggingface = None if engine == "native" else HuggingFaceEncoder(self.content, special_tokens_in_text)
             """The encoder of the other engine; None with the native one."""
@@ -79,7 +80,7 @@ class Tokenizer:
         """Made when texts come: the native one holds 16 MB of caches, and the corpus builder has its own."""
         if self.native is None:
             return self.huggingface
-        return _native().Encoder(self.native, getattr(_native().SpecialPolicy, self._policy))
+        return _native.Encoder(self.native, getattr(_native.SpecialPolicy, self._policy))
 
     @classmethod
     def from_file(
@@ -158,13 +159,6 @@ class Tokenizer:
         tokenizer = HuggingFaceTokenizer.from_buffer(self.content)
         text: str = tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
         return text
-
-
-def _native() -> Any:  # noqa: ANN401 - the extension has no types
-    """The extension, imported when it is needed."""
-    import megatron_ettin._native as native
-
-    return native
 
 
 class HuggingFaceEncoder:

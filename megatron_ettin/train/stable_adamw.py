@@ -151,9 +151,11 @@ class _FusedKernel:
         self._step = _native.AdamStep(*addresses, sizes, torch.get_num_threads())
 
     def second_moments(self, beta2: float) -> Tensor:
+        """Moves the second moments; the sum of g^2 / max(v, epsilon^2) of each local tensor, [locals], float64."""
         return torch.tensor(self._step.second_moments(beta2, self._epsilon), dtype=torch.float64)
 
     def apply(self, beta1: float, rates: Tensor, keeps: Tensor) -> None:
+        """Moves the first moments and the tensors, by a rate and a share to keep for each, [locals], float64."""
         self._step.apply(beta1, self._epsilon, rates.tolist(), keeps.tolist())
 
 
@@ -177,6 +179,7 @@ class _ForeachKernel:
         self._epsilon, self._device = epsilon, device
 
     def second_moments(self, beta2: float) -> Tensor:
+        """As those of the fused kernel."""
         if not self._tensors:
             return torch.zeros(0, dtype=torch.float64, device=self._device)
         torch._foreach_mul_(self._seconds, beta2)
@@ -188,6 +191,7 @@ class _ForeachKernel:
         return torch.stack(torch._foreach_norm(scaled)).double().square()
 
     def apply(self, beta1: float, rates: Tensor, keeps: Tensor) -> None:
+        """As that of the fused kernel."""
         if not self._tensors:
             return
         torch._foreach_lerp_(self._firsts, self._gradients, 1.0 - beta1)
@@ -218,6 +222,7 @@ class _CompiledKernel:
             torch._dynamo.maybe_mark_dynamic(x, 0)  # one compilation serves all sizes
 
     def second_moments(self, beta2: float) -> Tensor:
+        """As those of the fused kernel."""
         # A number that changes from step to step must be a tensor: it would be compiled into the kernel.
         beta = to_device(torch.tensor([beta2, 1.0 - beta2]), self._device)
         run = one_kernel(second_moment_)
@@ -231,6 +236,7 @@ class _CompiledKernel:
         return torch.stack([sums[index] for index in range(len(sums))])
 
     def apply(self, beta1: float, rates: Tensor, keeps: Tensor) -> None:
+        """As that of the fused kernel."""
         beta = to_device(torch.tensor([beta1, 1.0 - beta1]), self._device)
         run = one_kernel(update_)
         # Each row begins at a multiple of 16 bytes: compiled code would copy any other.

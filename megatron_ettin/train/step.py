@@ -127,7 +127,7 @@ def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forwa
     """Run Megatron-Core's schedule over the micro-batches.
 
     Returns loss sums and label counts of each row, in the order of ``batches``, shape [R, 2], float64; no rows off the
-    last stage.
+    last pipeline stage.
     """
     layout, pipeline = parts.config.layout, parts.groups.collection.pp
     schedule = get_forward_backward_func(layout.pipeline, layout.virtual_pipeline if len(parts.chunks) > 1 else None)
@@ -157,7 +157,7 @@ def sums_of_sources(sums_R2: Tensor, batches: Sequence[Batch], sources: int) -> 
 def _forward(
     parts: Parts, step: int, feed: Iterator[Batch], chunk: torch.nn.Module
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
-    """Feed the next micro-batch to a chunk; the returned function turns the last stage's output into sums."""
+    """Feed the next micro-batch to a chunk; the returned function turns the last pipeline stage's output into sums."""
     batch, config = next(feed), parts.config
     device_batch = DeviceBatch.from_batch(batch, parts.groups, derive(config.seed, "dropout", config.stage), step)
     rows_L = (device_batch.label_positions_L + device_batch.packed.first_token) // batch.row_length

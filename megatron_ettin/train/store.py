@@ -138,7 +138,7 @@ def named_shards(models: Sequence[torch.nn.Module], groups: Groups) -> NamedShar
     Rows of a QKV matrix stay in Megatron-Core's order, head by head; the rest is as in ``model.canonical``. Padding
     rows of the vocabulary are stored, and may differ in number when read.
     """
-    tensor, last_of_many = groups.tensor, groups.pipeline.size > 1 and groups.is_last_stage
+    tensor, last_of_many = groups.tensor, groups.pipeline.size > 1 and groups.pipeline.is_last
     described: NamedShards = {}
     for entry in canonical_parameters(list(models)):
         split = entry.sharding in _SPLIT_AXIS

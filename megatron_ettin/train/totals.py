@@ -59,7 +59,7 @@ class Local:
     """What one rank knows about a step before the numbers are added."""
 
     source_sums: Tensor
-    """Loss sums and label counts for each source on this rank, shape [sources, 2], float64; 0 off the last stage."""
+    """Loss sums and label counts for each source on this rank, [sources, 2], float64; 0 off the last pipeline stage."""
     square_norm: Tensor
     """Part of the squared gradient norm, shape [], float64."""
     tokens: int

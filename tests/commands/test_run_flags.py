@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from megatron_ettin.commands import study
-from megatron_ettin.commands.run_flags import parse_run
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.errors import ConfigError
+from tests.support.runs import parse_run
 
 NAMES = ["17m", "mlm", "pretrain"]
 

@@ -149,7 +149,8 @@ def test_several_keys_give_several_corpora(tmp_path, tokenizer, texts):
         assert content(tmp_path / f"c_{key}_document") == content(tmp_path / f"m_{key}_document")
     corpus = open_corpus(tmp_path / "c_b_document")
     assert corpus.sequences > corpus.documents
-    assert len(corpus.document(0)) == corpus.sentence_lengths(0).sum() == corpus.lengths(0, 1)[0]
+    sentences = corpus.layout.lengths[slice(*corpus.layout.document_indices[:2])]
+    assert len(corpus.document(0)) == sentences.sum() == corpus.lengths(0, 1)[0]
 
 
 def test_a_finished_corpus_is_not_built_again(tmp_path, jsonl, tokenizer):

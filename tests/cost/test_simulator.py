@@ -75,11 +75,6 @@ def test_a_slow_stage_sets_the_pace() -> None:
     assert found.busy == (150.0, 450.0)
 
 
-def test_transfers_delay_only_the_fill_and_the_drain_of_1f1b() -> None:
-    quick, slow = (simulate([1.0] * 2, [1.0] * 2, 2, 10, transfer) for transfer in (0.0, 0.25))
-    assert quick.total < slow.total <= quick.total + 10 * 2 * 0.25
-
-
 def run_of(size: str, objective: str, pipeline: int, virtual: int = 1) -> RunConfig:
     """A pretraining run of 32 micro-batches."""
     change = {

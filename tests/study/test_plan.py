@@ -7,7 +7,6 @@ import pytest
 import tyro
 
 from megatron_ettin.commands.evaluate import EvaluateFlags
-from megatron_ettin.commands.run_flags import parse_run
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import flatten
 from megatron_ettin.config.recipes import recipe
@@ -22,6 +21,7 @@ from megatron_ettin.study.settings import (
     scaled,
     stage_run,
 )
+from tests.support.runs import parse_run
 
 
 def settings(**changes: object) -> StudySettings:

@@ -80,8 +80,7 @@ def absent_groups() -> Groups:
     linear = layers.linear_with_grad_accumulation_and_async_allreduce
     device_module._install()
     layers.linear_with_grad_accumulation_and_async_allreduce = linear
-    assert device_module._installed is not None
-    device_module._installed.__exit__(None, None, None)
+    device_module._install().__exit__(None, None, None)
     torch.cuda.current_device = lambda: ABSENT  # type: ignore[assignment, return-value]
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     return groups_module.initialize(LayoutConfig(), device=Device(kind="cuda", backend="gloo", torch_device=ABSENT))

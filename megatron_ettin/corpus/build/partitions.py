@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from megatron_ettin.corpus.build.journal import BuildState
 from megatron_ettin.corpus.build.staging import OutputFiles
 from megatron_ettin.corpus.checksum import ChecksummedWriter
 from megatron_ettin.corpus.manifest import FileChecksum
+from megatron_ettin.corpus.reader import map_numbers
 
 BATCH = 4096
 """Documents whose bounds are read at once."""
@@ -25,19 +25,15 @@ def partition_order(documents: int, partitions: int) -> Iterator[NDArray[np.int6
         yield from np.array_split(numbers, max(1, -(-len(numbers) // BATCH)))
 
 
-def _map(path: Path, dtype: str, count: int) -> NDArray[np.generic]:
-    return np.memmap(path, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
-
-
 def reorder(
     files: OutputFiles, state: BuildState, output: int, itemsize: int, partitions: int
 ) -> tuple[OutputFiles, FileChecksum]:
     """Write staged files in the new order beside the old; returns them and the checksum of the ids."""
     written = state.outputs[output]
-    lengths = _map(files.lengths, "<i4", written.sequences)
-    ends = _map(files.documents, "<i8", state.documents)
-    tokens = _map(files.tokens, "u1", written.bytes)
-    hashes = _map(files.hashes, "<u4", state.documents)
+    lengths = map_numbers(files.lengths, "<i4", written.sequences)
+    ends = map_numbers(files.documents, "<i8", state.documents)
+    tokens = map_numbers(files.tokens, "u1", written.bytes)
+    hashes = map_numbers(files.hashes, "<u4", state.documents)
     starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64) * itemsize))
     moved = OutputFiles(*(path.with_name(f"ordered.{path.name}") for path in files))
     total = 0

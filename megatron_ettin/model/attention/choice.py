@@ -126,7 +126,7 @@ NARROWING = ("native", "varlen", "flash")
 def last_layer_narrows(config: RunConfig, choice: Choice, layers: int) -> bool:
     """Whether the last layer restricts itself to the positions that are wanted behind it.
 
-    `layers` of the last stage: without any, the last layer's output is sent on, in full.
+    `layers` of the last pipeline stage: without any, the last layer's output is sent on, in full.
     """
     return last_layer_can_narrow(config) and choice.backend in NARROWING and layers > 0
 

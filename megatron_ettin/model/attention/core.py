@@ -1,5 +1,7 @@
 """The core attention of one layer: its reach, its back end and its context exchange."""
 
+# T tokens of this rank, N heads, D head size; the axis of three holds query, key, value
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -56,14 +56,11 @@ class Exchange:
         """Send to the rank `step` further, receive from the rank `step` before; nothing beyond the ends."""
         if send.shape[0] == 0:
             return
-        target, origin = self.axis.rank + step, self.axis.rank - step
         operations = []
-        if 0 <= target < self.axis.size:
-            operations.append(dist.P2POp(dist.isend, send.contiguous(), self._peer(target), self.axis.group))
-        if 0 <= origin < self.axis.size:
-            operations.append(dist.P2POp(dist.irecv, receive, self._peer(origin), self.axis.group))
+        target, origin = self.axis.rank + step, self.axis.rank - step
+        for operation, tensor, rank in ((dist.isend, send.contiguous(), target), (dist.irecv, receive, origin)):
+            if 0 <= rank < self.axis.size:
+                peer = dist.get_global_rank(self.axis.group, rank)
+                operations.append(dist.P2POp(operation, tensor, peer, self.axis.group))
         for work in dist.batch_isend_irecv(operations) if operations else []:
             work.wait()
-
-    def _peer(self, rank: int) -> int:
-        return dist.get_global_rank(self.axis.group, rank)

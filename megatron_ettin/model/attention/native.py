@@ -114,11 +114,14 @@ def _kernel(query_LND: Tensor, kv_KN2D: Tensor, reach: Reach, packed: PackedRows
     halo = left if reach.is_local and keys > packed.length else 0
     first_key = 0 if keys > packed.length and not reach.is_local else packed.first_token - halo
     pieces = packed.derived(("native", first_key, keys), lambda: segments(packed, first_key, keys))
+    if wanted is not None:  # which token a query is does not matter to what it sees, which is its whole segment
+        mine = zip(packed.of_mine(wanted.bounds), pieces, strict=True)
+        pieces = [(low, high - low, key, stop, 0) for (low, high), (_, _, key, stop, _) in mine]
     return _native.Attention(
         inputs=(query_LND.data_ptr(), kv_KN2D[:, :, 0].data_ptr(), kv_KN2D[:, :, 1].data_ptr()),
         strides=(query_LND.stride(0), query_LND.stride(1), kv_KN2D.stride(0), kv_KN2D.stride(1)),
         bfloat16=query_LND.dtype == torch.bfloat16,
-        segments=pieces if wanted is None else of_wanted(pieces, wanted, packed),
+        segments=pieces,
         tokens=queries, heads=heads, head_size=size, left=left, right=right, threads=torch.get_num_threads(),
     )  # fmt: skip
 
@@ -133,11 +136,3 @@ def segments(packed: PackedRows, first_key: int, keys: int) -> list[Segment]:
         key, stop = max(low, first_key), min(high, first_key + keys)
         found.append((first - packed.first_token, last - first, key - first_key, stop - key, first - key))
     return found
-
-
-def of_wanted(pieces: list[Segment], wanted: Wanted, packed: PackedRows) -> list[Segment]:
-    """The same segments with the wanted queries alone; which token a query is does not matter to what it sees."""
-    return [
-        (low, high - low, first_key, keys, 0)
-        for (low, high), (_, _, first_key, keys, _) in zip(packed.of_mine(wanted.bounds), pieces, strict=True)
-    ]

@@ -53,6 +53,7 @@ def attend(
 
 
 def _keys_and_values(kv_TN2D: Tensor, reach: Reach, packed: PackedRows, span: Span, exchange: Exchange) -> Tensor:
+    """Those that the span needs, other ranks' among them, [keys, N, 2, D]."""
     if not reach.is_local:
         gathered: Tensor = _Gather.apply(kv_TN2D, exchange)  # type: ignore[no-untyped-call]
         return gathered[span.first_key : span.last_key]
@@ -67,11 +68,13 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kv_TN2D: Tensor, exchange: Exchange) -> Tensor:
+        """[T, N, 2, D] of this rank -> [tokens of the stream, N, 2, D]."""
         ctx.exchange = exchange
         return exchange.gather(kv_TN2D)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """This rank's slice of the sum of all ranks' gradients."""
         return ctx.exchange.scatter_sum(gradients[0]), None
 
 
@@ -80,12 +83,14 @@ class _Halo(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kv_TN2D: Tensor, left: int, right: int, exchange: Exchange) -> Tensor:
+        """[T, N, 2, D] of this rank -> [left + T + right, N, 2, D]."""
         ctx.exchange, ctx.left, ctx.tokens = exchange, left, kv_TN2D.shape[0]
         before, after = exchange.halo(kv_TN2D, left, right)
         return torch.cat([before, kv_TN2D, after])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient of this rank's own, with what its neighbours found for them."""
         before, own, after = gradients[0].tensor_split([ctx.left, ctx.left + ctx.tokens])
         own = own.clone()
         ctx.exchange.return_halo(own, before, after)
