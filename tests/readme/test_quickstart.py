@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.readme.test_readme import write_shims, write_text
+from tests.support.html import assert_sound
 from tests.support.launch import environment, run
 
 SHORT = ["--tokens", "12000", "--vocabulary", "600"]
@@ -47,6 +48,7 @@ def assert_whole_report(study: Path) -> None:
         assert kind["losses"]["mlm"] > 0
         assert kind["losses"]["clm"] > 0
     assert list(study.glob("*.png"))
+    assert_sound((study / "report.html").read_text())
 
 
 def test_quickstart_on_own_text_ends_with_a_whole_report_and_resumes(root: Path, tmp_path: Path) -> None:
@@ -103,3 +105,12 @@ def test_quickstart_from_a_fresh_clone_learns(root: Path, tmp_path: Path) -> Non
     entropy = report["evaluation"]["text"]["unigram_nats_per_token"]
     assert report["models"]["encoder"]["losses"]["mlm"] < entropy - LEARNED
     assert report["models"]["decoder"]["losses"]["clm"] < entropy - LEARNED
+    assert report["failed"] == [] and report["conclusions"]
+    assert_sound((study / "report.html").read_text())
+    results = json.loads((study / "results.json").read_text())["models"]
+    assert set(results) == set(KINDS)
+    for kind in results.values():
+        found = kind["suites"]["stdlib"]
+        assert len(found) == 3 and all(result["status"] == "done" for result in found.values())
+        probe = found["module_of_function"]
+        assert probe["interval"][0] > probe["details"]["chance"], "something about code was learned"
