@@ -89,11 +89,10 @@ class Task:
 
     def read(self, local: Path | None, split: str, limit: int | None) -> Examples:
         """The first ``limit`` examples of a split. Raises DataError with file, row, rule and remedy."""
-        needed = (*self.columns, "label")
         if local is None:
             return self.checked(islice(from_hub(self.name, split), limit), f"{HUB} {self.name} {split}")
         path = self.files(local)[split]
-        return self.checked(read_rows(path, needed, limit), str(path))
+        return self.checked(read_rows(path, (*self.columns, "label"), limit), str(path))
 
     def checked(self, rows: Iterable[Mapping[str, Any]], where: str) -> Examples:
         """The rows as examples. Raises DataError for a text that is none, and for a label outside of the task's."""

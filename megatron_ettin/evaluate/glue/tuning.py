@@ -14,7 +14,7 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_ettin.evaluate.generative.engines import TOKENS_PER_PASS, passes
+from megatron_ettin.evaluate.generative.engines import ON_GPU, TOKENS_PER_PASS, passes
 from megatron_ettin.evaluate.glue.classifiers import Classifier
 from megatron_ettin.evaluate.glue.reading import Text
 from megatron_ettin.evaluate.glue.settings import Setting
@@ -113,7 +113,8 @@ def predict(classifier: Classifier, texts: Sequence[Text]) -> NDArray[np.float64
     classifier.eval()
     found_N = np.zeros(len(texts))
     lengths = [len(text["input_ids"]) for text in texts]
-    for chosen in passes(lengths, [1] * len(texts), TOKENS_PER_PASS):
+    tokens = TOKENS_PER_PASS * (ON_GPU if torch.cuda.is_available() else 1)
+    for chosen in passes(lengths, [1] * len(texts), tokens):
         logits_BC = classifier.logits([texts[i] for i in chosen])
         best_B = logits_BC[:, 0] if logits_BC.shape[1] == 1 else logits_BC.argmax(-1)
         found_N[chosen] = best_B.double().cpu().numpy()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from safetensors.torch import load_file, save_file
 
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.evaluate.glue.classifiers import PackedClassifier, PaddedClassifier
@@ -158,6 +159,21 @@ def test_a_rate_that_is_too_high_ends_a_fine_tuning_and_is_said(make_folder):
 def test_ids_beyond_the_model_are_refused(make_folder):
     with pytest.raises(CheckpointError, match="gives id 301, and its config.json says 301 ids"):
         ours(make_folder("mlm"), [{"input_ids": [258, 301, 259]}])
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_weights_that_are_no_numbers_are_refused_by_name(other, make_folder):
+    folder = make_folder("mlm")
+    folder = write_bert(folder) if other else folder
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith(("0.attn.Wo.weight", "0.output.dense.weight")))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"tensor {name} of .* holds NaN or infinity"):
+        one = subject(folder)
+        if other:
+            PaddedClassifier.load(one, tokenizer_of(one), 2, 0, None)
+        ours(folder, texts())
 
 
 @pytest.mark.parametrize("make_other", [write_bert, write_gpt2])
