@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 import tyro
 
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.evaluate.retrieval.settings import ContrastSettings
 from megatron_ettin.heavy_imports import heavy_imports
 
-SUITE_FLAGS = ("tasks", "local", "limit", "seeds", "budget", "setting", "shard", "protocol", "mntp")
+SUITE_FLAGS = ("tasks", "local", "limit", "seeds", "budget", "setting", "retrieval", "shard", "protocol", "mntp")
 DYNAMICS_SUITE = "losses"
 """What is asked of all checkpoints where no suite is named."""
 
@@ -34,7 +35,7 @@ class EvaluateFlags:
     models: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Hugging Face folders, RUN or RUN@STEP; NAME=FOLDER names one in the table. With --suite hub names too."""
     suite: str = ""
-    """Suites to run, with commas: losses, stdlib, glue, generative, bias."""
+    """Suites to run, with commas: losses, stdlib, glue, retrieval, generative, bias."""
     dynamics: bool = False
     """Evaluate all checkpoints of each MODEL: of a run, of a folder of exports, or the revisions of a hub repository;
     RUN@STEP or OWNER/NAME@REVISION is one of them. Draws curves against tokens. Without --suite: held-out losses."""
@@ -50,6 +51,8 @@ class EvaluateFlags:
     """Tasks that train: one setting each, a quick one on few examples, or the published sweep."""
     setting: str = ""
     """Your own instead, for example rate=8e-5,decay=1e-6,batch=32,epochs=2."""
+    retrieval: ContrastSettings = field(default_factory=ContrastSettings)
+    """How the retrieval suite makes models embedding models."""
     shard: str = "1/1"
     """i/n: every n-th task of all models or checkpoints, or every n-th fine-tuning, from the i-th on; processes with
     one OUTPUT join results."""
@@ -144,7 +147,7 @@ def evaluate_with_suites(flags: EvaluateFlags) -> None:
     published = flags.protocol == "published"
     options = Options(
         local=flags.local, limit=flags.limit, seeds=flags.seeds, budget=flags.budget, setting=flags.setting,
-        published=published,
+        published=published, retrieval=flags.retrieval, keep=flags.out / "models",
     )  # fmt: skip
     shard, tasks = Shard.parse(flags.shard), split_words(flags.tasks)
     held_out = partial(  # the losses suite alone asks for it

@@ -14,6 +14,7 @@ from megatron_ettin.evaluate.dynamics.report import dynamics_text
 from megatron_ettin.evaluate.generative.suite import GenerativeSuite
 from megatron_ettin.evaluate.glue.settings import Budget
 from megatron_ettin.evaluate.glue.suite import GlueSuite
+from megatron_ettin.evaluate.retrieval.suite import RetrievalSuite
 from megatron_ettin.evaluate.stdlib.suite import StdlibSuite
 from megatron_ettin.evaluate.suites.losses import HeldOutSettings, LossesSuite
 from megatron_ettin.evaluate.suites.models import Models
@@ -23,8 +24,9 @@ from megatron_ettin.evaluate.suites.suite import Options, Suite
 from megatron_ettin.evaluate.suites.table import tables
 from megatron_ettin.publish import write_atomically
 
-SUITES = ("losses", "stdlib", "glue", "generative", "bias")
-NEEDS = {"generative": ("lm_eval", "eval-lm"), "glue": ("sklearn", "eval-glue")}
+SUITES = ("losses", "stdlib", "glue", "retrieval", "generative", "bias")
+NEEDS = {"generative": ("lm_eval", "eval-lm"), "glue": ("sklearn", "eval-glue"),
+         "retrieval": ("mteb", "eval-embed")}  # fmt: skip
 """Suite -> library that it cannot do without, and the extra that installs it."""
 TABLES, DYNAMICS = "tables.md", "dynamics.md"
 PLOTS = {"bias": plot_shares}
@@ -37,13 +39,18 @@ def made(names: Sequence[str], options: Options, held_out: Callable[[], HeldOutS
     They share the models that they load.
     """
     require_suites(names, "--suite")
-    if "glue" not in names and (options.budget, options.setting) != (Options.budget, Options.setting):
-        raise ConfigError("--budget and --setting say how glue fine-tunes; add it to --suite, or leave them out")
+    if "glue" not in names and options.setting:
+        raise ConfigError("--setting says how glue fine-tunes; add it to --suite, or leave --setting out")
+    if not {"glue", "retrieval"} & set(names) and options.budget != Options.budget:
+        raise ConfigError("--budget is for glue and retrieval, which train; add one to --suite, or leave --budget out")
+    if "retrieval" not in names and options.retrieval != Options.retrieval:
+        raise ConfigError("--retrieval says how the retrieval suite trains; add it to --suite, or leave it out")
     models = Models()
     make: dict[str, Callable[[], Suite]] = {
         "losses": lambda: LossesSuite(held_out(), models),
         "stdlib": lambda: StdlibSuite(options, models),
         "glue": lambda: GlueSuite(options, Budget.parse(options.budget, options.setting)),
+        "retrieval": lambda: RetrievalSuite(options),
         "generative": lambda: GenerativeSuite(options, models),
         "bias": lambda: BiasSuite(options, models),
     }

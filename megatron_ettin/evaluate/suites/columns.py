@@ -46,6 +46,12 @@ class Column:
     """Whether one end of the scale is better at all."""
     chance: float | None = None
     """What guessing would give; None where it is not told, or not the same for all."""
+    group: str = ""
+    """Tasks of one group have means of their own; empty: none."""
+    group_size: int = 0
+    """How many there are; 0 where it is not fixed."""
+    type: str = ""
+    """Tasks of one type weigh together in the mean over types."""
     scores: dict[str, Score] = field(default_factory=dict)
     """Model -> score."""
 
@@ -144,13 +150,14 @@ def _columns(results: Mapping[str, Mapping[str, Any]]) -> list[Column]:
         for task, result in tasks.items():
             if result["status"] != DONE:
                 continue
-            key = (task, json.dumps(rules_of(result), sort_keys=True))
+            key, details = (task, json.dumps(rules_of(result), sort_keys=True)), result.get("details", {})
             column = columns.setdefault(
                 key,
                 Column(
                     task=task, rules=key[1], metric=result["metric"], higher_is_better=result["higher_is_better"],
                     examples=result["examples"], ranked=result.get("ranked", True),
-                    chance=result.get("details", {}).get("chance"),
+                    chance=details.get("chance"), group=details.get("group", ""),
+                    group_size=details.get("group_size", 0), type=details.get("type", ""),
                 ),
             )  # fmt: skip
             interval = result["interval"]
@@ -173,23 +180,49 @@ def rules_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _averages(suite: str, columns: Sequence[Column]) -> list[Column]:
-    """The paper's plain mean, for models that have all of its tasks by one set of rules each."""
-    wanted = AVERAGES.get(suite, ())
-    by_task = {task: [column for column in columns if column.task == task] for task in wanted}
-    if not wanted or any(len(found) != 1 for found in by_task.values()):
+    """The mean that the paper shows of a suite, and two for each group that results name.
+
+    A task counts that has one column, so one set of rules; a model counts that has all of a mean's tasks.
+    """
+    tasks = [column.task for column in columns]
+    single = {column.task: column for column in columns if tasks.count(column.task) == 1}
+    found = []
+    parts = [single[task] for task in AVERAGES.get(suite, ()) if task in single]
+    if parts and len(parts) == len(AVERAGES[suite]):
+        found.append(_mean("mean", f"mean of {len(parts)}", parts, [1 / len(parts)] * len(parts)))
+    for group in dict.fromkeys(column.group for column in single.values() if column.group):
+        found += _group_means(group, [column for column in single.values() if column.group == group])
+    return [column for column in found if column.scores]
+
+
+def _group_means(group: str, parts: Sequence[Column]) -> list[Column]:
+    """Over tasks, and over the means of types, so that a type of many tasks weighs no more than one of few."""
+    if len(parts) < 2:
         return []
-    parts = [found[0] for found in by_task.values()]
-    mean = Column(task="mean", rules="", metric=f"mean of {len(parts)}", higher_is_better=True, examples=0)
+    types = [part.type for part in parts]
+    by_type = [1 / (len(set(types)) * types.count(kind)) for kind in types]
+    size = max(part.group_size for part in parts)
+    counted = f"{len(parts)} of {size}" if size else f"{len(parts)}"
+    return [
+        _mean(f"{group}, over tasks", f"mean of {counted}", parts, [1 / len(parts)] * len(parts)),
+        _mean(f"{group}, over types", f"mean of {len(set(types))}", parts, by_type),
+    ]
+
+
+def _mean(task: str, metric: str, parts: Sequence[Column], weights: Sequence[float]) -> Column:
+    mean = Column(task=task, rules="", metric=metric, higher_is_better=True, examples=0)
     for name in parts[0].scores:
         scores = [part.scores[name] for part in parts if name in part.scores]
         if len(scores) < len(parts):
             continue
-        value = sum(score.value for score in scores) / len(scores)
+        value = sum(weight * score.value for weight, score in zip(weights, scores, strict=True))
         errors = [score.standard_error for score in scores if score.standard_error is not None]
-        error = sqrt(sum(e * e for e in errors)) / len(scores) if len(errors) == len(scores) else None
+        error = None
+        if len(errors) == len(scores):
+            error = sqrt(sum((weight * one) ** 2 for weight, one in zip(weights, errors, strict=True)))
         interval = None if error is None else (value - Z * error, value + Z * error)
         mean.scores[name] = Score(value=value, standard_error=error, interval=interval, percent=True)
-    return [mean] if mean.scores else []
+    return mean
 
 
 def _differing(column: Column, alike: Sequence[Column]) -> str:
@@ -216,10 +249,13 @@ def _published(suite: str, columns: Sequence[Column]) -> dict[str, dict[str, flo
 
 
 def _missing(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line a reason, with the tasks and models that it stands for."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """A line for each reason and set of models, with the tasks that it stands for."""
+    models: dict[tuple[str, str], list[str]] = {}
     for name, tasks in results.items():
         for task, result in tasks.items():
             if result["status"] != DONE:
-                reasons.setdefault((task, result["reason"]), []).append(name)
-    return [f"{task} ({', '.join(names)}): {reason}" for (task, reason), names in reasons.items()]
+                models.setdefault((task, result["reason"]), []).append(name)
+    found: dict[tuple[str, str], list[str]] = {}
+    for (task, reason), names in models.items():
+        found.setdefault((reason, ", ".join(names)), []).append(task)
+    return [f"{', '.join(tasks)} ({names}): {reason}" for (reason, names), tasks in found.items()]

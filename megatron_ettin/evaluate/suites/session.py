@@ -14,7 +14,7 @@ from megatron_ettin.errors import ConfigError, DataError, suggest
 from megatron_ettin.evaluate.suites import results
 from megatron_ettin.evaluate.suites.shard import ALONE, Divisible, Shard
 from megatron_ettin.evaluate.suites.subjects import Subject
-from megatron_ettin.evaluate.suites.suite import Facts, NotRunError, Options, RunTask, Suite
+from megatron_ettin.evaluate.suites.suite import Facts, Grouped, NotRunError, Options, RunTask, Suite
 
 RARELY = 50
 """results.json is put together from its parts again when that would take less than 1/50 of the time since."""
@@ -34,10 +34,12 @@ class Unit:
 def chosen_tasks(suites: Sequence[Suite], names: Sequence[str]) -> dict[str, list[str]]:
     """Suite -> tasks to run; no names: all. Raises ConfigError for a name that no suite has."""
     known = {task for suite in suites for task in suite.tasks()}
+    groups = {name: tasks for suite in suites if isinstance(suite, Grouped) for name, tasks in suite.groups.items()}
     for name in names:
-        if name not in known:
+        if name not in known and name not in groups:
             suite_names = ", ".join(suite.name for suite in suites)
-            raise ConfigError(f"--tasks {name}: no task of {suite_names}" + suggest(name, sorted(known)))
+            raise ConfigError(f"--tasks {name}: no task of {suite_names}" + suggest(name, sorted({*known, *groups})))
+    names = [task for name in names for task in groups.get(name, [name])]
     return {suite.name: [task for task in suite.tasks() if not names or task in names] for suite in suites}
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from megatron_ettin.evaluate.retrieval.settings import ContrastSettings
 
 if TYPE_CHECKING:
     from megatron_ettin.evaluate.suites.subjects import Subject
@@ -37,6 +39,10 @@ class Options:
     """How much is spent on tasks that train: one setting, a quick one, or the published sweep."""
     setting: str = ""
     """The user's own setting for them."""
+    retrieval: ContrastSettings = ContrastSettings()
+    """How the retrieval suite trains."""
+    keep: Path | None = None
+    """Folder in which suites keep models that they train, for all processes of one output; None: for the while."""
     published: bool = False
     """Repeat the rules that published scores were made by, their mistakes included; else the corrected ones."""
 
@@ -101,4 +107,14 @@ class Suite(Protocol):
 
     def opened(self, subject: Subject) -> AbstractContextManager[RunTask]:
         """The model, loaded once for all its tasks."""
+        ...
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A suite with names that stand for several tasks."""
+
+    @property
+    def groups(self) -> Mapping[str, Sequence[str]]:
+        """Name -> tasks."""
         ...

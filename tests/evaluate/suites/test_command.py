@@ -31,7 +31,10 @@ def test_suites_write_results_tables_and_plots_and_go_on(make_folder, tmp_path, 
     ("flags", "message"),
     [(["--tasks", "piqa"], "--tasks is a setting of suites"), (["--limit", "3"], "--limit is a setting of suites"),
      (["--suite", "generativ"], "there is no such suite; did you mean 'generative'"),
-     (["--suite", "bias", "--budget", "quick"], "--budget and --setting say how glue fine-tunes"),
+     (["--suite", "bias", "--budget", "quick"], "--budget is for glue and retrieval"),
+     (["--suite", "bias", "--setting", "rate=1e-4"], "--setting says how glue fine-tunes"),
+     (["--suite", "bias", "--retrieval.batch", "8"], "--retrieval says how the retrieval suite trains"),
+     (["--retrieval.batch", "8"], "--retrieval is a setting of suites"),
      (["--suite", "bias", "--shard", "3/2"], "--shard 3/2"), (["--suite", "losses"], "name a corpus with --data")],
 )  # fmt: skip
 def test_bad_flags_are_refused_before_any_work(flags, message, make_folder, tmp_path):
