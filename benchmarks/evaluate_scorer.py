@@ -174,7 +174,8 @@ def compared(size: str, data: Path | None, tokenizer_json: Path, rounds: int, qu
     rows = plan(everything)
     facts = (
         f"{' '.join(asked)}: {rows.asked} rows, {len(rows.lengths)} different, same scores within {worst:.1g} nats, "
-        f"{rounds} rounds of {min(seconds['ours']):.2f} to {max(seconds['ours']):.2f} s"
+        f"{rounds} rounds of {min(seconds['ours']):.2f} to {max(seconds['ours']):.2f} s, "
+        f"load average {os.getloadavg()[0]:.1f}"
     )
     name = size.upper()
     rate = {job: rows.asked / value for job, value in median.items()}

@@ -54,8 +54,8 @@ class EvaluateFlags:
     retrieval: ContrastSettings = field(default_factory=ContrastSettings)
     """How the retrieval suite makes models embedding models."""
     shard: str = "1/1"
-    """i/n: every n-th task of all models or checkpoints, or every n-th fine-tuning, from the i-th on; processes with
-    one OUTPUT join results."""
+    """i/n: every n-th task of all models, or every n-th fine-tuning, from the i-th on; with --dynamics the i-th of n
+    parts of all tasks; processes with one OUTPUT join their results."""
     protocol: Literal["corrected", "published"] = "corrected"
     """Rules of suites whose published scores rest on a mistake."""
     mntp: tuple[str, ...] = ()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ettin.errors import CheckpointError, ConfigError
-from megatron_ettin.evaluate.dynamics.points import OneTokenizer, Point
+from megatron_ettin.evaluate.dynamics.one_tokenizer import OneTokenizer
+from megatron_ettin.evaluate.dynamics.points import Point
 from megatron_ettin.evaluate.suites import results
 from megatron_ettin.evaluate.suites.session import Session, Unit, chosen_tasks
 from megatron_ettin.evaluate.suites.shard import ALONE, Divisible, Shard
@@ -41,7 +42,7 @@ def evaluate_points(
     session = Session(options=options, output=output, say=say)
     chosen = chosen_tasks(suites, tasks)
     suites = [suite.within(output, shard) if isinstance(suite, Divisible) else suite for suite in suites]
-    work = [Work(point, place, suites, chosen, shard, session) for place, point in enumerate(points)]
+    work = shared(points, suites, chosen, shard, session)
     left = [one for one in work if one.places and not one.finished()]
     if len(left) < len(work):
         say(f"{len(work) - len(left)} of {len(work)} checkpoints are there already, or of other shards")
@@ -64,32 +65,38 @@ def evaluate_points(
     return session.closed(asked=bool(tasks))
 
 
-@dataclass
+def shared(
+    points: Sequence[Point], suites: Sequence[Suite], chosen: dict[str, list[str]], shard: Shard, session: Session
+) -> list[Work]:
+    """What this shard has to do on each point: a part without gaps of all tasks of all points, so that few points are
+    opened by two shards, and a suite that answers all of its tasks at once does so once.
+    """
+    pairs = [
+        (suite, task, number, list(suite.tasks()).index(task))
+        for number, suite in enumerate(suites)
+        for task in chosen[suite.name]
+    ]
+    units = len(points) * len(pairs)
+    work = []
+    for place, point in enumerate(points):
+        mine = [
+            pair
+            for number, pair in enumerate(pairs, place * len(pairs))
+            if isinstance(pair[0], Divisible) or shard.holds(number, units)
+        ]
+        places = [(suite, task, (place, number, at)) for suite, task, number, at in mine]
+        work.append(Work(point=point, places=places, session=session))
+    return work
+
+
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """What this shard has to do on one point."""
 
     point: Point
-    place: int
-    """Of the point among all."""
-    suites: Sequence[Suite]
-    chosen: dict[str, list[str]]
-    shard: Shard
-    session: Session
-    places: list[tuple[Suite, str, tuple[int, int, int]]] = field(init=False)
+    places: list[tuple[Suite, str, tuple[int, int, int]]]
     """Suite, task, and their place in tables."""
-
-    def __post_init__(self) -> None:
-        pairs = [
-            (suite, task, (self.place, number, list(suite.tasks()).index(task)))
-            for number, suite in enumerate(self.suites)
-            for task in self.chosen[suite.name]
-        ]
-        first = self.place * len(pairs)
-        self.places = [
-            pair
-            for number, pair in enumerate(pairs, first)
-            if isinstance(pair[0], Divisible) or self.shard.takes(number)
-        ]
+    session: Session
 
     def units(self, subject: Subject) -> list[Unit]:
         """The units with their model."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,10 @@ class Section:
         title = f"{column.task} ({column.metric})"
         return title if len(alike) == 1 else f"{title} rules {alike.index(column) + 1}"
 
+    def figure(self, name: str, column: Column) -> float | None:
+        """What a published model has in a column, in percent; None in one of another split or other examples."""
+        return self.published[name].get(column.task) if on_published_split(self.suite, column) else None
+
     def notes(self) -> list[str]:
         """For each column whose task has others: the rules in which they differ."""
         return [
@@ -112,24 +117,39 @@ class Section:
 
 
 def merged(paths: Sequence[Path]) -> dict[str, Any]:
-    """Name -> model over all files; models of one name and different weights are told apart by their folder."""
+    """Name -> model over all files; of one name and other weights, data or rules, each has its folder's name too."""
     models: dict[str, Any] = {}
     for path in paths:
+        folder = (path if path.is_dir() else path.parent).resolve()
         for name, model in read_results(path)["models"].items():
-            folder = path.name if path.is_dir() else path.parent.name
-            label = name
-            if name in models and models[name]["fingerprint"] != model["fingerprint"]:
-                label = f"{name} ({folder})"
-            known = models.setdefault(label, {**model, "suites": {}})
             for suite, tasks in model["suites"].items():
-                mine = known["suites"].setdefault(suite, {})
                 for task, result in tasks.items():
+                    label = next(label for label in _labels(name, folder) if _fits(models, label, model, suite, task))
+                    mine = models.setdefault(label, {**model, "suites": {}})["suites"].setdefault(suite, {})
                     if task not in mine or mine[task]["status"] != DONE:
                         mine[task] = result
-                    elif result["status"] == DONE and result["identity"] != mine[task]["identity"]:
-                        other = models.setdefault(f"{label} ({folder})", {**model, "suites": {}})
-                        other["suites"].setdefault(suite, {})[task] = result
     return models
+
+
+def _labels(name: str, folder: Path) -> Iterator[str]:
+    """Names for a model that is not the only one of its name: with more and more of its folder, then with a number."""
+    yield name
+    for parts in range(1, len(folder.parts) + 1):
+        yield f"{name} ({'/'.join(folder.parts[-parts:])})"
+    for number in count(2):
+        yield f"{name} ({number})"
+
+
+def _fits(models: Mapping[str, Any], label: str, model: Mapping[str, Any], suite: str, task: str) -> bool:
+    """Whether the outcome of a task can stand under a label: nothing else of other weights or rules does."""
+    if label not in models:
+        return True
+    if models[label]["fingerprint"] != model["fingerprint"]:
+        return False
+    known, result = models[label]["suites"].get(suite, {}).get(task), model["suites"][suite][task]
+    if known is None or not known["status"] == result["status"] == DONE:
+        return True
+    return bool(known["identity"] == result["identity"])
 
 
 def sections(models: Mapping[str, Any]) -> Iterator[Section]:
@@ -232,15 +252,19 @@ def _differing(column: Column, alike: Sequence[Column]) -> str:
     )
 
 
+def on_published_split(suite: str, column: Column) -> bool:
+    """Whether a column's scores are of the split that published figures were made on, after training on all of theirs.
+
+    Both must be whole.
+    """
+    if column.examples != WHOLE_SPLITS.get(suite, {}).get(column.task):
+        return False
+    return bool(json.loads(column.rules)["rules"].get("training_examples", "all") == "all")
+
+
 def _published(suite: str, columns: Sequence[Column]) -> dict[str, dict[str, float]]:
-    """Published figures of the tasks that ran on the same split, after training on all of theirs."""
-    whole = WHOLE_SPLITS.get(suite, {})
-    same = {
-        column.task
-        for column in columns
-        if column.examples == whole.get(column.task)
-        and json.loads(column.rules)["rules"].get("training_examples", "all") == "all"
-    }
+    """Published figures of the tasks that ran on the same split."""
+    same = {column.task for column in columns if on_published_split(suite, column)}
     found = {
         name: {task: figure for task, figure in figures.items() if task in same}
         for name, figures in PUBLISHED.get(suite, {}).items()

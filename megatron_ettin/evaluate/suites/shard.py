@@ -32,6 +32,10 @@ class Shard:
         """Whether this process does unit ``number``."""
         return number % self.count == self.index - 1
 
+    def holds(self, number: int, units: int) -> bool:
+        """Whether unit ``number`` of so many lies in this process's part, where each has a part without gaps."""
+        return number * self.count // units == self.index - 1
+
 
 ALONE = Shard()
 """A process that does everything."""

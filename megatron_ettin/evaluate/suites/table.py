@@ -42,8 +42,9 @@ def _rows(section: Section, models: Mapping[str, Any]) -> Iterator[str]:
     for name in section.models:
         cells = (_cell(column, name) for column in section.columns)
         yield f"| {name} | {models[name]['kind']} | {' | '.join(cells)} |"
-    for name, figures in section.published.items():
-        cells = (f"{figures[column.task]:.1f}" if column.task in figures else "-" for column in section.columns)
+    for name in section.published:
+        figures = (section.figure(name, column) for column in section.columns)
+        cells = ("-" if figure is None else f"{figure:.1f}" for figure in figures)
         yield f"| {name} (published) | | {' | '.join(cells)} |"
     yield f"\n{LEGEND}\n"
     if notes := section.notes():

@@ -8,7 +8,8 @@ import pytest
 
 from megatron_ettin.errors import CheckpointError, ConfigError, DataError
 from megatron_ettin.evaluate.dynamics import origins
-from megatron_ettin.evaluate.dynamics.points import OneTokenizer, points_of
+from megatron_ettin.evaluate.dynamics.one_tokenizer import OneTokenizer
+from megatron_ettin.evaluate.dynamics.points import points_of
 from tests.evaluate.dynamics.conftest import STEPS
 
 

@@ -13,6 +13,7 @@ from megatron_ettin.evaluate.dynamics.curves import curves_of
 from megatron_ettin.evaluate.dynamics.points import points_of
 from megatron_ettin.evaluate.suites import models, results
 from megatron_ettin.evaluate.suites.results import read_results
+from megatron_ettin.evaluate.suites.shard import Shard
 from tests.evaluate.bias import test_suite as bias
 from tests.evaluate.dynamics.conftest import STEPS
 
@@ -73,6 +74,14 @@ def test_the_same_command_goes_on_and_opens_only_what_is_new(run, loads, tmp_pat
     assert len(read_results(tmp_path / "out")["models"]) == 3
     with pytest.raises(ConfigError, match="with another .*give another --output"):
         dynamics(copy, *LOSSES[:2], "--rows", "3", output=tmp_path / "out")
+
+
+def test_shards_are_parts_without_gaps():
+    for units, count in ((15, 4), (3, 5), (1_180, 16)):
+        owners = [[i for i in range(1, count + 1) if Shard(i, count).holds(number, units)] for number in range(units)]
+        assert all(len(found) == 1 for found in owners) and owners == sorted(owners)
+        sizes = [owners.count([i]) for i in range(1, count + 1)]
+        assert max(sizes) - min(sizes) <= 1
 
 
 def test_shards_take_tasks_of_checkpoints_and_join_into_one_result(make_exports, tmp_path):

@@ -89,6 +89,29 @@ def test_published_figures_of_fine_tuned_models_stand_beside_those_trained_on_th
         assert ("| Ettin-Enc-150m (published) | | 95.8 |" in text) == shown
 
 
+def test_published_figures_stand_in_no_column_of_other_examples(tmp_path):
+    whole, part = {"arc_challenge": result(0.3, examples=1_172)}, {"arc_challenge": result(0.4, limit=100)}
+    text = compare([
+        write(tmp_path / "x", "generative", a=whole), write(tmp_path / "y", "generative", b=part),
+    ])  # fmt: skip
+    assert "| Ettin-Dec-150m (published) | | 28.6 | - |" in text
+
+
+def test_no_result_takes_the_place_of_another_whatever_folders_are_called(tmp_path):
+    """One name in three folders of one name: the same weights by other rules, and other weights."""
+    folders = []
+    for number, (fingerprint, shots) in enumerate((("f", 0), ("f", 5), ("f", 7), ("g", 0), ("f", 0))):
+        score = result(0.1 + number / 10)
+        score["identity"]["protocol"]["rules"] = {"shots": shots}
+        (tmp_path / str(number)).mkdir()
+        folders.append(write(tmp_path / str(number) / "same", "s", a={"t": score}))
+        content = json.loads((folders[-1] / "results.json").read_text())
+        content["models"]["a"]["fingerprint"] = fingerprint
+        (folders[-1] / "results.json").write_text(json.dumps(content))
+    rows = [line.split("|")[1].strip() for line in compare(folders).splitlines() if line.startswith("| a")]
+    assert rows == ["a", "a (same)", "a (2/same)", "a (3/same)"], "the last is the first one's again"
+
+
 def test_the_average_is_the_plain_mean_of_the_ten_tasks(tmp_path):
     tasks = {task: result(0.1 * number) for number, task in enumerate(published.TEN_TASKS)}
     text = compare([write(tmp_path / "x", "generative", a=tasks, b={"piqa": result(0.5)})])
