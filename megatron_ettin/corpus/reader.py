@@ -89,7 +89,7 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> TokenizerIdentity:
-        """The tokenizer that made the ids; where the manifest has no fingerprint of it, that of the copy beside it."""
+        """The tokenizer that made the ids; its fingerprint is taken from the copy of its file beside the corpus."""
         found, copy = self.manifest.tokenizer, self.tokenizer_json
         if not found.fingerprint and copy.is_file():
             recorded = self.manifest.files.get(".tokenizer.json")

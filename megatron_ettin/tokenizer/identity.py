@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,17 @@ def _model(model: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "BPE":
         for name in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
             made[name] = made[name] or None  # an empty one does nothing
-        pairs = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in made.get("merges") or []]
-        made["merges"] = [list(pair) for pair in pairs if pair[0] != "#version:"]
+        merges = made.get("merges") or []
+        if merges and isinstance(merges[0], list):  # pairs of tokens that hold no space are written as strings too
+            merges = [pair if " " in pair[0] or " " in pair[1] else f"{pair[0]} {pair[1]}" for pair in merges]
+        elif merges and merges[0].startswith("#version:"):
+            merges = merges[1:]
+        made["merges"] = merges
     if kind == "Unigram":
         made["vocab"] = [[token, f"{score:.12g}"] for token, score in made["vocab"]]  # the library loses the last bit
+    else:
+        vocabulary = sorted(made["vocab"].items(), key=itemgetter(1))  # lists sort faster than members
+        made["vocab"] = [[token for token, _ in vocabulary], [number for _, number in vocabulary]]
     return made
 
 

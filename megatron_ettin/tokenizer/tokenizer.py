@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -117,15 +118,17 @@ class Tokenizer:
         """Every token with its id, added tokens included."""
         return vocabulary_of(self._parse())
 
+    @property
+    def record(self) -> TokenizerIdentity:
+        """What a corpus keeps of it. Readers take the fingerprint from its copy of the file: no build waits."""
+        return TokenizerIdentity(
+            sha256=self.fingerprint, vocabulary=self.vocabulary_size, special_ids=self.special_ids
+        )
+
     @cached_property
     def identity(self) -> TokenizerIdentity:
-        """What corpora, runs, checkpoints and exports keep of it."""
-        return TokenizerIdentity(
-            sha256=self.fingerprint,
-            vocabulary=self.vocabulary_size,
-            special_ids=self.special_ids,
-            fingerprint=fingerprint_of(self._parse()),
-        )
+        """What runs, checkpoints and exports keep of it."""
+        return replace(self.record, fingerprint=fingerprint_of(self._parse()))
 
     def find_token(self, name: str) -> int:
         """Id of one token, or -1 when there is none of this name."""

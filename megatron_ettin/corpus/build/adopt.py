@@ -71,7 +71,7 @@ def _manifest(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int |
     return Manifest(
         builder=f"megatron-ettin {__version__}, adopted",
         command="ettin corpus adopt",
-        tokenizer=tokenizer.identity,
+        tokenizer=tokenizer.record,
         appended_eod=eod,
         dtype=header.dtype,
         documents=header.documents,

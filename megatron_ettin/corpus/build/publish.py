@@ -52,7 +52,7 @@ def keep_roles(job: Job) -> None:
     for target in job.targets:
         manifest = read_manifest(member(target, ".json"))
         if manifest.tokenizer.special_ids != job.tokenizer.special_ids:
-            write_atomically(member(target, ".json"), replace(manifest, tokenizer=job.tokenizer.identity).to_json())
+            write_atomically(member(target, ".json"), replace(manifest, tokenizer=job.tokenizer.record).to_json())
 
 
 def publish_job(job: Job, staging: Staging) -> None:
@@ -148,7 +148,7 @@ def _manifest(
     return Manifest(
         builder=f"megatron-ettin {__version__}",
         command=job.command,
-        tokenizer=job.tokenizer.identity,
+        tokenizer=job.tokenizer.record,
         appended_eod=job.eod,
         dtype=dtype,
         documents=last.documents,
