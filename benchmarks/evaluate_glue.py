@@ -40,6 +40,7 @@ from transformers import (  # noqa: E402
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.utils.logging import set_verbosity_error  # noqa: E402
 
 from megatron_ettin.config.objective import OBJECTIVES  # noqa: E402
 from megatron_ettin.config.recipes import recipe  # noqa: E402
@@ -221,6 +222,7 @@ def main() -> None:
         sys.exit(f"{options.tokenizer}: no such file; give a tokenizer.json of 50,368 ids with --tokenizer")
     if options.quick:
         options.sizes, options.steps, options.rounds = ["17m"], 4, 1
+    set_verbosity_error()  # that a classifier is new is known
     data = options.data or (shared / "evaluation" if (shared / "evaluation").is_dir() else None)
     show(list(claims(options, data)), options.json)
 
