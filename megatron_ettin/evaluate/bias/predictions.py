@@ -123,7 +123,7 @@ def decoder_predictions(engine: Engine, asked: Versions) -> tuple[list[str], dic
 
 def encoded(tokenizer: Any, text: str, *, closed: bool) -> Ids:  # noqa: ANN401
     """[CLS] + text, and [SEP] for encoders; for tokenizers without [CLS] the text alone."""
-    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    ids = list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
     begun = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     start = [] if begun is None else [begun]
     return np.array([*start, *ids, *([tokenizer.sep_token_id] if closed else [])], dtype=np.int64)

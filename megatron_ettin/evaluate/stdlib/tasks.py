@@ -40,7 +40,7 @@ def class_rows(modules: Modules) -> Rows:
         for number, function in enumerate(functions):
             row = {"text": function.code, "label": function.module}
             rows["test" if number < tested else "train"].append(row)
-    return rows
+    return {split: shuffled(found) for split, found in rows.items()}
 
 
 def docstring_rows(modules: Modules) -> Rows:
@@ -57,7 +57,7 @@ def docstring_rows(modules: Modules) -> Rows:
         "functions": [
             {"function": name, "text": function.code} for name, function in zip(names, every, strict=True)
         ],
-        "test": [query for query in queries if names.count(query["function"]) == 1],
+        "test": shuffled([query for query in queries if names.count(query["function"]) == 1]),
     }
 
 
@@ -93,6 +93,11 @@ def drawn_lines(others: Sequence[str], line: str, function: Function) -> list[st
     fitting = [other for other in others if other.strip() not in written]
     alike = sorted(fitting, key=lambda other: abs(len(other) - len(line)))[:ALIKE]
     return sorted(alike, key=lambda other: drawn_key(function.name + line + other))[: CHOICES - 1]
+
+
+def shuffled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in drawn order: the first of them are from all modules."""
+    return sorted(rows, key=lambda row: drawn_key(row["text"]))
 
 
 def drawn_key(text: str) -> str:

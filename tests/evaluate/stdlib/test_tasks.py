@@ -92,6 +92,11 @@ def test_no_function_is_both_fitted_and_tested(tasks):
     assert labels[0] == labels[1] == set(read_manifest(tasks)["modules"])
 
 
+def test_the_first_rows_are_from_all_modules(tasks):
+    first = [row["label"] for row in rows(tasks, MODULE, "test")[:40]]
+    assert set(first) == set(read_manifest(tasks)["modules"])
+
+
 def test_a_docstring_asks_for_one_function(tasks):
     names = [row["function"] for row in rows(tasks, DOCSTRING, "functions")]
     queries = rows(tasks, DOCSTRING, "test")
