@@ -22,7 +22,7 @@ def log_probabilities(models: Models, subject: Subject, pairs: Sequence[tuple[st
     """
     engine, tokenizer = models.engine(subject), models.tokenizer(subject)
     texts = [encoded(tokenizer, context, closed=False) for context, _ in pairs]
-    ends = [np.array(tokenizer.encode(end, add_special_tokens=False, verbose=False), dtype=np.int64) for _, end in pairs]
+    ends = [np.array(tokenizer.encode(end, add_special_tokens=False), dtype=np.int64) for _, end in pairs]
     if subject.causal:
         asked = [Continuation(context=cut(text, engine.maximum_length - len(end)), ids=end)
                  for text, end in zip(texts, ends, strict=True)]  # fmt: skip
