@@ -19,7 +19,7 @@ invoked_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 data='' tokenizer='' size=tiny tokens=600000 work=.quickstart vocabulary=8192 ranks=2
-examples=150 # of each task's, enough to see an order that is wide
+examples=100 # of each task's, enough to see an order that is wide
 absolute() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s/%s' "$invoked_from" "$1" ;; esac; }
 while [ $# -gt 0 ]; do
     case $1 in
