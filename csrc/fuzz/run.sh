@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 target=$1 seconds=$2
 shift 2
 case $target in
-  tokenizer) rooms="base text tokenizer" longest=384 ;;
+  tokenizer) rooms="base text splits tokenizer" longest=384 ;;
   json_lines) rooms="base text corpus" longest=160 ;;
   text_cutter) rooms="base text corpus" longest=64 ;;
   corpus_check) rooms="base text corpus" longest=300 ;;
@@ -22,7 +22,7 @@ for source in $(cd csrc && find $rooms -name '*.cpp') fuzz/fuzz_$target.cpp; do
   object=build/fuzz/objects/$(echo "$source" | tr / -).o
   if [ -z "$(find "$object" -newer "csrc/$source" 2>/dev/null)" ] || [ -n "$(find csrc -name '*.h' -newer "$object")" ]; then
     # Comparisons guide the search where formats are read; in the encoder they would take half of the time.
-    case $source in text/unicode_tables.cpp|tokenizer/*) compare=-fno-sanitize-coverage=trace-cmp ;; *) compare= ;; esac
+    case $source in text/unicode_tables.cpp|splits/*|tokenizer/*) compare=-fno-sanitize-coverage=trace-cmp ;; *) compare= ;; esac
     clang++ $flags $compare -c "csrc/$source" -o "$object"
   fi
   objects="$objects $object"

@@ -14,8 +14,20 @@ constexpr uint8_t kWordFlag = 4;        // \w: stops an added token with single_
 constexpr uint8_t kNormalizesFlag = 8;  // NFC may change, reorder or compose this character
 constexpr uint8_t kRebuildsFlag = 16;   // ... by more than reordering
 
-extern const uint16_t property_index[8704];
+// General categories, in the order of the tables. The control characters that are white space have one of their own.
+enum Category : uint8_t {
+  kLu, kLl, kLt, kLm, kLo, kMn, kMc, kMe, kNd, kNl, kNo, kPc, kPd, kPs, kPe, kPi, kPf, kPo,
+  kSm, kSc, kSk, kSo, kZs, kZl, kZp, kCc, kCf, kCo, kCn, kWhiteControl,
+  kCategories,
+};
+
+constexpr size_t kUnicodeBlock = 128;     // code points of a block of the tables
+constexpr size_t kUnicodeBlocks = 8704;   // blocks of all code points
+
+extern const uint16_t property_index[kUnicodeBlocks];
 extern const uint8_t property_blocks[28800];
+extern const uint16_t category_index[kUnicodeBlocks];
+extern const uint8_t category_blocks[];
 extern const uint16_t combining_index[8704];
 extern const uint8_t combining_blocks[9728];
 extern const size_t decomposition_count;
@@ -27,6 +39,9 @@ extern const uint64_t composition_pairs[];  // first << 32 | second, ascending
 extern const uint32_t composition_values[];
 
 inline uint8_t property(uint32_t code) { return property_blocks[property_index[code >> 7] * 128 + (code & 127)]; }
+inline Category category(uint32_t code) {
+  return static_cast<Category>(category_blocks[category_index[code >> 7] * 128 + (code & 127)]);
+}
 inline uint8_t combining_class(uint32_t code) {
   return combining_blocks[combining_index[code >> 7] * 128 + (code & 127)];
 }

@@ -5,10 +5,12 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "tokenizer/long_word_cache.h"
-#include "tokenizer/split_by_character.h"
+#include "tokenizer/contraction.h"
+#include "splits/stream.h"
 #include "tokenizer/text_scan.h"
 #include "text/unicode.h"
 #include "tokenizer/word_cache.h"
@@ -30,6 +32,7 @@ namespace avx512 {
 #include "tokenizer/generic/byte_classes.h"
 #include "tokenizer/generic/word_steps.h"
 #include "tokenizer/generic/gpt2_splitter.h"
+#include "tokenizer/generic/stream_splitter.h"
 #include "tokenizer/generic/word_merger.h"
 #include "tokenizer/generic/word_encoder.h"
 }  // namespace avx512

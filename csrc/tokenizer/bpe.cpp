@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "base/hash_index.h"
+#include "text/utf8.h"
 
 namespace ettin {
 namespace {
@@ -62,12 +63,20 @@ bool MergeTable::fill(const std::vector<Merge>& merges) {
   return true;
 }
 
-BytePairModel::BytePairModel(const TokenizerFile& file) : ignore_merges_(file.ignore_merges) {
+BytePairModel::BytePairModel(const TokenizerFile& file) {
   number_tokens(file);
-  if (!ignore_merges_) return;
+  if (file.ignore_merges) note_whole_words(file);
+}
+
+void BytePairModel::note_whole_words(const TokenizerFile& file) {
+  IdVector ids;
+  Scratch scratch;
   for (uint32_t id = 0; id < file.token_bytes.size(); ++id) {
     const std::string& bytes = file.token_bytes[id];
-    if (bytes.empty()) continue;
+    if (bytes.empty() || utf8_valid_prefix(bytes.data(), bytes.size()) != bytes.size()) continue;  // is no word
+    ids.clear();
+    merge(bytes, ids, scratch);
+    if (ids.size() == 1 && ids[0] == id) continue;
     whole_words_.emplace(bytes, id);
     longest_whole_word_ = std::max(longest_whole_word_, bytes.size());
   }
@@ -120,7 +129,10 @@ void BytePairModel::note_joints(const TokenizerFile& file, const std::vector<Mer
 
 void BytePairModel::encode(std::string_view word, IdVector& ids, Scratch& scratch) const {
   const uint32_t whole = whole_word(word);
-  if (whole != kNoRank) return ids.push_back(whole);
+  whole != kNoRank ? ids.push_back(whole) : merge(word, ids, scratch);
+}
+
+void BytePairModel::merge(std::string_view word, IdVector& ids, Scratch& scratch) const {
   scratch.tokens.assign(word.size(), 0);
   for (size_t at = 0; at < word.size(); ++at) scratch.tokens[at] = static_cast<uint8_t>(word[at]);
   word.size() <= kShortWord ? merge_short(ids, scratch) : merge_long(ids, scratch);

@@ -100,6 +100,8 @@ class BytePairModel {
   }
 
   void number_tokens(const TokenizerFile& file);
+  void note_whole_words(const TokenizerFile& file);
+  void merge(std::string_view word, IdVector& ids, Scratch& scratch) const;
   void note_joints(const TokenizerFile& file, const std::vector<Merge>& merges);
   void merge_short(IdVector& ids, Scratch& scratch) const;
   void merge_long(IdVector& ids, Scratch& scratch) const;
@@ -111,9 +113,9 @@ class BytePairModel {
   std::vector<uint32_t> ids_;     // id in the file of each token
   std::vector<uint16_t> ids16_;
   std::vector<uint64_t> pair_joints_, quad_joints_;
-  bool one_merge_each_ = true, ignore_merges_;
+  bool one_merge_each_ = true;
   size_t longest_whole_word_ = 0;
-  std::unordered_map<std::string, uint32_t> whole_words_;  // for ignore_merges
+  std::unordered_map<std::string, uint32_t> whole_words_;  // of ignore_merges, as far as merging gives other ids
 };
 
 }  // namespace ettin

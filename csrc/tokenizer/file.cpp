@@ -13,22 +13,15 @@ namespace ettin {
 namespace {
 
 constexpr uint32_t kLargestId = (1u << 20) - 1;
+constexpr size_t kMostSplits = 8;  // in a sequence, ByteLevel included
 
 // The bytes that can occur in valid UTF-8; the other ones need no token.
 bool occurs_in_utf8(int byte) { return byte < 0xC0 || (byte > 0xC1 && byte < 0xF5); }
 
-struct KnownPattern {
-  const char* pattern;
-  Split split;
-};
-
-const KnownPattern kPatterns[] = {
-    {R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", Split::kGpt2},
-    {R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", Split::kGpt2},
-    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     Split::kCl100k},
-    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     Split::kQwen},
+// The pattern of ByteLevel itself, which GPT-2 introduced, as it is spelt in files.
+constexpr std::string_view kGpt2Patterns[] = {
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)",
+    R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)",
 };
 
 // The byte that a character of the byte-level alphabet stands for, or -1.
@@ -121,15 +114,18 @@ class Reader {
     const std::string type = type_of(value);
     if (type == "ByteLevel") return byte_level(value, true);
     const JsonValue parts = value.find("pretokenizers");
-    if (type != "Sequence" || !parts || !parts.is_array()) {
+    if (type != "Sequence" || !parts || !parts.is_array() || !parts.size()) {
       return fail("pre-tokenizer \"" + type + "\" is not reproduced (only byte-level ones are)");
     }
-    if (parts.size() == 1) return byte_level(*parts.items().begin(), true);
-    if (parts.size() != 2) return fail("a sequence of that many pre-tokenizers is not reproduced");
-    return split(*parts.items().begin()) && byte_level(*++parts.items().begin(), false);
+    if (parts.size() > kMostSplits) return fail("a sequence of that many pre-tokenizers is not reproduced");
+    size_t left = parts.size();
+    for (const JsonValue part : parts.items()) {
+      if (!(--left ? split(part) : byte_level(part, parts.size() == 1))) return false;
+    }
+    return compile_splits();
   }
 
-  bool byte_level(JsonValue value, bool wants_regex) {
+  bool byte_level(JsonValue value, bool alone) {
     if (type_of(value) != "ByteLevel") {
       return fail("pre-tokenizer \"" + type_of(value) + "\" is not reproduced in the place of ByteLevel");
     }
@@ -137,8 +133,9 @@ class Reader {
     bool regex = true;
     file_.prefix_space = true;
     if (!flag(value, "add_prefix_space", file_.prefix_space) || !flag(value, "use_regex", regex)) return false;
-    if (regex != wants_regex) return fail("ByteLevel with use_regex in an unusual place is not reproduced");
-    if (!wants_regex && file_.prefix_space) return fail("add_prefix_space after a Split is not reproduced");
+    if (!regex && alone) return fail("ByteLevel without use_regex and without a Split is not reproduced");
+    if (!alone && file_.prefix_space) return fail("add_prefix_space after a Split is not reproduced");
+    if (regex && !alone) patterns_.push_back(kGpt2Patterns[0]);
     return true;
   }
 
@@ -148,17 +145,46 @@ class Reader {
     const JsonValue behavior = value.find("behavior");
     bool invert = false;
     if (!flag(value, "invert", invert)) return false;
-    if (invert || !behavior || behavior.string() != "Isolated") return fail("only Split with Isolated is reproduced");
+    const bool removes = behavior && behavior.string() == "Removed" && invert;
+    if (!removes && !(behavior && behavior.string() == "Isolated"))
+      return fail("only Split with Isolated, or with Removed and invert, is reproduced");
     const JsonValue pattern = value.find("pattern");
     const JsonValue regex = pattern ? pattern.find("Regex") : JsonValue();
     if (!regex || !regex.is_string()) return fail("a Split without a regular expression is not reproduced");
-    for (const KnownPattern& known : kPatterns) {
-      if (regex.string() == known.pattern) {
-        file_.split = known.split;
-        return true;
+    patterns_.push_back(regex.string());
+    removes_.push_back(removes);
+    return true;
+  }
+
+  static std::string named(std::string_view pattern) {
+    size_t shown = std::min<size_t>(pattern.size(), 300);
+    while (shown < pattern.size() && is_continuation(pattern[shown])) --shown;
+    const char* cut = shown < pattern.size() ? "..." : "";
+    return "the split expression " + std::string(pattern.substr(0, shown)) + cut + " is not reproduced: ";
+  }
+
+  // The splits of the text as one table, but for the pattern of GPT-2 alone.
+  bool compile_splits() {
+    const auto known = [&](std::string_view pattern) { return patterns_[0] == pattern; };
+    if (patterns_.empty()) return true;
+    if (patterns_.size() == 1 && std::any_of(std::begin(kGpt2Patterns), std::end(kGpt2Patterns), known)) return true;
+    std::string reason;
+    std::vector<SplitExpression> expressions(patterns_.size());
+    for (size_t at = 0; at < patterns_.size(); ++at) {
+      const std::string_view pattern = patterns_[at];
+      if (!parse_split_expression(pattern, expressions[at], reason)) return fail(named(pattern) + reason);
+      if (at < removes_.size() && removes_[at]) {
+        SplitAutomaton alone;
+        if (!alone.build({expressions[at]}, reason)) return fail(named(pattern) + reason);
+        if (!alone.covers()) return fail(named(pattern) + "inverted and Removed, it would lose what it does not match");
       }
     }
-    return fail("the split pattern is not one of those reproduced: " + std::string(regex.string()));
+    SplitAutomaton automaton;
+    if (!automaton.build(expressions, reason)) return fail(named(patterns_.back()) + reason);
+    auto stream = std::make_shared<SplitStream>();
+    if (!stream->build(automaton)) return fail(named(patterns_.back()) + "it takes too large a table");
+    file_.split = std::move(stream);
+    return true;
   }
 
   bool model(JsonValue value) {
@@ -350,6 +376,8 @@ class Reader {
   HashIndex ids_;                        // of the model's tokens
   std::vector<std::string_view> names_;  // by id; strings in the parsed file, empty for ids without token
   std::unordered_set<std::string> seen_;
+  std::vector<std::string_view> patterns_;  // of the splits
+  std::vector<bool> removes_;               // by pattern: whether what does not match is lost
   std::string joined_;
   std::vector<bool> used_;
   uint32_t model_size_ = 0, largest_added_ = 0;

@@ -2,18 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
-namespace ettin {
+#include "splits/stream.h"
 
-// How text is cut into words before byte-pair encoding.
-enum class Split : uint8_t {
-  kGpt2,    // 's|'t|... | ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-  kCl100k,  // cl100k, Llama-3, OLMo-2: numbers in groups of up to three digits
-  kQwen,    // the same with single digits
-};
+namespace ettin {
 
 struct AddedToken {
   std::string content;
@@ -27,7 +23,7 @@ struct Merge {
 
 struct TokenizerFile {
   bool nfc = false, prefix_space = false, ignore_merges = false;
-  Split split = Split::kGpt2;
+  std::shared_ptr<const SplitStream> split;  // how text is cut into words; null for the pattern of GPT-2
   // Bytes that each id stands for; empty for ids that no text can reach through merges.
   std::vector<std::string> token_bytes;
   std::vector<Merge> merges;      // in order of rank

@@ -19,7 +19,7 @@ bool only_spaces(const std::string& content) { return content.find_first_not_of(
 // The runs of spaces among the added tokens, where nothing else about the tokenizer can interfere with them.
 SpaceRuns find_space_runs(const TokenizerFile& file) {
   SpaceRuns runs;
-  if (file.prefix_space || file.split != Split::kGpt2) return {};
+  if (file.prefix_space || file.split) return {};
   for (const AddedToken& token : file.added) {
     if (!token.normalized) continue;
     if (token.lstrip || token.rstrip) return {};

@@ -54,6 +54,9 @@ class Encoder {
   template <class Ids>
   bool encode(std::string_view text, Ids& ids, uint64_t& specials);
 
+  // Where the words of a text start, in bytes, without regard to normalization and added tokens.
+  std::vector<uint32_t> word_starts(std::string_view text) { return words_->word_starts(text); }
+
  private:
   template <class Ids>
   void encode_raw(std::string_view text, Ids& ids);

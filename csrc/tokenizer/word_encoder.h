@@ -29,7 +29,7 @@ struct KnownWord {
 struct WordModel {
   WordModel(const TokenizerFile& file, SpaceRuns space_runs);
 
-  Split split;
+  std::shared_ptr<const SplitStream> split;  // null for the pattern of GPT-2
   uint32_t vocabulary_size;
   SpaceRuns runs;
   BytePairModel pairs;
@@ -43,6 +43,8 @@ class WordEncoder {
   // Appends the ids of `piece`: valid UTF-8, normalized, below 4 GiB. Narrow ids only of vocabularies up to 65,536.
   virtual void encode(std::string_view piece, IdVector& ids) = 0;
   virtual void encode(std::string_view piece, NarrowIdVector& ids) = 0;
+  // Where the words of a piece start, in bytes.
+  virtual std::vector<uint32_t> word_starts(std::string_view piece) = 0;
 };
 
 // By the version for an instruction set, lowered to what this machine may use; all versions give the same ids.

@@ -66,8 +66,8 @@ class Tokenizer:
             if "model" not in self._parse():
                 raise DataError(f"{where}: not a tokenizer.json: {error}; {NO_TOKENIZER}") from error
             raise DataError(
-                f"{where}: cannot be reproduced exactly: {error}; use a byte-level BPE tokenizer.json, or the engine"
-                " 'huggingface', which is exact and about a hundred times slower"
+                f"{where}: cannot be reproduced exactly: {error}; use a byte-level BPE tokenizer.json, or"
+                " --tokenizer-engine huggingface, which is exact and about a hundred times slower"
             ) from error
         self._policy = special_tokens_in_text
         loaded: Any = self.native or self.huggingface

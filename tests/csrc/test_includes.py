@@ -6,12 +6,13 @@ from pathlib import Path
 ALLOWED = {
     "base": set(),
     "text": {"base"},
-    "tokenizer": {"text", "base"},
+    "splits": {"text", "base"},
+    "tokenizer": {"splits", "text", "base"},
     "corpus": {"tokenizer", "text", "base"},
     "rows": {"base"},
     "kernels": {"base"},
-    "python": {"base", "text", "tokenizer", "corpus", "rows", "kernels"},
-    "fuzz": {"base", "text", "tokenizer", "corpus", "rows", "kernels"},
+    "python": {"base", "text", "splits", "tokenizer", "corpus", "rows", "kernels"},
+    "fuzz": {"base", "text", "splits", "tokenizer", "corpus", "rows", "kernels"},
 }
 
 

@@ -15,6 +15,26 @@ LLAMA = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN = LLAMA.replace(r"\p{N}{1,3}", r"\p{N}")
+UPPER, LOWER, ENDING = (
+    r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]",
+    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+)
+O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{ENDING}|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DEEPSEEK = [
+    r"\p{N}{1,3}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^"""
+    "\r\n"
+    r"\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+["
+    "\r\n"
+    r"]*|\s*["
+    "\r\n"
+    r"]+|\s+(?!\S)|\s+",
+]
 SPECIALS = ["<|endoftext|>", "<|padding|>", "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 SENTENCES = [
     "The quick brown fox doesn't jump; they'll say we've been 1234 times there, I'm sure you'd agree.\n\n",
@@ -49,10 +69,11 @@ def trained(pre_tokenizer: pre_tokenizers.PreTokenizer, nfc: bool, size: int = 1
     return tokenizer
 
 
-def split_by(pattern: str) -> pre_tokenizers.PreTokenizer:
+def split_by(*patterns: str, behavior: str = "isolated", invert: bool = False) -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer of Llama-3 and its like."""
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_only])
+    splits = [pre_tokenizers.Split(Regex(pattern), behavior, invert) for pattern in patterns]
+    return pre_tokenizers.Sequence([*splits, bytes_only])
 
 
 def gpt2(prefix_space: bool = False) -> Tokenizer:
@@ -73,9 +94,9 @@ def ettin() -> Tokenizer:
     return tokenizer
 
 
-def llama() -> Tokenizer:
+def llama(pattern: str = LLAMA) -> Tokenizer:
     """Llama-3 as converted from ranks: every way to make a token is a merge, and whole words bypass merging."""
-    source = json.loads(trained(split_by(LLAMA), nfc=False).to_str())
+    source = json.loads(trained(split_by(pattern), nfc=False).to_str())
     vocabulary = source["model"]["vocab"]
     merges = [
         [token[:cut], token[cut:]]
@@ -95,6 +116,21 @@ def qwen() -> Tokenizer:
     """Qwen: NFC and single digits."""
     tokenizer = trained(split_by(QWEN), nfc=True)
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return tokenizer
+
+
+def gpt4o() -> Tokenizer:
+    """GPT-4o: what the expression matches is kept, all else would be removed."""
+    tokenizer = trained(split_by(O200K, behavior="removed", invert=True), nfc=False)
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|endofprompt|>"])
+    return tokenizer
+
+
+def deepseek() -> Tokenizer:
+    """DeepSeek-V3: digits and CJK are cut out before the last expression."""
+    tokenizer = trained(split_by(*DEEPSEEK), nfc=False)
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.add_tokens([AddedToken("<|im_start|>", normalized=True)])
     return tokenizer
 
 
@@ -125,6 +161,9 @@ KINDS = {
     "gpt2-prefix-space": lambda: gpt2(prefix_space=True),
     "llama": llama,
     "qwen": qwen,
+    "gpt-oss": lambda: llama(O200K),
+    "gpt4o": gpt4o,
+    "deepseek": deepseek,
     "odd": odd,
 }
 
@@ -137,6 +176,7 @@ ATOMS = [
     "!", "...", "_", "-", "\"", "é", "e\u0301", "\u0301", "\u0323\u0301", "\u0301\u0323", "\u0345", "\u0344", "ñ", "ß", "\u0130",
     "\u1100", "\u1161", "\u11a8", "\uac00", "\uac01", "\u0915\u093c", "\u0958", "\u0e33", "\u0e48", "안녕하세요", "中国", "日本語、",
     "Привет", "שָׁ", "👩‍👩‍👧", "🇩🇪", "\U0001d400", "\U00010900", "\U000e0001", "\U0010ffff", "\ue000", "\ufdd0", "\u2126", "\ufb1d",
+    "DON'T", "iPhone", "HTTPServer", "ǅ", "ʰ", "ª", "ᾈ", "//", "\n/", "/\r\n", "(a", "((a", "「", "・", "\u3099", "\u30a0", "龥", "龦",
     "ab" * 40, "é" * 70, "語" * 50, "x" * 300, "supercalifragilisticexpialidocious",
 ]  # fmt: skip
 

@@ -19,6 +19,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def split(pattern: str, behavior: str = "Isolated") -> dict[str, Any]:
+    """Splitting by an expression, then bytes."""
     parts = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False},
         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
@@ -34,7 +35,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "no pre-tokenizer": (lambda j: j.update(pre_tokenizer=None), "no pre-tokenizer"),
     "another pre-tokenizer": (lambda j: j.update(pre_tokenizer={"type": "Whitespace"}), "Whitespace"),
-    "an unknown pattern": (lambda j: j.update(pre_tokenizer=split(r"\w+")), "pattern"),
+    "a pattern outside of the subset": (lambda j: j.update(pre_tokenizer=split(r"a|\w+")), r"a|\w+ is not reproduced"),
+    "too many splits": (
+        lambda j: j.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [split("a")["pretokenizers"][0]] * 9}),
+        "that many",
+    ),
+    "splits without ByteLevel": (
+        lambda j: j.update(pre_tokenizer={"type": "Sequence", "pretokenizers": split("a")["pretokenizers"][:1]}),
+        "in the place of ByteLevel",
+    ),
     "a removed split": (lambda j: j.update(pre_tokenizer=split(LLAMA, "Removed")), "Isolated"),
     "another model": (lambda j: j["model"].update(type="WordPiece"), "WordPiece"),
     "dropout": (lambda j: j["model"].update(dropout=0.1), "dropout"),

@@ -135,8 +135,7 @@ class Gpt2Splitter {
   // "'s" and the like at a word's start: a word ends behind it, and none starts within it.
   void contraction(int at, uint64_t& starts) {
     const size_t mark = base_ + at;
-    const Cursor cursor(std::string_view(text_, size_));
-    const int length = static_cast<int>(contraction_end(cursor, mark, false) - mark);
+    const int length = static_cast<int>(contraction_end(std::string_view(text_, size_), mark) - mark);
     if (!length) return;
     const int inside = at + 1, behind = at + length;
     if (inside < 64)

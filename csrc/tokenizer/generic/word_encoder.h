@@ -9,6 +9,10 @@ class SetEncoder final : public WordEncoder {
 
   void encode(std::string_view piece, IdVector& ids) override { encode_as(piece, ids); }
   void encode(std::string_view piece, NarrowIdVector& ids) override { encode_as(piece, ids); }
+  std::vector<uint32_t> word_starts(std::string_view piece) override {
+    if (model_.split) return starts_by(StreamSplitter(*model_.split, piece));
+    return starts_by(Gpt2Splitter(piece, !model_.runs.ids.empty()));
+  }
 
  private:
   using Ids = FreshVector<Id>;
@@ -18,7 +22,7 @@ class SetEncoder final : public WordEncoder {
     while (!piece.empty()) {
       text_ = piece.data();
       size_ = piece.size();
-      piece.remove_prefix(model_.split == Split::kGpt2 ? encode_by_masks() : encode_by_characters());
+      piece.remove_prefix(encode_text());
     }
   }
 
@@ -31,8 +35,8 @@ class SetEncoder final : public WordEncoder {
   }
 
   static constexpr size_t kBatch = 1024, kGroup = 256;
-  static constexpr size_t kMost = kBatch + 80;        // a batch ends with the block of text that exceeds it
-  static constexpr size_t kWords = 3 * kBatch + 160;  // with parts of words
+  static constexpr size_t kMost = kBatch + kSplitTogether + 32;  // a batch ends with the block of text that exceeds it
+  static constexpr size_t kWords = 2 * kBatch + kMost + 80;      // with parts of words
   static constexpr size_t kPlaces = 16;  // of a word's ids on the way out; longer lists go there by themselves
   static constexpr size_t kStep = 32;    // ids copied at once
   static constexpr size_t kAhead = 16;   // known words whose places are asked for in advance
@@ -65,9 +69,27 @@ class SetEncoder final : public WordEncoder {
     }
   }
 
-  // Both return how much of the text they encoded: all of it, or up to a place where splitting must start afresh.
-  size_t encode_by_masks() {
-    Gpt2Splitter splitter(std::string_view(text_, size_), !model_.runs.ids.empty());
+  // How much of the text is encoded: all of it, or up to a place where splitting must start afresh.
+  size_t encode_text() {
+    const std::string_view text(text_, size_);
+    if (model_.split) return encode_by(StreamSplitter(*model_.split, text));
+    return encode_by(Gpt2Splitter(text, !model_.runs.ids.empty()));
+  }
+
+  template <class Splitter>
+  std::vector<uint32_t> starts_by(Splitter splitter) {
+    std::vector<uint32_t> starts;
+    while (!splitter.done()) {
+      if (!starts.empty()) starts_[0] = starts.back();  // a splitter may go back to the last word
+      const size_t known = starts.empty() ? 0 : 1;
+      const size_t words = splitter.append_starts(starts_, known, kBatch);
+      starts.insert(starts.end(), starts_ + known, starts_ + words);
+    }
+    return starts;
+  }
+
+  template <class Splitter>
+  size_t encode_by(Splitter splitter) {
     size_t words = 0;
     while (!splitter.done()) {
       words = splitter.append_starts(starts_, words, kBatch);
@@ -80,20 +102,6 @@ class SetEncoder final : public WordEncoder {
     starts_[words] = static_cast<uint32_t>(size_);
     const size_t done = encode_words(words, splitter.high_end() > starts_[0]);
     return done ? done : size_;
-  }
-
-  size_t encode_by_characters() {
-    size_t words = 0;
-    split_words(std::string_view(text_, size_), model_.split, [&](size_t begin, size_t) {
-      starts_[words++] = static_cast<uint32_t>(begin);
-      if (words <= kBatch) return;
-      encode_words(words - 1, true);
-      starts_[0] = starts_[words - 1];
-      words = 1;
-    });
-    starts_[words] = static_cast<uint32_t>(size_);
-    encode_words(words, true);
-    return size_;
   }
 
   // Encodes `count` words, of which the last ends at starts_[count]; `high`: some may have bytes beyond ASCII. 0, or
