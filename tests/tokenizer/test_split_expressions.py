@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from megatron_ettin.errors import DataError
 from megatron_ettin.tokenizer.tokenizer import Tokenizer as Ours
 from tests.tokenizer.differential import random_texts
-from tests.tokenizer.samples import DEEPSEEK, LLAMA, O200K, QWEN, SENTENCES, TEXTS, split_by
+from tests.tokenizer.samples import DEEPSEEK, LLAMA, O200K, QWEN, SENTENCES, TEXTS
 
 SETS = dict(native.InstructionSet.__members__)
 del SETS["sse42"], SETS["avx512"]  # without an encoder of their own
@@ -33,10 +33,14 @@ def bytes_alone() -> dict[str, Any]:
     return parsed
 
 
-def tokenizer_of(*patterns: str, behavior: str = "isolated", invert: bool = False) -> Ours:
-    """Ours, with splits by these expressions."""
-    split = json.loads(split_by(*patterns, behavior=behavior, invert=invert).__getstate__())
-    return Ours(json.dumps(bytes_alone() | {"pre_tokenizer": split}))
+def tokenizer_of(*patterns: str, behavior: str = "Isolated", invert: bool = False) -> Ours:
+    """Ours, with splits by these expressions, which the library need not know."""
+    splits = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert} for pattern in patterns
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    sequence = {"type": "Sequence", "pretokenizers": [*splits, byte_level]}
+    return Ours(json.dumps(bytes_alone() | {"pre_tokenizer": sequence}))
 
 
 def starts_of(encoder: Any, text: str) -> list[int]:  # noqa: ANN401 - the extension has no types
@@ -133,7 +137,7 @@ REFUSED = {
     r"a*": "it may match nothing at character 3",
     r"(?:a?)+b": "a quantifier behind what may match nothing at character 8",
     r"a{1,99}": "a quantifier above 64 at character 6",
-    r"(?i:straße)": "more than ASCII characters inside (?i:) at character 10",
+    r"(?i:maße)": "more than ASCII characters inside (?i:) at character 8",
     r"(?i:miss)": "letters inside (?i:) for which Unicode has a ligature at character 9",
     r"(?!ab)c": "a look ahead at more than one character at character 5",
     "(" * 40 + "a" + ")" * 40: "groups nested too deeply at character 18",
@@ -151,7 +155,7 @@ def test_what_is_outside_the_subset_is_refused_with_the_place(pattern: str) -> N
     with pytest.raises(DataError, match="cannot be reproduced exactly") as error:
         tokenizer_of(pattern)
     assert REFUSED[pattern] in str(error.value)
-    assert pattern[:300] in str(error.value)
+    assert pattern[:50] in str(error.value)
 
 
 def test_splits_that_depend_on_each_other_otherwise_are_refused() -> None:
@@ -165,12 +169,12 @@ def test_splits_that_depend_on_each_other_otherwise_are_refused() -> None:
 
 def test_removed_text_is_refused_where_an_expression_leaves_some() -> None:
     assert starts_of(
-        native.Encoder(tokenizer_of(O200K, behavior="removed", invert=True).native), "a b"
+        native.Encoder(tokenizer_of(O200K, behavior="Removed", invert=True).native), "a b"
     ) == expected_starts((O200K,), "a b")
     with pytest.raises(DataError, match="it would lose what it does not match"):
-        tokenizer_of(r"\p{L}+|\s+", behavior="removed", invert=True)
+        tokenizer_of(r"\p{L}+|\s+", behavior="Removed", invert=True)
     with pytest.raises(DataError, match="Removed and invert"):
-        tokenizer_of(O200K, behavior="removed")
+        tokenizer_of(O200K, behavior="Removed")
 
 
 def test_hostile_expressions_take_linear_time() -> None:
