@@ -22,7 +22,7 @@ from tests.tokenizer.samples import DEEPSEEK, LLAMA, O200K, QWEN, SENTENCES, TEX
 
 SETS = dict(native.InstructionSet.__members__)
 del SETS["sse42"], SETS["avx512"]  # without an encoder of their own
-EXPRESSIONS = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+EXPRESSIONS = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @cache
