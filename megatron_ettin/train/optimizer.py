@@ -7,9 +7,12 @@ import megatron_ettin.parallel.megatron  # noqa: F401
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBuffer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
@@ -76,6 +79,30 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
         if "param_state" in state_dict:
             with torch.no_grad():
                 self.load_parameter_state_from_fully_reshardable(state_dict["param_state"])
+
+    def sharded_state_dict(
+        self, model_sharded_state_dict: dict[str, Any], is_loading: bool = False, **options: Any
+    ) -> dict[str, Any]:
+        """The optimizer's tensors, described; of a single data rank without the copies that a gathering makes."""
+        if is_loading or self.data_parallel_group.size() > 1:
+            described: dict[str, Any] = super().sharded_state_dict(model_sharded_state_dict, is_loading, **options)
+            return described
+        self.optimizer.prepare_state()
+        shards = {id(shard.data): shard for shard in nested_values(model_sharded_state_dict)}
+        parameters = [parameter for buffer in self.buffers for parameter in buffer.param_index_map]
+        states = {
+            number: self._whole_states(parameter, shards[id(parameter)]) for number, parameter in enumerate(parameters)
+        }
+        return {"param_state": states, "param_state_sharding_type": options["metadata"]["distrib_optim_sharding_type"]}
+
+    def _whole_states(self, parameter: Parameter, shard: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Main weight and moments of a parameter, of which this rank holds all, described as the parameter is."""
+        found = {}
+        for name, tensor in self._get_main_param_and_optimizer_states(parameter).items():
+            whole = tensor.detach().view(parameter.shape)
+            kind = {} if isinstance(shard, ShardedTensorFactory) else {"dtype": whole.dtype}
+            found[name] = replace(shard, key=f"optimizer.state.{name}.{shard.key}", data=whole, **kind)
+        return found
 
     def sharded_param_state_fully_reshardable(self, *arguments: object, **options: object) -> object:
         """The tensors as Megatron-Core describes them, with the ends of its padded buckets accounted for."""
