@@ -125,7 +125,7 @@ def _places(models: Mapping[str, Any]) -> dict[str, int]:
     return {name: place for place, name in enumerate(ordered) if name}
 
 
-Axis = Literal["tokens", "steps", "checkpoints"]
+Axis = Literal["tokens", "steps", "places"]
 
 
 def axis_of(curves: Sequence[Curve]) -> Axis:
@@ -135,11 +135,11 @@ def axis_of(curves: Sequence[Curve]) -> Axis:
         return "tokens"
     if all(one.step is not None for one in every) and len({one.stage for one in every}) == 1:
         return "steps"
-    return "checkpoints"
+    return "places"
 
 
 def place_on(axis: Axis, one: Measurement) -> float:
     """Where a measurement is drawn."""
-    where = {"tokens": one.tokens, "steps": one.step, "checkpoints": one.place}[axis]
+    where = {"tokens": one.tokens, "steps": one.step, "places": one.place}[axis]
     assert where is not None, "the axis is chosen so that all have it"
     return float(where)

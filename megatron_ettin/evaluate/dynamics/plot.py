@@ -11,7 +11,7 @@ from megatron_ettin.evaluate.dynamics.curves import Axis, Curve, axis_of, place_
 from megatron_ettin.observe.plot import COLORS, STYLE
 
 PANELS_A_ROW = 3
-LABELS: dict[Axis, str] = {"tokens": "tokens", "steps": "steps", "checkpoints": "checkpoints, in order"}
+LABELS: dict[Axis, str] = {"tokens": "tokens", "steps": "steps", "places": "checkpoints, in order"}
 
 
 def plot_curves(curves: Sequence[Curve], path: Path) -> None:

@@ -57,8 +57,8 @@ def test_without_tokens_curves_are_drawn_by_steps_or_in_order():
     steps = curves_of({"a": model("a", 1, 0.5), "b": model("a", 2, 0.6)})
     assert (axis_of(steps), [place_on("steps", one) for one in steps[0].measurements]) == ("steps", [1, 2])
     stages = curves_of({"a": model("a", 9, 0.5), "b": model("a", 2, 0.6, stage=1)})
-    assert axis_of(stages) == "checkpoints"
-    assert [place_on("checkpoints", one) for one in stages[0].measurements] == [0, 1]
+    assert axis_of(stages) == "places"
+    assert [place_on("places", one) for one in stages[0].measurements] == [0, 1]
 
 
 def test_what_was_read_between_two_checkpoints_is_told_by_source(run, tmp_path):
