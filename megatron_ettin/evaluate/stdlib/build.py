@@ -36,7 +36,7 @@ from megatron_ettin.evaluate.suites.local import hashed, read_rows
 from megatron_ettin.publish import publish
 from megatron_ettin.typed_json import parse_json
 
-FOLDER, MANIFEST = "stdlib", "manifest.json"
+FOLDER, MANIFEST = "stdlib", "tasks.json"
 
 MODULES = 20
 """Files that are kept for the tasks."""
