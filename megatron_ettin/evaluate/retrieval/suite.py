@@ -96,7 +96,7 @@ class RetrievalSuite:
             rules["scored_by"] = f"mteb {self._versions['mteb']}"
         pooling = self.settings.pooling_of(causal=subject.causal)
         template = "[CLS] text [SEP]" if subject.ours else "the model's own template, with an end token"
-        return {"rules": rules, "reading": f"{pooling} of {template}, at most {longest(subject):,} tokens"}
+        return {"rules": rules, "reading": f"{pooling} of {template}, at most {longest(subject.folder):,} tokens"}
 
     @cached_property
     def _versions(self) -> dict[str, str]:

@@ -23,7 +23,6 @@ from megatron_ettin.evaluate.retrieval.settings import ContrastSettings, most_tr
 from megatron_ettin.evaluate.retrieval.triplets import Triplets, read_triplets, triplet_facts
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Options
-from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
 from megatron_ettin.export.tokenizer_files import write_json
 from megatron_ettin.ownership import owned
 from megatron_ettin.publish import publish
@@ -95,7 +94,7 @@ class EmbeddingModels:
         with tempfile.TemporaryDirectory(prefix="ettin-embedding-") as temporary:
             untrained = Path(temporary)
             pooling = self.settings.pooling_of(causal=subject.causal)
-            write_untrained(untrained, subject, pooling, longest(subject))
+            write_untrained(untrained, subject, pooling, longest(subject.folder))
             model = load(untrained)
             train(model, self._triplets, self.settings, rate, seed, work)
             model.eval()
@@ -124,9 +123,9 @@ def facts_of(folder: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def longest(subject: Subject) -> int:
-    """Tokens of the longest text: the model's positions, or fewer where its tokenizer says so."""
-    from transformers import AutoConfig
+def longest(folder: Path) -> int:
+    """Tokens of the longest text of a model: its positions, or fewer where its tokenizer says so."""
+    from transformers import AutoConfig, AutoTokenizer
 
-    positions = longest_text(AutoConfig.from_pretrained(subject.folder, trust_remote_code=False))
-    return min(positions, int(tokenizer_of(subject).model_max_length))
+    positions = longest_text(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    return min(positions, int(AutoTokenizer.from_pretrained(folder, trust_remote_code=False).model_max_length))

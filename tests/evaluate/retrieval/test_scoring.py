@@ -212,10 +212,11 @@ def test_the_command_of_the_page_runs(make_folder, root, tmp_path, monkeypatch, 
 
     lines = (root / "docs" / "evaluate.md").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("ettin evaluate") and "--suite retrieval" in line]
-    shutil.copytree(root / "tests" / "artifacts" / "run-mlm", tmp_path / "my_encoder")
-    make_folder("clm").rename(tmp_path / "my_decoder")
-    synthetic.write(tmp_path / "my_data")
-    monkeypatch.chdir(tmp_path)
+    place = shutil.copytree(root / "tests" / "artifacts", tmp_path / "place")
+    (place / "run-mlm").rename(place / "my_encoder")
+    make_folder("clm").rename(place / "my_decoder")
+    synthetic.write(place / "my_data")
+    monkeypatch.chdir(place)
     assert main(shlex.split(line)[1:]) == 0
     shown = capsys.readouterr().out
     for words in ("## retrieval", "| my_encoder | encoder |", "| my_decoder | decoder |", "words (ndcg_at_10)"):
