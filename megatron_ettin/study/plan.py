@@ -151,7 +151,7 @@ def suite_step(settings: StudySettings, suite: str) -> Step:
         flags += ["--local", str(settings.local)]
     if settings.limit is not None:
         flags += ["--limit", str(settings.limit)]
-    if suite == "glue":
+    if suite in ("glue", "retrieval"):
         flags += ["--budget", settings.budget]
     if suite == "losses":
         flags += held_out_flags(settings)

@@ -52,7 +52,8 @@ class StudySettings:
     sample: int = 400
     """Next tokens that every kind is asked for; an encoder needs a pass for each."""
     evaluate: str = ""
-    """Suites of `ettin evaluate` that all four are asked, with commas: losses, stdlib, glue, generative, bias."""
+    """Suites of `ettin evaluate` that all four are asked, with commas: losses, stdlib, glue, retrieval,
+    generative, bias."""
     local: Path | None = None
     """Folder with data of the suites in the hub's columns; default: the hub."""
     limit: int | None = None
@@ -95,8 +96,8 @@ def refuse_bad_settings(settings: StudySettings) -> None:
         refuse_bad_suites(settings)
     elif (settings.local, settings.limit, settings.seeds) != (None, None, 1):
         raise ConfigError("--local, --limit and --seeds are settings of suites; name some, such as --evaluate stdlib")
-    if settings.budget != "one" and "glue" not in suite_names(settings):
-        raise ConfigError(f"--budget {settings.budget}: says how glue fine-tunes; add it to --evaluate")
+    if settings.budget != "one" and not {"glue", "retrieval"} & set(suite_names(settings)):
+        raise ConfigError(f"--budget {settings.budget}: is for glue and retrieval, which train; add one to --evaluate")
     if not 0 < settings.held_out_share < 1:
         raise ConfigError(f"--held-out-share {settings.held_out_share}: use a share between 0 and 1, such as 0.02")
     stages = {stage: run_of(settings.size, "clm", stage, settings.variant).schedule.tokens for stage in FEWEST_STEPS}

@@ -99,7 +99,7 @@ def test_the_budget_reaches_the_suite_that_fine_tunes(monkeypatch):
     ("changes", "message"),
     [({"evaluate": "stdlb"}, "--evaluate stdlb: there is no such suite; did you mean 'stdlib'"),
      ({"limit": 3}, "--local, --limit and --seeds are settings of suites"),
-     ({"evaluate": "stdlib", "budget": "quick"}, "--budget quick: says how glue fine-tunes"),
+     ({"evaluate": "stdlib", "budget": "quick"}, "--budget quick: is for glue and retrieval"),
      ({"evaluate": "stdlib", "limit": 0}, "--limit 0: use 1 or more"),
      ({"evaluate": "bias", "local": Path("nowhere")}, "--local nowhere: no such folder")],
 )  # fmt: skip
