@@ -18,7 +18,7 @@ SCRIPT = ROOT / "examples" / "dynamics.sh"
 PATIENCE = 120.0
 PRETENDED = {
     "srun": '#!/bin/bash\nshift\nexec "$@"\n',
-    "scontrol": '#!/bin/bash\necho "$@" >> "$PRETENDED/scontrol"\n',
+    "scontrol": '#!/bin/bash\necho "$@" >> "$PRETENDED/asked"\n',
 }
 PYTHON = """#!/bin/bash
 # In the place of Python: notes its arguments, and works until it is stopped or ETTIN_TENTHS have passed.
@@ -65,7 +65,7 @@ def signalled(slurm: dict[str, str], tmp_path: Path, number: int) -> tuple[int, 
         time.sleep(0.02)
     process.send_signal(number)
     output, _ = process.communicate(timeout=PATIENCE)
-    asked = tmp_path / "scontrol"
+    asked = tmp_path / "asked"
     return process.returncode, output, asked.read_text() if asked.exists() else ""
 
 
