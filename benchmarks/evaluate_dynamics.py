@@ -37,6 +37,7 @@ import torch  # noqa: E402
 
 from megatron_ettin.commands import evaluate  # noqa: E402
 from megatron_ettin.commands.prepare import main as prepare  # noqa: E402
+from megatron_ettin.config.codec import to_dict  # noqa: E402
 from megatron_ettin.config.objective import OBJECTIVES  # noqa: E402
 from megatron_ettin.config.recipes import recipe  # noqa: E402
 from megatron_ettin.config.weights import shapes  # noqa: E402
@@ -99,7 +100,8 @@ def write_exports(folder: Path, tokenizer_json: Path, count: int) -> None:
             stored = to_huggingface(tensors, model, "encoder")
             save_weights(target / WEIGHTS, stored, huggingface_shapes(model, "encoder"), torch.float32)
         training = {
-            "run": {"stage": "pretrain"}, "revision": f"step{step}", "state": {"step": step, "tokens": step * 10**6}
+            "run": to_dict(recipe("tiny", "mlm", "pretrain")), "revision": f"step{step}",
+            "state": {"step": step, "tokens": step * 10**6},
         }  # fmt: skip
         (target / "training.json").write_text(json.dumps(training))
 
