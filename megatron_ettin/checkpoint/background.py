@@ -24,10 +24,13 @@ from torch.futures import Future
 
 from megatron_ettin.checkpoint.manifest import FileRecord, files_of, hash_share, write_manifest
 from megatron_ettin.checkpoint.save import publish_staged, refuse_full_disk, stage
-from megatron_ettin.checkpoint.shards import Shards, check_complete, torch_errors, write_shards
+from megatron_ettin.checkpoint.shards import Shards, check_complete, torch_errors, unpickle_records, write_shards
 from megatron_ettin.errors import CheckpointError, EttinError
 from megatron_ettin.parallel.together import ASK_EVERY, everywhere, on_first, rank_and_size
 from megatron_ettin.run_folder import SHARDS, STATE, Checkpoint, note_save, path_of
+
+PART = {"torch.distributed.checkpoint.storage": {"WriteResult"}, "megatron_ettin.checkpoint.manifest": {"FileRecord"}}
+"""What a rank tells of its part, beside the records of an index: whoever reaches the job's store can run nothing."""
 
 
 class HostCopies:
@@ -208,7 +211,7 @@ class BackgroundSave:
         key = self._key(rank)
         while not self._store.check([key]):
             time.sleep(ASK_EVERY)  # waiting in the store would keep the loop from using it
-        part = pickle.loads(self._store.get(key))  # written by this job
+        part = unpickle_records(self._store.get(key), PART)
         self._store.delete_key(key)
         return part
 

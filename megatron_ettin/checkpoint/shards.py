@@ -8,7 +8,7 @@ import contextlib
 import enum
 import io
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,17 +133,29 @@ def _member(owner: object, name: object) -> object:
 class _Listed(pickle.Unpickler):
     """Builds listed classes only: plain records without side effects."""
 
+    def __init__(self, content: bytes, also: Mapping[str, Collection[str]]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._also = also
+
     def find_class(self, module: str, name: str) -> object:
         """A listed class by its name. Raises CheckpointError for any other, and for one that this torch has not."""
         if (module, name) == ("builtins", "getattr"):
             return _member
-        if name not in _ALLOWED.get(module, ()):
+        if name not in _ALLOWED.get(module, ()) and name not in self._also.get(module, ()):
             raise CheckpointError(f"it names {module}.{name}, which no checkpoint needs")
         try:
             found: object = super().find_class(module, name)
         except (ImportError, AttributeError) as error:
             raise CheckpointError(f"it needs {module}.{name}, which this version of torch has not: {error}") from error
         return found
+
+
+def unpickle_records(content: bytes, also: Mapping[str, Collection[str]]) -> Any:  # noqa: ANN401
+    """Plain records of a checkpoint, and those of the classes ``also`` (module -> names); nothing else is built.
+
+    Raises CheckpointError for any other class, and what a damaged pickle raises.
+    """
+    return _Listed(content, also).load()
 
 
 def check_index(path: Path) -> Any:  # noqa: ANN401
@@ -154,7 +166,7 @@ def check_index(path: Path) -> Any:  # noqa: ANN401
     """
     content = path.read_bytes()
     try:
-        return _Listed(io.BytesIO(content)).load()
+        return unpickle_records(content, {})
     except CheckpointError as error:
         raise CheckpointError(f"{path} is refused: {error}") from None
     except MemoryError:

@@ -14,7 +14,7 @@ from megatron_ettin.corpus.checksum import file_checksum
 from megatron_ettin.corpus.format import HEADER, IndexHeader, corpus_prefix, member, read_header
 from megatron_ettin.corpus.manifest import Manifest, read_manifest
 from megatron_ettin.errors import DataError
-from megatron_ettin.tokenizer.identity import TokenizerIdentity, read_identity
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, difference, read_identity
 
 
 def map_numbers(path: Path, dtype: str, count: int) -> NDArray[Any]:
@@ -96,6 +96,11 @@ class Corpus:
             if recorded is not None and file_checksum(copy.read_bytes()) == recorded:
                 return replace(found, fingerprint=read_identity(copy).fingerprint)
         return found
+
+    def tokenizer_difference(self, other: Corpus) -> str | None:
+        """What makes the tokenizers of two corpora two, as ``difference`` does; files are read where hashes differ."""
+        found = difference(self.manifest.tokenizer, other.manifest.tokenizer)
+        return difference(self.tokenizer, other.tokenizer) if found is None else found
 
     def __len__(self) -> int:
         return self.documents

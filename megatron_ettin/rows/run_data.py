@@ -33,7 +33,7 @@ from megatron_ettin.rows.order import (
 from megatron_ettin.rows.packing import PackIndex, Side, open_pack, pack_spec
 from megatron_ettin.rows.pool import Pool, PoolRows, build_pool
 from megatron_ettin.schedule import BatchSchedule, batch_schedule
-from megatron_ettin.tokenizer.identity import TokenizerIdentity, difference
+from megatron_ettin.tokenizer.identity import TokenizerIdentity
 from megatron_ettin.tokenizer.special_tokens import CLS, ROLE_NAMES, ROW_TOKENS, SEP, missing_roles
 
 
@@ -185,14 +185,14 @@ def common_vocabulary(mixture: Mixture, corpora: list[Corpus], config: RunConfig
     first = corpora[0].tokenizer
     roles: dict[str, int] = {}
     for source, corpus in zip(mixture.sources, corpora, strict=True):
-        other = difference(first, corpus.tokenizer)
+        other = corpora[0].tokenizer_difference(corpus)
         if other != "" or corpus.eod != corpora[0].eod:
             what = f"eod {corpora[0].eod}, {corpus.eod}" if other == "" else other or "one has no fingerprint"
             raise DataError(
                 f"sources {mixture.sources[0].name!r} and {source.name!r} were made by different tokenizers or differ "
                 f"in --append-eod ({what}); prepare both in the same way"
             )
-        roles = corpus.tokenizer.special_ids | roles
+        roles = corpus.manifest.tokenizer.special_ids | roles
     if missing := missing_roles(roles):
         flags = " ".join(f"{role}=TOKEN" for role in missing)
         raise DataError(

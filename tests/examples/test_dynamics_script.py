@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import ROOT, environment
+from tests.support.launch import ROOT, with_programs
 
 SCRIPT = ROOT / "examples" / "dynamics.sh"
 PATIENCE = 120.0
@@ -31,15 +30,12 @@ exit "${ETTIN_ENDS:-0}"
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
     """An environment in which Slurm seems to have started the second task of the array 3-7:2."""
-    for name, text in PRETENDED.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    return environment(
+    return with_programs(
+        tmp_path, PRETENDED,
         {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}", "PRETENDED": str(tmp_path), "SLURM_ARRAY_JOB_ID": "77",
-            "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_STEP": "2",
-            "SLURM_ARRAY_TASK_COUNT": "3",
-        }
+            "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3",
+            "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "3",
+        },
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import ROOT, environment
+from tests.support.launch import ROOT, with_programs
 from tests.train.runs import write_toy
 
 SCRIPT, STAGES = (ROOT / "examples" / name for name in ("pretrain_ettin.sh", "slurm_stages.sh"))
@@ -49,14 +49,12 @@ kill -USR1 $(cat "$PRETENDED/pids")
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
     """An environment in which Slurm seems to be installed and has given a job two nodes."""
-    for name, text in PRETENDED.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    return environment(
+    return with_programs(
+        tmp_path, PRETENDED,
         {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}", "PRETENDED": str(tmp_path), "SLURM_NNODES": "2",
-            "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "two", "ETTIN_PROCESSES_PER_NODE": "1",
-        }
+            "SLURM_NNODES": "2", "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "two",
+            "ETTIN_PROCESSES_PER_NODE": "1",
+        },
     )  # fmt: skip
 
 

@@ -31,9 +31,16 @@ def run(
         [str(argument) for argument in arguments],
         cwd=cwd or ROOT, env=environment(extra), text=True, capture_output=True, timeout=timeout, check=False,
     )  # fmt: skip
+    return ended_as_expected(result, status)
+
+
+def ended_as_expected(
+    result: subprocess.CompletedProcess[str], status: int | None
+) -> subprocess.CompletedProcess[str]:
+    """The same; fails with all it printed when its exit status is not ``status``."""
     if status is not None and result.returncode != status:
         raise AssertionError(
-            f"{' '.join(map(str, arguments))} ended with {result.returncode}, expected {status}\n"
+            f"{' '.join(map(str, result.args))} ended with {result.returncode}, expected {status}\n"
             f"--- stdout\n{result.stdout[-8000:]}\n--- stderr\n{result.stderr[-8000:]}"
         )
     return result
@@ -48,3 +55,14 @@ def torchrun(ranks: int, *arguments: str | Path, **options: object) -> subproces
     """``torchrun --nproc-per-node RANKS ARGUMENTS`` on a free port; ARGUMENTS start with a script or ``-m MODULE``."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     return run([*launcher, *arguments], **options)  # type: ignore[arg-type]
+
+
+def with_programs(folder: Path, programs: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child that finds these programs, written into ``folder``, before all others.
+
+    They may note what they are asked in the folder, which PRETENDED names.
+    """
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return environment({"PATH": f"{folder}:{os.environ['PATH']}", "PRETENDED": str(folder), **variables})

@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.launch import ROOT, TIMEOUT, environment
+from tests.support.launch import ROOT, TIMEOUT, ended_as_expected, environment
 
 GRACE = 10.0
 """Seconds that the other ranks have to end by themselves when one has failed."""
@@ -62,13 +62,8 @@ def warm(
         _server.stdin.flush()
         statuses = json.loads(_server.stdout.readline() or "[-9]")
         out, err = ((Path(folder) / name).read_text(errors="replace") for name in ("out", "err"))
-    found = next((code for code in statuses if code), 0)
-    if status is not None and found != status:
-        raise AssertionError(
-            f"{module} {' '.join(words)} ended with {statuses}, expected {status}\n"
-            f"--- stdout\n{out[-8000:]}\n--- stderr\n{err[-8000:]}"
-        )
-    return subprocess.CompletedProcess([module, *words], found, out, err)
+    first = next((code for code in statuses if code), 0)
+    return ended_as_expected(subprocess.CompletedProcess([module, *words], first, out, err), status)
 
 
 def _end(server: subprocess.Popen[str]) -> None:

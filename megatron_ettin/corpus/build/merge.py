@@ -34,7 +34,6 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.machine import copy_between
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import write_atomically
-from megatron_ettin.tokenizer.identity import difference
 
 
 def _require_fit(parts: Sequence[Corpus]) -> None:
@@ -42,7 +41,7 @@ def _require_fit(parts: Sequence[Corpus]) -> None:
     first = parts[0].manifest
     for part in parts[1:]:
         manifest = part.manifest
-        if (other := difference(parts[0].tokenizer, part.tokenizer)) != "":
+        if (other := parts[0].tokenizer_difference(part)) != "":
             raise DataError(
                 f"{part.prefix}: tokenizer is not that of {parts[0].prefix} ({other or 'one has no fingerprint'}); "
                 "build both with the same tokenizer and settings"

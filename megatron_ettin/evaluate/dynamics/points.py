@@ -96,7 +96,8 @@ def points_of(models: Sequence[str]) -> list[Point]:
 
 def _of_source(name: str, source: str) -> list[Point]:
     """The points of one source, in the order of training, with the tokens of each one's own stage."""
-    path, step = parse_source(source) if not HUB_NAME.fullmatch(source) or _is_here(source) else (Path(source), None)
+    here = Path(source).exists() or Path(source.partition("@")[0]).exists()
+    path, step = parse_source(source) if here or not HUB_NAME.fullmatch(source) else (Path(source), None)
     if is_run(path):
         return _of_run(name or path.resolve().name, path, step)
     if (path / "config.json").is_file():
@@ -109,10 +110,6 @@ def _of_source(name: str, source: str) -> list[Point]:
     if HUB_NAME.fullmatch(source):
         return _of_hub(name, source)
     raise CheckpointError(f"{source} is no run, no folder of exports and no name of a hub repository")
-
-
-def _is_here(source: str) -> bool:
-    return Path(source).exists() or Path(source.partition("@")[0]).exists()
 
 
 def _of_run(name: str, run: Path, step: int | None) -> list[Point]:

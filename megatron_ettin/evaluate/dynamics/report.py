@@ -78,12 +78,13 @@ def _changes(curves: Sequence[Curve]) -> Iterator[str]:
         mark = f" {WITHIN}" if change.within else ""
         sign = "+" if change.difference >= 0 else "\u2212"
         difference = _figure(curve, abs(change.difference))
+        read = "not known: give the folder of the run"
+        if steps := _steps(change):
+            read = _sources(*steps)
+            commands[f"ettin order {shlex.quote(steps[0])} --between {steps[1]} {steps[2]}"] = None
         yield (
-            f"| {curve.task} | {sign}{difference}{mark} | {change.before.revision} | {change.after.revision} "
-            f"| {_read(change)} |"
+            f"| {curve.task} | {sign}{difference}{mark} | {change.before.revision} | {change.after.revision} | {read} |"
         )
-        if command := _command(change):
-            commands[command] = None
     yield f"\n{WITHIN}: the 95 % interval of the difference holds 0."
     if commands:
         yield "The rows themselves, with step, source and documents:\n\n```bash"
@@ -101,16 +102,6 @@ def _steps(change: Change) -> tuple[str, int, int] | None:
         return None
     first = before.step if before.run == after.run else 0
     return None if first is None or first >= after.step else (after.run, first, after.step)
-
-
-def _command(change: Change) -> str | None:
-    steps = _steps(change)
-    return None if steps is None else f"ettin order {shlex.quote(steps[0])} --between {steps[1]} {steps[2]}"
-
-
-def _read(change: Change) -> str:
-    steps = _steps(change)
-    return "not known: give the folder of the run" if steps is None else _sources(*steps)
 
 
 @cache

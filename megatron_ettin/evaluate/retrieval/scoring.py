@@ -85,16 +85,13 @@ def standard_error(
         variances = [float(np.var(scores, ddof=1)) / len(scores) for scores in queries]
         return sqrt(sum(variances)) / len(queries)
     if kind == "Classification" and examples > 1:
-        repetitions = [value for scores in subsets for value in _repetitions(scores)]
+        experiments = [one for scores in subsets for one in scores.get("scores_per_experiment", ())]
+        repetitions = [float(one["accuracy"]) for one in experiments if "accuracy" in one]
         spread = float(np.var(repetitions, ddof=1)) / len(repetitions) if len(repetitions) > 1 else 0.0
         return sqrt(value * (1 - value) / (examples - 1) + spread)
     if kind == "STS" and examples > 3 and len(subsets) == 1:
         return (1 - value**2) * sqrt((1 + value**2 / 2) / (examples - 3))
     return None
-
-
-def _repetitions(scores: Mapping[str, Any]) -> list[float]:
-    return [float(one["accuracy"]) for one in scores.get("scores_per_experiment", ()) if "accuracy" in one]
 
 
 def interval(kind: str, value: float, error: float | None) -> tuple[float, float] | None:

@@ -106,11 +106,15 @@ class Section:
 
     def notes(self) -> list[str]:
         """For each column whose task has others: the rules in which they differ."""
-        return [
-            f"{self.title(column)}: {_differing(column, alike)}"
-            for column in self.columns
-            if len(alike := self._alike(column)) > 1
-        ]
+        notes = []
+        for column in self.columns:
+            alike = self._alike(column)
+            if len(alike) > 1:
+                mine, others = json.loads(column.rules), [json.loads(other.rules) for other in alike]
+                differing = [name for name, value in mine.items() if any(other[name] != value for other in others)]
+                rules = ", ".join(f"{name} {json.dumps(mine[name])}" for name in differing)
+                notes.append(f"{self.title(column)}: {rules}")
+        return notes
 
     def _alike(self, column: Column) -> list[Column]:
         return [other for other in self.columns if other.task == column.task]
@@ -243,13 +247,6 @@ def _mean(task: str, metric: str, parts: Sequence[Column], weights: Sequence[flo
         interval = None if error is None else (value - Z * error, value + Z * error)
         mean.scores[name] = Score(value=value, standard_error=error, interval=interval, percent=True)
     return mean
-
-
-def _differing(column: Column, alike: Sequence[Column]) -> str:
-    mine, others = json.loads(column.rules), [json.loads(other.rules) for other in alike]
-    return ", ".join(
-        f"{key} {json.dumps(value)}" for key, value in mine.items() if any(other[key] != value for other in others)
-    )
 
 
 def on_published_split(suite: str, column: Column) -> bool:
