@@ -134,8 +134,9 @@ void bind_tokenizer(py::module_& module) {
            py::arg("tokenizer"), py::arg("policy") = SpecialPolicy::kSpecial,
            py::arg("instructions") = best_instruction_set())
       .def("encode_batch", &encode_batch, py::arg("texts"))
-      .def("word_starts", [](Encoder& encoder, std::string_view text) { return adopt(encoder.word_starts(text)); },
-           py::arg("text"));
+      .def(
+          "word_starts", [](Encoder& encoder, std::string_view text) { return adopt(encoder.word_starts(text)); },
+          py::arg("text"));
 }
 
 }  // namespace ettin

@@ -51,7 +51,7 @@ class SplitAutomaton {
   };
 
   CodePointClasses classes_;
-  std::vector<Zone> zones_;  // the last one: all other characters
+  std::vector<Zone> zones_;       // the last one: all other characters
   std::vector<uint8_t> zone_of_;  // by class
   std::vector<Move> moves_;
 };

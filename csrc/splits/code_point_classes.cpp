@@ -6,7 +6,7 @@
 namespace ettin {
 namespace {
 
-// Places between which the ranges of all sets, and ASCII, neither begin nor end; the last one is behind all code points.
+// Places between which the ranges of all sets, and ASCII, neither begin nor end; the last is behind all code points.
 std::vector<uint32_t> bounds_of(const std::vector<CodePointSet>& sets) {
   std::vector<uint32_t> bounds{0, 0x80, kLastCodePoint + 1};
   for (const CodePointSet& set : sets) {
@@ -50,8 +50,8 @@ bool CodePointClasses::build(const std::vector<CodePointSet>& sets) {
     while (bounds[interval + 1] <= begin) ++interval;
     const bool whole = bounds[interval + 1] >= end;
     const auto number = static_cast<uint16_t>(blocks_.size() / kUnicodeBlock);
-    const auto found = whole ? shared.emplace(std::pair(interval, category_index[block]), number)
-                             : std::pair(shared.end(), true);
+    const auto found =
+        whole ? shared.emplace(std::pair(interval, category_index[block]), number) : std::pair(shared.end(), true);
     index_.push_back(found.second ? number : found.first->second);
     if (!found.second) continue;
     for (uint32_t code = begin, inside = 0; code < end; ++code) {

@@ -74,6 +74,7 @@ class Parser : public PatternReader {
   }
 
   const std::vector<Node>& nodes() const { return nodes_; }
+
  private:
   uint32_t none(const char* reason) {
     fail(reason);

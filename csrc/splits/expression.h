@@ -1,6 +1,6 @@
-// The regular expressions by which tokenizers split text, parsed into programs. The subset: literals, classes, \s, \d and
-// \p{..} of general categories, groups, alternatives, greedy quantifiers, (?i:..) around ASCII, and a look ahead at one
-// character. What Oniguruma, the library's engine, makes of them is what a program does.
+// The regular expressions by which tokenizers split text, parsed into programs. The subset: literals, classes, \s, \d
+// and \p{..} of general categories, groups, alternatives, greedy quantifiers, (?i:..) around ASCII, and a look ahead at
+// one character. What Oniguruma, the library's engine, makes of them is what a program does.
 #pragma once
 
 #include <cstdint>

@@ -60,8 +60,7 @@ bool PatternReader::brackets(CodePointSet& set) {
     if (peek() == '-' && peek(1) != ']') {
       ++at_;
       if (dash || !single || !character(last, single_last, "[]-")) return fail("'-' in an unclear place");
-      if (!single_last || last.ranges[0].first < part.ranges[0].first)
-        return fail("a range without a sensible end");
+      if (!single_last || last.ranges[0].first < part.ranges[0].first) return fail("a range without a sensible end");
       part.ranges[0].second = last.ranges[0].first;
     }
     set.categories |= part.categories;

@@ -19,11 +19,11 @@ struct Known {
     kLost,   // the table does not tell
   } kind;
   uint16_t state = SplitAutomaton::kFresh;
-  uint8_t last = 0;       // class of the last character, of kFirst and kOne
-  uint16_t resumed = 0;   // of kFirst: the state to search on from, should the character be a gap
-  uint8_t taken = 0;      // of kFirst: characters that its piece has, as far as they count
-  bool in_gap = false;    // of kFirst: whether it goes on with a gap, so that it has not been said to start a word
-  uint16_t outer = 0;     // where the word is supposed: the state of the match before it, which may still grow
+  uint8_t last = 0;      // class of the last character, of kFirst and kOne
+  uint16_t resumed = 0;  // of kFirst: the state to search on from, should the character be a gap
+  uint8_t taken = 0;     // of kFirst: characters that its piece has, as far as they count
+  bool in_gap = false;   // of kFirst: whether it goes on with a gap, so that it has not been said to start a word
+  uint16_t outer = 0;    // where the word is supposed: the state of the match before it, which may still grow
 
   bool operator<(const Known& other) const {
     const auto all = [](const Known& known) {

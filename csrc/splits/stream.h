@@ -1,8 +1,8 @@
 // A split automaton as a table that is fast to follow: one look-up a character says where words start.
 //
-// A row knows enough of the characters before to say so at once or one character late. Where a match may still grow, such
-// as a line end before indentation, a word is taken to start behind it until it does grow. What needs more than that
-// leaves the table: SplitScanner finds the words there.
+// A row knows enough of the characters before to say so at once or one character late. Where a match may still grow,
+// such as a line end before indentation, a word is taken to start behind it until it does grow. What needs more than
+// that leaves the table: SplitScanner finds the words there.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,9 @@ namespace ettin {
 
 class SplitStream {
  public:
-  // What a character says. kRetracts: the last start was none, and counts before the others. kStartsBefore: a word starts
-  // at the character before, which is in ASCII. kSupposes, of a row in column kEnd: the last start
-  // may turn out none.
+  // What a character says. kRetracts: the last start was none, and counts before the others. kStartsBefore: a word
+  // starts at the character before, which is in ASCII. kSupposes, of a row in column kEnd: the last start may turn out
+  // none.
   enum Flag : uint8_t { kStarts = 1, kStartsBefore = 2, kRetracts = 4, kLeaves = 8, kDecodes = 16, kSupposes = 32 };
 
   // Columns of bytes: those in ASCII have the column of their class; those within a character change nothing; the first
@@ -35,8 +35,8 @@ class SplitStream {
   uint16_t first_row() const { return first_row_; }  // a word starts with the next character
   // The row behind the first character of a word.
   uint16_t row_behind(uint8_t column) const { return next_[first_row_ + column]; }
-  // Whether a word starts at a character of `column` behind one of `before` whatever was before the two, so that the text
-  // may be split from there on its own.
+  // Whether a word starts at a character of `column` behind one of `before` whatever was before the two, so that the
+  // text may be split from there on its own.
   bool always_starts(uint8_t before, uint8_t column) const { return always_starts_[before * width_ + column]; }
 
  private:

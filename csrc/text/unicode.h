@@ -16,13 +16,15 @@ constexpr uint8_t kRebuildsFlag = 16;   // ... by more than reordering
 
 // General categories, in the order of the tables. The control characters that are white space have one of their own.
 enum Category : uint8_t {
+  // clang-format off
   kLu, kLl, kLt, kLm, kLo, kMn, kMc, kMe, kNd, kNl, kNo, kPc, kPd, kPs, kPe, kPi, kPf, kPo,
   kSm, kSc, kSk, kSo, kZs, kZl, kZp, kCc, kCf, kCo, kCn, kWhiteControl,
+  // clang-format on
   kCategories,
 };
 
-constexpr size_t kUnicodeBlock = 128;     // code points of a block of the tables
-constexpr size_t kUnicodeBlocks = 8704;   // blocks of all code points
+constexpr size_t kUnicodeBlock = 128;    // code points of a block of the tables
+constexpr size_t kUnicodeBlocks = 8704;  // blocks of all code points
 
 extern const uint16_t property_index[kUnicodeBlocks];
 extern const uint8_t property_blocks[28800];

@@ -6,7 +6,10 @@ constexpr size_t kSplitTogether = 512;  // bytes that are split together
 class StreamSplitter {
  public:
   StreamSplitter(const SplitStream& stream, std::string_view text)
-      : stream_(stream), scanner_(stream.automaton(), text), text_(text.data()), size_(text.size()),
+      : stream_(stream),
+        scanner_(stream.automaton(), text),
+        text_(text.data()),
+        size_(text.size()),
         row_(stream.first_row()) {}
 
   bool done() const { return done_; }
@@ -17,9 +20,9 @@ class StreamSplitter {
   // its end; returns how many there are. Up to kSplitTogether + 16 more places are written over.
   size_t append_starts(uint32_t* starts, size_t words, size_t most) {
     while (words <= most && !done_) {
-      words = left_                                          ? scan(starts, words)
+      words = left_                                            ? scan(starts, words)
               : size_ - at_ > kTogether && at_ >= alone_until_ ? follow_lanes(starts, words)
-                                                             : follow(starts, words);
+                                                               : follow(starts, words);
       // What is handed out must not turn out none.
       if (words > most && !done_ && !left_ && supposes()) words = leave(at_, words - 1);
     }
