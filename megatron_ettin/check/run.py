@@ -138,7 +138,7 @@ def from_run_finding(config: RunConfig, tokenizer: TokenizerIdentity | None) -> 
     folder, step = parse_source(config.start.from_run)
     other = read_config(folder)
     refuse_other_shape(config.model, other.model, str(folder))
-    if config.stage != "cross" and config.objective != other.objective:
+    if config.stage != "cross" and not config.start.planned and config.objective != other.objective:
         raise CheckpointError(
             f"{folder} was trained on {other.objective}, this run is {config.objective}: stage {config.stage} goes on "
             f"with the same objective; use {other.objective}, or stage cross to change it"

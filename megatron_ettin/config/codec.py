@@ -77,6 +77,8 @@ FREE_FIELDS = (
 )  # fmt: skip
 FP8_FIELDS = ("compute.fp8_recipe", "compute.fp8_ends_in_bf16")
 """Without effect in another precision, and then no part of what a run is."""
+UNSAID_AT_DEFAULT = ("data.stage_number", "data.first_row", "start.planned")
+"""Fields that fingerprints hold only where they are set: runs are recognised that began before there were these."""
 GUARD_PREFIX = "guard."
 """Without effect on what is learned, unless a spike refuses updates."""
 CHANGEABLE_PREFIXES = ("schedule.", "optimizer.", GUARD_PREFIX)
@@ -96,10 +98,14 @@ def guard_acts(config: RunConfig) -> bool:
 def fingerprint(config: RunConfig) -> str:
     """A sha256 of every field that changes what is learned; equal under every layout, precision apart."""
     idle = () if config.compute.precision == "fp8" else FP8_FIELDS
+    unsaid = flatten(RunConfig(objective="mlm", stage="pretrain", model=config.model, schedule=config.schedule))
     leaves = {
         path: to_dict(value)
         for path, value in flatten(config).items()
-        if changes_result(path) and path not in idle and (guard_acts(config) or not path.startswith(GUARD_PREFIX))
+        if changes_result(path)
+        and path not in idle
+        and (guard_acts(config) or not path.startswith(GUARD_PREFIX))
+        and not (path in UNSAID_AT_DEFAULT and value == unsaid[path])
     }
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 

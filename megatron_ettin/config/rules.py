@@ -53,6 +53,8 @@ def numbers(config: RunConfig) -> Iterator[str]:
     yield from at_least(config, "model", 1, "layers hidden intermediate heads global_every window maximum_length")
     yield from at_least(config, "model", 0, "vocabulary causal_window")
     yield from at_least(config, "data", 1, "row_length piece_length")
+    yield from at_least(config, "data", 0, "first_row")
+    yield from at_least(config, "data", -1, "stage_number")
     yield from at_least(config, "schedule", 1, "tokens")
     yield from at_least(config, "schedule", 0, "warmup_tokens decay_tokens")
     yield from at_least(config, "batch", 1, "rows warmup_increment")
@@ -302,8 +304,11 @@ def start(config: RunConfig) -> Iterator[str]:
         yield "start.from_run and start.huggingface name two origins of the weights; give one"
     if begin.huggingface and begin.carry_optimizer:
         yield "start.carry_optimizer needs start.from_run: a Hugging Face folder has no optimizer state; turn it off"
-    if begin.from_run and config.stage == "pretrain":
-        yield "stage pretrain starts fresh or from start.huggingface (--init-from); --from belongs to a later stage"
+    if begin.from_run and config.stage == "pretrain" and not begin.planned:
+        yield (
+            "stage pretrain starts fresh or from start.huggingface (--init-from); --from belongs to a later stage, or "
+            "to a stage of a plan (start.planned)"
+        )
 
 
 def world_rules(config: RunConfig, world_size: int | None) -> Iterator[str]:
@@ -369,5 +374,7 @@ def without_effect(config: RunConfig, base: RunConfig) -> list[str]:
         dead["batch.warmup_increment"] = "batch.warmup_tokens=0 keeps the batch constant"
     if not config.start.from_run and config.start.carry_optimizer:
         dead["start.carry_optimizer"] = "there is no start.from_run (--from)"
+    if not config.start.from_run:
+        dead["start.planned"] = "there is no start.from_run (--from)"
     before, after = flatten(base), flatten(config)
     return [f"{path} has no effect: {reason}" for path, reason in dead.items() if before[path] != after[path]]

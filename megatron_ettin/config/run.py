@@ -73,6 +73,11 @@ class DataConfig:
     """Share of the documents, by hash of their ids, that training never sees."""
     seed: int = 21
     """Key of the order and of the masks."""
+    stage_number: int = -1
+    """Number of the stage in the keys of order, masks and dropout; -1: that of the recipe's stage. A plan numbers a
+    further stage of one kind, so that it reads the rows in another order and under other masks."""
+    first_row: int = 0
+    """Row of the order with which the first step begins; above 0 where a stage carries on the order of another."""
     index_folder: str = ""
     """Where pack indexes and text hashes are kept; by default beside their corpus."""
 
@@ -239,6 +244,9 @@ class StartConfig:
     """A Hugging Face ModernBERT or Ettin folder to start from (safetensors only)."""
     carry_optimizer: bool = False
     """Take over the optimizer's state from from_run as well."""
+    planned: bool = False
+    """A plan says what this stage goes on from: pretraining may go on from another run, and any stage with another
+    objective."""
 
 
 @dataclass(frozen=True, kw_only=True)

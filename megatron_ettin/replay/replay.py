@@ -155,14 +155,14 @@ def sightings(data: RunData, document: int, last_step: int, source: str | None =
         count = data.corpora[index].documents
         raise DataError(f"source {data.sources[index]!r} has no document {document}; it has {count}")
     consumed = sum(data.batch_schedule.rows_at(last_step - 1)) if last_step > 0 else 0
-    epochs = -(-consumed // data.pool_rows)
+    epochs = -(-(data.order.first_row + consumed) // data.pool_rows)
     found = []
     for row, start, length in data.packs[index].native.document(document):
         for number in data.pool.numbers_of(index, row):
             numbers = number + data.pool_rows * np.arange(epochs, dtype=np.int64)
             positions, passes = data.order.position_of(numbers).tolist(), data.pool.resolve(numbers).passes.tolist()
             for position, pool_row, pass_number in zip(positions, numbers.tolist(), passes, strict=True):
-                if position < consumed:
+                if 0 <= position < consumed:
                     step = data.batch_schedule.step_of_row(position)
                     found.append(Sighting(
                         step=step + 1, place=position - data.batch_schedule.rows_at(step)[0], number=pool_row,

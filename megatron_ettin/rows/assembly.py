@@ -5,7 +5,7 @@ from __future__ import annotations
 from megatron_ettin import _native
 from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import DataConfig, RunConfig
-from megatron_ettin.rows.order import FIXED_SEED, STAGE_NUMBERS, Stream, stream_key
+from megatron_ettin.rows.order import FIXED_SEED, Stream, stage_number, stream_key
 from megatron_ettin.rows.packing import PackIndex, Side
 from megatron_ettin.tokenizer.special_tokens import CLS, MASK, PAD, SEP
 
@@ -39,7 +39,7 @@ def make_assembler(
     side: Side,
 ) -> _native.Assembler:
     """The native code that builds batches of one objective from the pack indexes of each source, by name."""
-    seed, stage = config.data.seed, STAGE_NUMBERS[config.stage]
+    seed, stage = config.data.seed, stage_number(config)
     choice, replacement = Stream.CHOICE, Stream.REPLACEMENT
     if side == "held_out":  # the same masks in every stage and run, so that losses compare
         seed, stage = FIXED_SEED, 0

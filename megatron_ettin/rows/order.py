@@ -13,13 +13,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megatron_ettin import _native
-from megatron_ettin.config.run import StageName
+from megatron_ettin.config.run import RunConfig, StageName
 
 RowNumbers = NDArray[np.int64]
 """RowNumbers by their number in a pool, in an order or in a pack index."""
 
 STAGE_NUMBERS: dict[StageName, int] = {"pretrain": 0, "extension": 1, "decay": 2, "cross": 3}
 """What a stage is called in a counter; part of the file format of past runs, so never renumbered."""
+
+def stage_number(config: RunConfig) -> int:
+    """What the stage of a run is called in a counter."""
+    return STAGE_NUMBERS[config.stage] if config.data.stage_number < 0 else config.data.stage_number
+
 
 Key = tuple[int, int]
 """A Philox key: two 32-bit words."""
@@ -81,21 +86,21 @@ class StageOrder:
     """The n-th row that a stage consumes, and when it consumes a row.
 
     Rows are numbered on over epochs: pool row ``r`` in epoch ``e`` is ``e * pool_rows + r``. Each epoch has a
-    permutation of its own.
+    permutation of its own. A stage that goes on in the order of another begins with its row ``first_row``.
     """
 
-    def __init__(self, pool_rows: int, seed: int, stage: int) -> None:
-        self.pool_rows, self.seed, self.stage = pool_rows, seed, stage
+    def __init__(self, pool_rows: int, seed: int, stage: int, first_row: int = 0) -> None:
+        self.pool_rows, self.seed, self.stage, self.first_row = pool_rows, seed, stage, first_row
         self._epochs: dict[int, Permutation] = {}
 
     def at(self, first: int, count: int) -> RowNumbers:
-        """The rows consumed as number ``first`` to ``first + count - 1``."""
-        consumed = np.arange(first, first + count, dtype=np.int64)
+        """The rows consumed as number ``first`` to ``first + count - 1`` of this stage."""
+        consumed = np.arange(first, first + count, dtype=np.int64) + self.first_row
         return self._by_epoch(consumed, Permutation.at)
 
     def position_of(self, rows: ArrayLike) -> RowNumbers:
-        """When each row is consumed: the inverse of ``at``."""
-        return self._by_epoch(np.asarray(rows, np.int64).reshape(-1), Permutation.position_of)
+        """When each row is consumed: the inverse of ``at``. Below 0: by the stage whose order this one carries on."""
+        return self._by_epoch(np.asarray(rows, np.int64).reshape(-1), Permutation.position_of) - self.first_row
 
     def _by_epoch(self, numbers: RowNumbers, apply: Callable[[Permutation, RowNumbers], RowNumbers]) -> RowNumbers:
         result = np.empty_like(numbers)

@@ -23,12 +23,12 @@ from megatron_ettin.rows.assembly import make_assembler, mask_rule
 from megatron_ettin.rows.mixture import Mixture, MixtureSource, read_mixture
 from megatron_ettin.rows.order import (
     FIXED_SEED,
-    STAGE_NUMBERS,
     Permutation,
     RowNumbers,
     StageOrder,
     Stream,
     permutation_keys,
+    stage_number,
 )
 from megatron_ettin.rows.packing import PackIndex, Side, open_pack, pack_spec
 from megatron_ettin.rows.pool import Pool, PoolRows, build_pool
@@ -71,18 +71,19 @@ class RunData:
         self.pool_rows = self.pool.rows
         """Rows of one epoch."""
         self.batch_schedule: BatchSchedule = batch_schedule(config.batch, config.data.row_length)
-        self.order = StageOrder(self.pool_rows, config.data.seed, STAGE_NUMBERS[config.stage])
+        self.order = StageOrder(self.pool_rows, config.data.seed, stage_number(config), config.data.first_row)
         self._assemblers: dict[tuple[ObjectiveName, Side], _native.Assembler] = {}
 
     @cached_property
     def fingerprint(self) -> str:
         """A sha256 of everything that determines which rows a step reads: corpora, mixture, packing, seed, batches."""
         data = self.config.data
+        order = [data.seed, stage_number(self.config), self.batch_schedule.table]
         content = {
             "corpora": {name: corpus.fingerprint for name, corpus in zip(self.sources, self.corpora, strict=True)},
             "pool": [[source.name, source.rows, source.pool_rows] for source in self.pool.sources],
             "rows": [data.row_length, data.piece_length, data.packing, data.held_out_share],
-            "order": [data.seed, STAGE_NUMBERS[self.config.stage], self.batch_schedule.table],
+            "order": [*order, data.first_row] if data.first_row else order,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -141,7 +141,7 @@ def begin_from_run(
             f"--from {folder}@{before.step}"
         )
     ours = parts.config
-    if ours.stage != "cross" and ours.objective != theirs.objective:
+    if ours.stage != "cross" and not ours.start.planned and ours.objective != theirs.objective:
         raise CheckpointError(
             f"{checkpoint.path} was trained on {theirs.objective}, this run is {ours.objective}: stage {ours.stage} "
             f"goes on with the same objective; use {theirs.objective}, or stage cross to change it"

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from megatron_ettin.batch import DIGEST_MODULUS, Batch
 from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.count import flops
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.parallel.device import to_device
@@ -159,9 +160,16 @@ def _forward(
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
     """Feed the next micro-batch to a chunk; the returned function turns the last pipeline stage's output into sums."""
     batch, config = next(feed), parts.config
-    device_batch = DeviceBatch.from_batch(batch, parts.groups, derive(config.seed, "dropout", config.stage), step)
+    device_batch = DeviceBatch.from_batch(batch, parts.groups, derive(*dropout_key(config)), step)
     rows_L = (device_batch.label_positions_L + device_batch.packed.first_token) // batch.row_length
     return chunk(device_batch), functools.partial(_sums, batch.rows, rows_L)
+
+
+def dropout_key(config: RunConfig) -> tuple[int | str, ...]:
+    """What the bits of dropout are functions of, beside the step and the place of a number in it."""
+    number, first_row = config.data.stage_number, config.data.first_row
+    further = (number, first_row) if number >= 0 or first_row else ()  # a further stage of one kind in a plan
+    return config.seed, "dropout", config.stage, *further
 
 
 def _sums(rows: int, rows_L: Tensor, losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:

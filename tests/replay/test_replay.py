@@ -56,11 +56,15 @@ def corpora(tmp_path_factory):
     return folder, documents
 
 
-@pytest.fixture(scope="module", params=["mlm", "clm", "mntp"])
+CARRIED = {"stage_number": 16, "first_row": 1001}
+"""A stage that goes on in the order of the one before, in the middle of a later epoch."""
+
+
+@pytest.fixture(scope="module", params=[("mlm", {}), ("clm", {}), ("mntp", {}), ("mlm", CARRIED)])
 def run(request, corpora):
-    folder, _ = corpora
-    config = run_config(folder / "mixture.json", objective=request.param, batch=BATCH)
-    return start_run(folder / f"run-{request.param}", config)
+    (folder, _), (objective, fields) = corpora, request.param
+    config = run_config(folder / "mixture.json", objective=objective, batch=BATCH, **fields)
+    return start_run(folder / f"run-{objective}-{len(fields)}", config)
 
 
 def test_replayed_steps_are_those_that_were_trained_on(run):

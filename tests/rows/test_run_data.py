@@ -202,6 +202,25 @@ def test_micro_batches_may_grow_with_the_batch(corpus):
             assert [batch.rows for batch in batches] == [len(stage.step_rows(step)) // 4] * 4
 
 
+def test_a_carried_order_is_that_of_the_stage_before_without_a_gap(corpus):
+    """Rows and masks of one long stage, read by two."""
+    whole = open_data(run_config(corpus, "pretrain"))
+    after = open_data(run_config(corpus, "decay", stage_number=0, first_row=5 * 8))
+    for step in range(30):
+        assert (after.step_rows(step) == whole.step_rows(5 + step)).all()
+        ours, theirs = (data.batch(data.step_rows(at), "mlm") for data, at in ((after, step), (whole, 5 + step)))
+        assert ours.digest() == theirs.digest()
+    assert (after.order.position_of(whole.step_rows(4)) == np.arange(-8, 0)).all()
+
+
+def test_a_stage_with_a_number_of_its_own_reads_other_rows_under_other_masks(corpus):
+    first, again = (open_data(run_config(corpus, "pretrain", stage_number=number)) for number in (-1, 16))
+    rows = first.step_rows(0)
+    assert (rows != again.step_rows(0)).any() and first.fingerprint != again.fingerprint
+    assert first.batch(rows, "mlm").digest() != again.batch(rows, "mlm").digest()
+    assert first.batch(rows, "clm").digest() == again.batch(rows, "clm").digest()
+
+
 @pytest.mark.parametrize("batch", [BatchConfig(rows=192), WARMUP])
 def test_steps_and_rows_answer_each_other(corpus, batch):
     stage = open_data(run_config(corpus, batch=batch))
