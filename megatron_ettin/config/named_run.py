@@ -55,14 +55,18 @@ def decode_shape(stem: str, content: dict[str, object]) -> tuple[ModelConfig, Si
     model = from_dict(ModelConfig, {"vocabulary": 0} | table | {"size": content.get("name", stem)}, "model")
     if model.size in SHAPES:
         raise ConfigError(f"name={model.size!r} is taken by a built-in size; choose another")
-    near = min(PUBLISHED_SIZES, key=lambda size: abs(math.log(body(SHAPES[size]) / max(body(model), 1.0))))
-    like = content.get("like", near)
+    like = content.get("like", nearest_size(model))
     if like not in SIZE_RECIPES:
         raise ConfigError(f"like={like!r} is not a size{suggest(str(like), list(SIZE_RECIPES))}")
     figures = content.get("recipe", {})
     if not isinstance(figures, dict):
         raise ConfigError("[recipe] must be a table of fields")
     return model, from_dict(SizeRecipe, to_dict(SIZE_RECIPES[str(like)]) | figures, "recipe")
+
+
+def nearest_size(model: ModelConfig) -> str:
+    """The published size whose layers have most nearly as many parameters."""
+    return min(PUBLISHED_SIZES, key=lambda size: abs(math.log(body(SHAPES[size]) / max(body(model), 1.0))))
 
 
 def body(model: ModelConfig) -> float:

@@ -13,7 +13,8 @@ from typing import Any
 from megatron_ettin.checkpoint.standing import stored_run
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.evaluate.dynamics.origins import ExportedFolder, HubRevision, Origin, RunExport, StoredCheckpoint
-from megatron_ettin.evaluate.suites.subjects import HUB_NAME, Subject, subject_of
+from megatron_ettin.evaluate.suites.subjects import Subject, subject_of
+from megatron_ettin.export.hub import HUB_NAME
 from megatron_ettin.export.runs import REVISIONS, TRAINING_FILE
 from megatron_ettin.run_folder import being_trained, is_run, list_checkpoints, parse_source
 from megatron_ettin.typed_json import parse_json

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.evaluate.suite import exported
 from megatron_ettin.evaluate.suites.local import hashed
 from megatron_ettin.export.config_json import ARCHITECTURES, OFFSET_FIELD
+from megatron_ettin.export.hub import is_hub_name, snapshot
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.runs import TRAINING_FILE
 from megatron_ettin.export.weights import StoredTensors
@@ -22,7 +22,6 @@ from megatron_ettin.typed_json import parse_json
 
 Kind = Literal["encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder"]
 
-HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w./-]+)?")
 WEIGHTS = ("*.safetensors",)
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 CROSSED_NAME = "enc-from-dec"
@@ -81,20 +80,9 @@ def opened_subjects(models: Mapping[str, str], mntp: Collection[str] = ()) -> It
 
 def fetched(source: str) -> str | Path:
     """``source`` itself, or the local folder of a hub name (OWNER/NAME or OWNER/NAME@REVISION)."""
-    if Path(source.partition("@")[0]).exists() or Path(source).exists() or not HUB_NAME.fullmatch(source):
+    if not is_hub_name(source):
         return source
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = source.partition("@")
-    try:
-        patterns = ["*.json", "*.txt", "*.model", *WEIGHTS]
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises many kinds, all of them for the user
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{source} is no folder here, and the hub does not give it ({first}); check the name and the network, "
-            "or give a folder that holds the model"
-        ) from error
+    return snapshot(source, ("*.json", "*.txt", "*.model", *WEIGHTS))
 
 
 def subject_of(
