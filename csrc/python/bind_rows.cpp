@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "python/bind.h"
 #include "python/bind_arrays.h"
@@ -78,8 +79,10 @@ class Assembler {
     for (auto& pool : pools_) pool = std::make_shared<BufferPool>();
   }
 
-  py::dict assemble(const Array<int64_t>& rows, const Array<int32_t>& sources, const Array<uint32_t>& passes) {
-    const std::vector<RowRequest> requests = checked(rows, sources, passes);
+  py::dict assemble(const Array<int64_t>& rows, const Array<int32_t>& sources, const Array<uint32_t>& passes,
+                    const std::optional<Array<uint32_t>>& mask_bounds) {
+    std::vector<RowRequest> requests = checked(rows, sources, passes);
+    if (mask_bounds) set_masks(requests, *mask_bounds);
     AssembledRows out;
     BufferPool::Buffer* const parts[] = {&out.input_ids, &out.positions, &out.segments, &out.labels.positions,
                                          &out.labels.ids};
@@ -112,7 +115,7 @@ class Assembler {
     if (count * format_.row_length > INT32_MAX) throw py::value_error("a batch holds fewer than 2^31 positions");
     std::vector<RowRequest> requests(count);
     for (size_t i = 0; i < count; ++i) {
-      requests[i] = {rows.data()[i], sources.data()[i], passes.data()[i]};
+      requests[i] = {rows.data()[i], sources.data()[i], passes.data()[i], format_.mask.bounds};
       if (requests[i].row < 0) continue;
       if (requests[i].source < 0 || static_cast<size_t>(requests[i].source) >= sources_.size() ||
           static_cast<uint64_t>(requests[i].row) >= sources_[static_cast<size_t>(requests[i].source)].pack->rows())
@@ -120,6 +123,17 @@ class Assembler {
                               std::to_string(requests[i].source));
     }
     return requests;
+  }
+
+  // Three bounds a row, in the order of MaskBounds, in place of those of the format.
+  static void set_masks(std::vector<RowRequest>& requests, const Array<uint32_t>& bounds) {
+    if (bounds.ndim() != 2 || static_cast<size_t>(bounds.shape(0)) != requests.size() || bounds.shape(1) != 3)
+      throw py::value_error("three mask bounds for each row");
+    const uint32_t* next = bounds.data();
+    for (RowRequest& request : requests) {
+      request.masks = {next[0], next[1], next[2]};
+      next += 3;
+    }
   }
 
   std::unique_ptr<RowAssembler> borrow() {
@@ -186,7 +200,7 @@ void bind_masking(py::module_& module) {
       .def(py::init([](uint32_t mask_below, uint32_t random_below, uint32_t chosen_below, int32_t mask_id,
                        uint32_t vocabulary, std::vector<int32_t> protected_ids) {
              std::sort(protected_ids.begin(), protected_ids.end());
-             return MaskRule{mask_below, random_below, chosen_below, mask_id, vocabulary, std::move(protected_ids)};
+             return MaskRule{{mask_below, random_below, chosen_below}, mask_id, vocabulary, std::move(protected_ids)};
            }),
            py::kw_only(), py::arg("mask_below"), py::arg("random_below"), py::arg("chosen_below"), py::arg("mask_id"),
            py::arg("vocabulary"), py::arg("protected_ids"));
@@ -215,7 +229,8 @@ void bind_assembly(py::module_& module) {
   py::class_<Assembler>(module, "Assembler")
       .def(py::init<std::vector<SourceRows>, RowFormat, InstructionSet>(), py::kw_only(), py::arg("sources"),
            py::arg("format"), py::arg("instructions") = best_instruction_set())
-      .def("assemble", &Assembler::assemble, py::arg("rows"), py::arg("sources"), py::arg("passes"));
+      .def("assemble", &Assembler::assemble, py::arg("rows"), py::arg("sources"), py::arg("passes"),
+           py::arg("mask_bounds") = py::none());
 }
 
 }  // namespace

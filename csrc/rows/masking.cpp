@@ -26,11 +26,11 @@ size_t choose_portable(int32_t* row, uint32_t begin, uint32_t end, const MaskRul
                        Labels& labels, const uint32_t* draws, uint32_t* random_tokens, size_t random_count) noexcept {
   for (uint32_t i = begin; i < end; ++i) {
     const uint32_t draw = draws[i];
-    if (draw >= rule.chosen_below || is_protected(rule, row[i])) continue;
+    if (draw >= rule.bounds.chosen_below || is_protected(rule, row[i])) continue;
     labels.add(label_base + static_cast<int32_t>(i), row[i]);
-    if (draw < rule.mask_below) {
+    if (draw < rule.bounds.mask_below) {
       row[i] = rule.mask_id;
-    } else if (draw < rule.random_below) {
+    } else if (draw < rule.bounds.random_below) {
       random_tokens[random_count++] = i;
     }
   }
@@ -44,7 +44,7 @@ __attribute__((target("avx2"))) size_t choose_avx2(int32_t* row, uint32_t begin,
                                                    int32_t label_base, Labels& labels, const uint32_t* draws,
                                                    uint32_t* random_tokens, size_t random_count) noexcept {
   const __m256i sign = _mm256_set1_epi32(INT32_MIN);
-  const __m256i chosen_below = _mm256_xor_si256(_mm256_set1_epi32(static_cast<int>(rule.chosen_below)), sign);
+  const __m256i chosen_below = _mm256_xor_si256(_mm256_set1_epi32(static_cast<int>(rule.bounds.chosen_below)), sign);
   uint32_t i = begin;
   for (; i + 8 <= end; i += 8) {
     const __m256i draw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(draws + i));
@@ -65,9 +65,9 @@ __attribute__((target("avx512f,avx512bw"))) size_t choose_avx512(int32_t* row, u
                                                                  uint32_t* random_tokens,
                                                                  size_t random_count) noexcept {
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i chosen_below = _mm512_set1_epi32(static_cast<int>(rule.chosen_below));
-  const __m512i mask_below = _mm512_set1_epi32(static_cast<int>(rule.mask_below));
-  const __m512i random_below = _mm512_set1_epi32(static_cast<int>(rule.random_below));
+  const __m512i chosen_below = _mm512_set1_epi32(static_cast<int>(rule.bounds.chosen_below));
+  const __m512i mask_below = _mm512_set1_epi32(static_cast<int>(rule.bounds.mask_below));
+  const __m512i random_below = _mm512_set1_epi32(static_cast<int>(rule.bounds.random_below));
   const __m512i mask_id = _mm512_set1_epi32(rule.mask_id);
   const int32_t lowest = rule.protected_ids.empty() ? 0 : rule.protected_ids.front();
   const int32_t highest = rule.protected_ids.empty() ? -1 : rule.protected_ids.back();

@@ -11,8 +11,12 @@ namespace ettin {
 
 // Shares as bounds on a 32-bit draw: below `mask_below` a token becomes [MASK], below `random_below` a random id, below
 // `chosen_below` it stays; all of these are predicted. Other tokens are left alone.
-struct MaskRule {
+struct MaskBounds {
   uint32_t mask_below, random_below, chosen_below;
+};
+
+struct MaskRule {
+  MaskBounds bounds;
   int32_t mask_id;
   uint32_t vocabulary;                 // random ids are uniform over [0, vocabulary)
   std::vector<int32_t> protected_ids;  // ascending; never chosen

@@ -59,8 +59,10 @@ void RowAssembler::add_labels(const RowRequest& request, uint32_t index, Assembl
   const auto base = static_cast<int32_t>(index * format_.row_length);
   const SourceRows& source = sources_[static_cast<size_t>(request.source)];
   const auto number = static_cast<uint64_t>(request.row);
-  if (format_.masked)
+  if (format_.masked) {
+    format_.mask.bounds = request.masks;
     start_row_masks({source.choice_key, number, request.pass}, format_.row_length, mask_scratch_, set_);
+  }
   uint32_t at = 0;
   for (size_t p = 0; p < pieces_.size(); ++p) {
     const uint32_t end = at + 1 + pieces_[p].length;

@@ -24,6 +24,7 @@ struct RowRequest {
   int64_t row;  // in its source; negative: a row of padding alone
   int32_t source;
   uint32_t pass;
+  MaskBounds masks;  // the shares of this row
 };
 
 // What differs between objectives, and the ids that frame a piece.

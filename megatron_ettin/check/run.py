@@ -113,6 +113,9 @@ def step_findings(config: RunConfig) -> Iterator[Finding]:
     else:
         text += f"{sizes[0]} rows per step"
     yield Finding("ok", "steps", text)
+    if config.data.mask_share_end:
+        text = f"{config.data.mask_share:.1%} of the tokens at the start, {config.data.mask_share_end:.1%} at the end"
+        yield Finding("ok", "masks", text)
     saving = config.checkpoint
     periods = [f"{format_count(saving.every_tokens)} tokens"] if saving.every_tokens else []
     periods += [f"{saving.every_steps:,} steps"] if saving.every_steps else []

@@ -77,7 +77,7 @@ FREE_FIELDS = (
 )  # fmt: skip
 FP8_FIELDS = ("compute.fp8_recipe", "compute.fp8_ends_in_bf16")
 """Without effect in another precision, and then no part of what a run is."""
-UNSAID_AT_DEFAULT = ("data.stage_number", "data.first_row", "start.planned")
+UNSAID_AT_DEFAULT = ("data.stage_number", "data.first_row", "start.planned", "data.mask_share_end")
 """Fields that fingerprints hold only where they are set: runs are recognised that began before there were these."""
 GUARD_PREFIX = "guard."
 """Without effect on what is learned, unless a spike refuses updates."""
@@ -148,7 +148,8 @@ def check_resume(old: RunConfig, new: RunConfig) -> list[Difference]:
 def check_change(old: RunConfig, new: RunConfig) -> list[Difference]:
     """What a run changes at one of its checkpoints; raises ConfigError for a field that it may not change there."""
     found = changes_of_result(old, new)
-    if refused := [item for item in found if not item.path.startswith(CHANGEABLE_PREFIXES)]:
+    kept = ("schedule.tokens",) if new.data.mask_share_end else ()  # the masks of past rows depend on it
+    if refused := [item for item in found if not item.path.startswith(CHANGEABLE_PREFIXES) or item.path in kept]:
         raise ConfigError(
             "--change-at changes schedule, optimizer and guard of a run, but neither its model nor its rows:\n  "
             + "\n  ".join(map(str, refused))
@@ -160,6 +161,6 @@ def check_change(old: RunConfig, new: RunConfig) -> list[Difference]:
 def changes_of_result(old: RunConfig, new: RunConfig) -> list[Difference]:
     """The differences between two runs by which they would learn something else."""
     idle: tuple[str, ...] = () if guard_acts(old) or guard_acts(new) else (GUARD_PREFIX,)
-    if old.schedule.shape == "warmup_stable":  # its past does not depend on its end
+    if old.schedule.shape == "warmup_stable" and not old.data.mask_share_end:  # its past does not depend on its end
         idle += ("schedule.tokens",)
     return [item for item in differences(old, new) if changes_result(item.path) and not item.path.startswith(idle)]

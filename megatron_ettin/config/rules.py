@@ -71,7 +71,7 @@ def numbers(config: RunConfig) -> Iterator[str]:
 
 def shares(config: RunConfig) -> Iterator[str]:
     """Shares, rates and decays."""
-    yield from share(config, "data", "mask_share mask_token_share random_token_share held_out_share")
+    yield from share(config, "data", "mask_share mask_share_end mask_token_share random_token_share held_out_share")
     yield from share(config, "schedule", "end_factor")
     yield from share(config, "model", "output_dropout")
     for name in ("beta1", "beta2"):
@@ -357,7 +357,10 @@ def without_effect(config: RunConfig, base: RunConfig) -> list[str]:
     dead: dict[str, str] = {}
     if not objective.masked:
         reason = f"objective {config.objective} masks nothing"
-        dead |= dict.fromkeys(("data.mask_share", "data.mask_token_share", "data.random_token_share"), reason)
+        shares = ("mask_share", "mask_share_end", "mask_token_share", "random_token_share")
+        dead |= dict.fromkeys((f"data.{name}" for name in shares), reason)
+    elif config.data.mask_share_end == config.data.mask_share:
+        dead["data.mask_share_end"] = "data.mask_share has the same value from the start"
     dead["model.window" if objective.causal else "model.causal_window"] = f"objective {config.objective} attends " + (
         "to the left" if objective.causal else "to both sides"
     )

@@ -65,6 +65,9 @@ class DataConfig:
     """Best-fit rows of whole pieces, or cut-anywhere rows as Megatron's GPTDataset makes them (for comparison)."""
     mask_share: float = 0.30
     """Share of the text tokens that a masked objective chooses."""
+    mask_share_end: float = 0.0
+    """Share at the end of the stage, which mask_share goes to evenly from row to row; 0: mask_share all along. Held-out
+    text is always masked by mask_share."""
     mask_token_share: float = 0.8
     """Share of the chosen tokens that become [MASK]."""
     random_token_share: float = 0.1

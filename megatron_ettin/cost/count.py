@@ -121,10 +121,19 @@ def flops(model: ModelConfig, causal: bool, lengths: Iterable[int], labels: floa
 
 
 def label_share(objective: Objective, data: DataConfig) -> float:
-    """Predicted positions per token of a full piece."""
-    length = data.piece_length
+    """Predicted positions per token of a full piece, the mean over the stage."""
+    end = data.mask_share_end or data.mask_share
+    return _label_share(objective, data.piece_length, (data.mask_share + end) / 2)
+
+
+def largest_label_share(objective: Objective, data: DataConfig) -> float:
+    """The same where the stage predicts most: what a rank must have memory for."""
+    return _label_share(objective, data.piece_length, max(data.mask_share, data.mask_share_end))
+
+
+def _label_share(objective: Objective, length: int, mask_share: float) -> float:
     if objective.masked:
-        return data.mask_share * (length - SPECIALS_PER_PIECE) / length
+        return mask_share * (length - SPECIALS_PER_PIECE) / length
     return (length - 1) / length
 
 

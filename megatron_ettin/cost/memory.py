@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import vocabulary_rows
-from megatron_ettin.cost.count import label_share, layer_parameters
+from megatron_ettin.cost.count import largest_label_share, layer_parameters
 from megatron_ettin.cost.placement import layer_placement, micro_batch_count, own_layers
 from megatron_ettin.cost.simulator import in_flight, schedule
 
@@ -91,7 +91,7 @@ def logits(config: RunConfig, device: int) -> int:
     layout = config.layout
     if device != layout.pipeline - 1:
         return 0
-    share = label_share(OBJECTIVES[config.objective], config.data)
+    share = largest_label_share(OBJECTIVES[config.objective], config.data)
     labels = layout.micro_batch_rows * config.data.row_length * share / layout.context
     whole = round(labels * vocabulary_rows(config.model.vocabulary, layout.tensor) * 4)
     chunk = min(whole, config.compute.loss_chunk_bytes or LOSS_CHUNK_BYTES)

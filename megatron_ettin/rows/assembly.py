@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from megatron_ettin import _native
 from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import DataConfig, RunConfig
-from megatron_ettin.rows.order import FIXED_SEED, Stream, stage_number, stream_key
+from megatron_ettin.rows.order import FIXED_SEED, RowNumbers, Stream, stage_number, stream_key
 from megatron_ettin.rows.packing import PackIndex, Side
 from megatron_ettin.tokenizer.special_tokens import CLS, MASK, PAD, SEP
 
 LARGEST_DRAW = 2**32 - 1
 
 
+def mask_shares(config: RunConfig, consumed: RowNumbers) -> NDArray[np.float64]:
+    """The share of tokens chosen in the rows that the stage consumes as number ``consumed``, from 0. Shape [rows].
+
+    From mask_share to mask_share_end by equal steps, over as many rows as hold the stage's tokens when each is full.
+    """
+    data = config.data
+    passed = np.clip(consumed * data.row_length / config.schedule.tokens, 0.0, 1.0)
+    return data.mask_share + (data.mask_share_end - data.mask_share) * passed
+
+
+def mask_bounds(data: DataConfig, shares: ArrayLike) -> NDArray[np.uint32]:
+    """Shares of chosen tokens as bounds on 32-bit draws: below them a token becomes [MASK], a random id, is predicted.
+
+    Draws below a bound make up its share of all, to one part in 2^32. Shape [shares, 3].
+    """
+    parts = np.array([data.mask_token_share, data.mask_token_share + data.random_token_share, 1.0])
+    bounds: NDArray[np.float64] = np.rint(np.asarray(shares, np.float64).reshape(-1, 1) * parts * 2**32)
+    return bounds.clip(max=LARGEST_DRAW).astype(np.uint32)
+
+
 def mask_rule(data: DataConfig, vocabulary: int, special_ids: dict[str, int], eod: int | None) -> _native.MaskRule:
-    """The rule of a run as bounds on 32-bit draws; special tokens and eod are never chosen."""
-
-    def draws_below(share: float) -> int:
-        """Draws below this make up ``share`` of all, to one part in 2^32."""
-        return min(round(share * 2**32), LARGEST_DRAW)
-
+    """The rule of a run with its share at the start; special tokens and eod are never chosen."""
     protected = set(special_ids.values()) | ({eod} if eod is not None else set())
+    mask_below, random_below, chosen_below = mask_bounds(data, data.mask_share)[0].tolist()
     return _native.MaskRule(
-        mask_below=draws_below(data.mask_share * data.mask_token_share),
-        random_below=draws_below(data.mask_share * (data.mask_token_share + data.random_token_share)),
-        chosen_below=draws_below(data.mask_share),
+        mask_below=mask_below,
+        random_below=random_below,
+        chosen_below=chosen_below,
         mask_id=special_ids[MASK],
         vocabulary=vocabulary,
         protected_ids=sorted(protected),

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from megatron_ettin import _native
 from megatron_ettin.batch import Batch
-from megatron_ettin.config.objective import ObjectiveName
+from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
-from megatron_ettin.rows.assembly import make_assembler, mask_rule
+from megatron_ettin.rows.assembly import make_assembler, mask_bounds, mask_rule, mask_shares
 from megatron_ettin.rows.mixture import Mixture, MixtureSource, read_mixture
 from megatron_ettin.rows.order import (
     FIXED_SEED,
@@ -119,7 +119,10 @@ class RunData:
             packs = dict(zip(self.sources, self.packs if side == "train" else self.held_out_packs, strict=True))
             made = make_assembler(self.config, rule, self.special_ids, packs, objective, side)
             self._assemblers[objective, side] = made
-        parts = self._assemblers[objective, side].assemble(resolved.rows, resolved.sources, resolved.passes)
+        bounds = None
+        if side == "train" and self.config.data.mask_share_end and OBJECTIVES[objective].masked:
+            bounds = mask_bounds(self.config.data, mask_shares(self.config, self.order.position_of(numbers)))
+        parts = self._assemblers[objective, side].assemble(resolved.rows, resolved.sources, resolved.passes, bounds)
         return Batch(
             input_ids_BT=parts["input_ids"].reshape(-1, self.config.data.row_length),
             positions_BT=parts["positions"].reshape(-1, self.config.data.row_length),

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from megatron_ettin.config.codec import (
+    check_change,
     check_resume,
     differences,
     fingerprint,
@@ -71,7 +72,7 @@ def test_the_fingerprint_changes_with_every_field_that_changes_what_is_learned()
     seen = {fingerprint(RUN)}
     learned = [
         path for path in flatten(RUN)
-        if path.split(".")[0] in ("model", "schedule", "batch", "optimizer", "seed") or path == "data.mask_share"
+        if path.split(".")[0] in ("model", "schedule", "batch", "optimizer", "seed") or "mask_share" in path
     ]  # fmt: skip
     for path in learned:
         value = flatten(RUN)[path]
@@ -117,6 +118,16 @@ def test_only_a_flat_schedule_may_be_made_longer() -> None:
     falling = recipe("150m", "mlm", "decay")
     with pytest.raises(ConfigError, match="schedule.tokens"):
         check_resume(falling, with_fields(falling, {"schedule.tokens": 1}))
+
+
+def test_where_masks_follow_the_length_of_the_stage_it_stays() -> None:
+    falling = with_fields(RUN, {"data.mask_share_end": 0.15})
+    longer = with_fields(falling, {"schedule.tokens": 2 * RUN.schedule.tokens})
+    with pytest.raises(ConfigError, match="schedule.tokens"):
+        check_resume(falling, longer)
+    with pytest.raises(ConfigError, match="neither its model nor its rows:\n  schedule.tokens"):
+        check_change(falling, longer)
+    assert check_change(falling, with_fields(falling, {"schedule.peak_rate": 1e-4}))
 
 
 def test_fields_are_replaced_by_path_and_checked() -> None:

@@ -80,6 +80,7 @@ BROKEN: list[tuple[tuple[str, str, str], dict[str, object], list[str]]] = [
     (("17m", "mlm", "pretrain"), {"data.mask_share": 0.0}, ["leaves mlm nothing to predict"]),
     (("17m", "mntp", "cross"), {"data.mask_share": 0.0}, ["leaves mntp nothing to predict"]),
     (("17m", "mlm", "pretrain"), {"data.mask_share": 1.5}, ["must lie between 0 and 1"]),
+    (("17m", "mlm", "pretrain"), {"data.mask_share_end": -0.1}, ["data.mask_share_end=-0.1 must lie between 0 and 1"]),
     (("17m", "mlm", "pretrain"), {"data.mask_token_share": 0.95}, ["add up to more than 1"]),
     (("17m", "mlm", "pretrain"), {"data.held_out_share": 1.0}, ["nothing to train on"]),
     (("17m", "mlm", "pretrain"), {"schedule.tokens": 10**9}, ["schedule.warmup_tokens", "batch.warmup_tokens"]),
@@ -144,6 +145,8 @@ def test_tensor_sizes_are_those_of_the_contract() -> None:
 IDLE: list[tuple[tuple[str, str, str], str, object]] = [
     (("17m", "clm", "pretrain"), "data.mask_share", 0.2),
     (("17m", "clm", "pretrain"), "data.mask_token_share", 0.7),
+    (("17m", "clm", "pretrain"), "data.mask_share_end", 0.1),
+    (("17m", "mlm", "pretrain"), "data.mask_share_end", 0.3),
     (("17m", "clm", "pretrain"), "model.window", 32),
     (("17m", "mlm", "pretrain"), "model.causal_window", 64),
     (("17m", "mlm", "pretrain"), "schedule.end_factor", 0.5),

@@ -8,10 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatron_ettin.config.codec import with_fields
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.shapes import SHAPES, global_layers
-from megatron_ettin.cost.count import attention_pairs, flops, flops_per_token, label_share, parameters
+from megatron_ettin.cost.count import (
+    attention_pairs,
+    flops,
+    flops_per_token,
+    label_share,
+    largest_label_share,
+    parameters,
+)
+from megatron_ettin.cost.memory import logits
 
 # backbone without embedding, backbone, head, whole model with the tied table once: numel of transformers' models
 PARAMETERS = {
@@ -84,3 +93,11 @@ def test_specials_are_never_labels_of_a_masked_objective() -> None:
     data = recipe("17m", "mlm", "pretrain").data
     assert label_share(OBJECTIVES["mlm"], data) == 0.3 * 1022 / 1024
     assert label_share(OBJECTIVES["clm"], data) == 1023 / 1024
+
+
+def test_a_falling_mask_share_costs_the_work_of_its_mean_and_the_memory_of_its_start() -> None:
+    run = with_fields(recipe("17m", "mlm", "pretrain"), {"data.mask_share": 0.4, "data.mask_share_end": 0.2})
+    assert label_share(OBJECTIVES["mlm"], run.data) == pytest.approx(0.3 * 1022 / 1024, rel=1e-12)
+    assert largest_label_share(OBJECTIVES["mlm"], run.data) == 0.4 * 1022 / 1024
+    whole = with_fields(run, {"compute.loss_chunk_bytes": 2**40, "data.mask_share_end": 0.0})
+    assert logits(with_fields(run, {"compute.loss_chunk_bytes": 2**40}), 0) == logits(whole, 0) > 0

@@ -58,9 +58,11 @@ def corpora(tmp_path_factory):
 
 CARRIED = {"stage_number": 16, "first_row": 1001}
 """A stage that goes on in the order of the one before, in the middle of a later epoch."""
+FALLING = CARRIED | {"mask_share": 0.5, "mask_share_end": 0.1}
+"""Beside that, a share of masked tokens that falls over the stage."""
 
 
-@pytest.fixture(scope="module", params=[("mlm", {}), ("clm", {}), ("mntp", {}), ("mlm", CARRIED)])
+@pytest.fixture(scope="module", params=[("mlm", {}), ("clm", {}), ("mntp", {}), ("mlm", CARRIED), ("mlm", FALLING)])
 def run(request, corpora):
     (folder, _), (objective, fields) = corpora, request.param
     config = run_config(folder / "mixture.json", objective=objective, batch=BATCH, **fields)

@@ -76,6 +76,51 @@ def test_batches_are_those_of_the_plain_definition(corpus, documents, objective,
     assert (batch.rows_B == numbers).all() and (batch.sources_B == 0).all()
 
 
+FALLING = {"mask_share": 0.4, "mask_share_end": 0.1}
+
+
+@pytest.mark.parametrize("objective", ["mlm", "mntp"])
+def test_the_mask_share_goes_evenly_from_row_to_row_over_the_stage(corpus, documents, objective):
+    config = run_config(corpus, **FALLING)
+    stage = open_data(replace(config, schedule=replace(config.schedule, tokens=64 * 1200)))
+    assert stage.pool_rows < 1200  # the second epoch is masked by what has been consumed before it
+    positions = [0, 1, 7, 500, 1199, 1200, 5000]
+    numbers = np.concatenate([stage.order.at(position, 1) for position in positions])
+    shares = [max(0.1, 0.4 - 0.3 * position / 1200) for position in positions]
+    batch = stage.batch(numbers, objective)
+    expected = twin.assemble(
+        twin_rows(stage, numbers, documents), documents, 64, OBJECTIVES[objective], stage.config.data, 0, shares=shares
+    )
+    assert batch.input_ids_BT.reshape(-1).tolist() == expected.input_ids
+    assert list(zip(batch.label_positions_L.tolist(), batch.label_ids_L.tolist(), strict=True)) == expected.labels
+
+
+def test_a_mask_share_that_falls_changes_neither_rows_nor_held_out_text_nor_next_tokens(corpus):
+    constant, falling = open_data(run_config(corpus, mask_share=0.4)), open_data(run_config(corpus, **FALLING))
+    numbers = constant.step_rows(2)
+    assert constant.fingerprint == falling.fingerprint and (numbers == falling.step_rows(2)).all()
+    assert constant.batch(numbers, "clm").digest() == falling.batch(numbers, "clm").digest()
+    for ours, theirs in zip(constant.held_out("mlm", 8), falling.held_out("mlm", 8), strict=True):
+        assert ours.digest() == theirs.digest()
+    first, late = falling.batch(falling.order.at(0, 1), "mlm"), falling.batch(falling.order.at(20_000, 64), "mlm")
+    assert first.digest() == constant.batch(falling.order.at(0, 1), "mlm").digest()
+    assert 0.08 < late.labels / late.tokens < 0.12
+
+
+def test_a_falling_mask_share_is_the_same_for_every_layout_and_start(corpus):
+    stage = open_data(run_config(corpus, batch=WARMUP, **FALLING))
+    expected = {step: stage.batch(stage.step_rows(step), "mlm").digest() for step in range(30, 34)}
+    for data_size, size, start in ((1, 64, 30), (2, 16, 31), (4, 8, 33)):
+        found = dict.fromkeys(range(start, 34), 0)
+        for rank in range(data_size):
+            with Loader(stage, "mlm", rank, data_size, size, start_step=start) as loader:
+                for step, batches in itertools.islice(loader, 34 - start):
+                    found[step] += sum(batch.digest() for batch in batches)
+        assert {step: digest % 2**64 for step, digest in found.items()} == {
+            step: digest for step, digest in expected.items() if step >= start
+        }
+
+
 def test_both_members_of_a_pair_see_the_same_text(stage):
     rows = np.arange(stage.pool_rows)
     encoder, decoder = stage.batch(rows, "mlm"), stage.batch(rows, "clm")
@@ -294,8 +339,7 @@ def test_fingerprints_tell_what_determines_the_rows(corpus, mixture, tmp_path):
     base = open_data(run_config(corpus))
     same = open_data(run_config(corpus, objective="clm", micro_batch_rows=4))
     others = [
-        open_data(run_config(corpus, **change))
-        for change in ({"seed": 3}, {"piece_length": 60}, {"stage": "decay"})
+        open_data(run_config(corpus, **change)) for change in ({"seed": 3}, {"piece_length": 60}, {"stage": "decay"})
     ]
     others += [open_data(run_config(mixture)), open_data(run_config(corpus, batch=BatchConfig(rows=16)))]
     assert base.fingerprint == same.fingerprint

@@ -19,15 +19,15 @@ class Rows:
     tokens: int = 0
 
 
-def assemble(rows, documents, row_length, objective, data, stage, source=0):
-    """``rows``: (row number, pass, pieces) for each row; ``data`` gives seed and shares."""
+def assemble(rows, documents, row_length, objective, data, stage, source=0, shares=None):
+    """``rows``: (row number, pass, pieces) for each row; ``data`` has seed and shares, ``shares`` one a row."""
     out = Rows()
-    for number, pass_number, pieces in rows:
-        add_row(out, number, pass_number, pieces, documents, row_length, objective, data, stage, source)
+    for (number, pass_number, pieces), share in zip(rows, shares or [data.mask_share] * len(rows), strict=True):
+        add_row(out, number, pass_number, pieces, documents, row_length, objective, data, stage, source, share)
     return out
 
 
-def add_row(out, number, pass_number, pieces, documents, row_length, objective, data, stage, source):
+def add_row(out, number, pass_number, pieces, documents, row_length, objective, data, stage, source, share):
     base, row, text_tokens = len(out.input_ids), [], []
     for piece in pieces:
         document = documents[piece.document]
@@ -50,20 +50,20 @@ def add_row(out, number, pass_number, pieces, documents, row_length, objective, 
         out.segments.append(base + row_length)
         row += [SPECIAL_IDS["[PAD]"]] * (row_length - len(row))
     if objective.masked:
-        mask(out, base, row, text_tokens, number, pass_number, objective, data, stage, source)
+        mask(out, base, row, text_tokens, number, pass_number, objective, data, stage, source, share)
     out.input_ids += row
 
 
-def mask(out, base, row, text_tokens, number, pass_number, objective, data, stage, source):
+def mask(out, base, row, text_tokens, number, pass_number, objective, data, stage, source, share):
     choice = stream_words(data.seed, CHOICE, stage, source)[:2]
     replacement = stream_words(data.seed, REPLACEMENT, stage, source)[:2]
     protected = set(SPECIAL_IDS.values())
     for token in text_tokens:
         draw = row_draw(choice, number, pass_number, token) / 2**32
-        if draw >= data.mask_share or row[token] in protected:
+        if draw >= share or row[token] in protected:
             continue
         out.labels.append((base + token + objective.label_offset, row[token]))
-        if draw < data.mask_share * data.mask_token_share:
+        if draw < share * data.mask_token_share:
             row[token] = SPECIAL_IDS["[MASK]"]
-        elif draw < data.mask_share * (data.mask_token_share + data.random_token_share):
+        elif draw < share * (data.mask_token_share + data.random_token_share):
             row[token] = row_draw(replacement, number, pass_number, token) * VOCABULARY >> 32
