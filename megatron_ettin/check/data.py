@@ -12,7 +12,7 @@ from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.corpus.verify import verify_corpus
 from megatron_ettin.errors import DataError
 from megatron_ettin.rows.held_out import split_key, text_hashes
-from megatron_ettin.rows.mixture import Mixture, read_mixture
+from megatron_ettin.rows.mixture import Mixture, mixture_of
 from megatron_ettin.rows.packing import native_corpus, open_pack, pack_spec
 from megatron_ettin.rows.pool import build_pool
 from megatron_ettin.rows.run_data import common_vocabulary, refuse_empty
@@ -25,7 +25,7 @@ FEW_DOCUMENTS = 1 << 20
 
 def corpus_findings(config: RunConfig, deep: bool, corpora: list[Corpus]) -> Iterator[Finding]:
     """Each corpus of the mixture: files, sizes, fingerprint, tokenizer; fills ``corpora``."""
-    mixture = read_mixture(config.data.data)
+    mixture = mixture_of(config.data)
     for source in mixture.sources:
         corpus = open_corpus(source.prefix)
         refuse_empty(source, corpus)

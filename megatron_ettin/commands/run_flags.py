@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import takewhile
@@ -12,6 +11,7 @@ from typing import TypeVar
 import tyro
 
 from megatron_ettin.config import rules
+from megatron_ettin.config.counts import counts_tokens, token_count
 from megatron_ettin.config.named_run import run_of
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.recipes import STAGES, known_name
@@ -31,6 +31,7 @@ from megatron_ettin.config.run import (
 )
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from megatron_ettin.errors import ConfigError, closest, suggest
+from megatron_ettin.plans.scale import scale_for, scaled, too_short
 from megatron_ettin.typed_json import field_types
 
 ALIASES = {
@@ -50,11 +51,10 @@ ALIASES = {
 # config knows no tyro: so token counts are told by the name of the flag. tyro's aliases belong to annotated fields too.
 # It ends the process on a misspelt flag, with a box of text; here one ConfigError names the nearest flag, which
 # torchrun repeats in its summary.
-COUNT = re.compile(r"(\d+(?:\.\d+)?)([KMBT])")
-COUNT_UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 USAGE = """\
 SIZE is 17m 32m 68m 150m 400m 1b, tiny, or a .toml file; OBJECTIVE is mlm, clm or mntp; STAGE is pretrain,
 extension, decay or cross. --variant released follows the published artifacts where they differ from the paper.
+--scale X multiplies the token counts of the recipe, rise, fall and growth of the batch included: --scale 0.03.
 Short forms: {aliases}.
 Token counts take K, M, B and T: --tokens 250B. Every field of the run is a flag; defaults are the recipe's."""
 
@@ -119,7 +119,19 @@ def parse_flags(arguments: list[str], kind: type[Flags], verb: str, checked: boo
         raise ConfigError("\n  ".join([*idle, "leave out what does nothing"]))
     if checked:
         rules.check(config)
+    if (scale := asked_scale(arguments)) != 1.0 and not rules.problems(config) and (reason := too_short(config)):
+        enough = scale_for(config, max(1, round(config.schedule.tokens / scale)))
+        raise ConfigError(f"--scale {scale:g}: {reason}; use --scale {enough:g} or more")
     return config, flags
+
+
+def asked_scale(arguments: list[str]) -> float:
+    """The value of --scale; raises ConfigError when it is no number."""
+    value, _ = taken(arguments, "--scale", "1")
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ConfigError(f"--scale {value}: use a positive number, such as 0.01") from error
 
 
 def description(kind: type[RunFlags]) -> str:
@@ -143,8 +155,9 @@ def recipe_named(arguments: list[str], verb: str) -> tuple[RunConfig, list[str]]
             f"{kind} is missing: {', '.join(known)}"
         )
     variant, rest = taken(arguments[3:], "--variant", "paper")
+    _, rest = taken(rest, "--scale", "")
     size = names[0] if names[0].endswith(".toml") else known_name("size", names[0], list(SHAPES))
-    return run_of(size, names[1], names[2], variant), rest
+    return scaled(run_of(size, names[1], names[2], variant), asked_scale(arguments)), rest
 
 
 def taken(arguments: list[str], flag: str, default: str) -> tuple[str, list[str]]:
@@ -163,7 +176,7 @@ def taken(arguments: list[str], flag: str, default: str) -> tuple[str, list[str]
 
 def refuse_typos(kind: type[RunFlags], arguments: list[str]) -> None:
     """Raise ConfigError for a flag that does not exist, naming the nearest one."""
-    known = [*ALIASES, "--variant", "--help", "-h", *flag_names(kind)]
+    known = [*ALIASES, "--variant", "--scale", "--help", "-h", *flag_names(kind)]
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:
@@ -196,14 +209,3 @@ def expanded(arguments: list[str], aliases: Mapping[str, str]) -> list[str]:
         else:
             written.append(token_count(argument) if counts_tokens(flag) else argument)
     return written
-
-
-def counts_tokens(flag: str) -> bool:
-    """Whether the value of a flag is a number of tokens; the names of such fields end so."""
-    return re.split("[.-]", flag.replace("_", "-"))[-1] == "tokens"
-
-
-def token_count(value: str) -> str:
-    """A number of tokens with its unit written out: 1.5K is 1500; anything else as it is."""
-    count = COUNT.fullmatch(value)
-    return str(round(float(count[1]) * COUNT_UNITS[count[2]])) if count else value

@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from megatron_ettin.config.objective import OBJECTIVES
-from megatron_ettin.config.run import BatchConfig, LayoutConfig, RunConfig
+from megatron_ettin.config.run import BatchConfig, LayoutConfig, RunConfig, StageName
 from megatron_ettin.config.shapes import is_global
 
 FP8_MULTIPLE = 16
 """Rows and columns of the matrices that are multiplied in fp8."""
+
+
+STAGE_NUMBERS: dict[StageName, int] = {"pretrain": 0, "extension": 1, "decay": 2, "cross": 3}
+"""What a stage is called in the keys of order and masks; part of the file format of past runs, so never renumbered."""
+
+
+def stage_number(config: RunConfig) -> int:
+    """What the stage of a run is called in the keys of order and masks."""
+    return STAGE_NUMBERS[config.stage] if config.data.stage_number < 0 else config.data.stage_number
 
 
 def batch_sizes(batch: BatchConfig) -> list[int]:

@@ -78,7 +78,8 @@ def shares(config: RunConfig) -> Iterator[str]:
         if not 0.0 <= getattr(config.optimizer, name) < 1.0:
             yield f"optimizer.{name}={getattr(config.optimizer, name)} must lie in [0, 1)"
     for section, name in (
-        ("optimizer", "epsilon"), ("schedule", "peak_rate"), ("model", "norm_epsilon"), ("model", "initial_std"),
+        ("optimizer", "epsilon"), ("schedule", "peak_rate"), ("data", "temperature"), ("model", "norm_epsilon"),
+        ("model", "initial_std"),
         ("model", "initial_cutoff"), ("model", "rope_base_global"), ("model", "rope_base_local"),
     ):  # fmt: skip
         value = getattr(getattr(config, section), name)

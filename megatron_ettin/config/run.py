@@ -76,6 +76,9 @@ class DataConfig:
     """Share of the documents, by hash of their ids, that training never sees."""
     seed: int = 21
     """Key of the order and of the masks."""
+    temperature: float = 1.0
+    """Power to which the weights of the mixture are raised; below 1 small sources are read more often than their weight
+    says."""
     stage_number: int = -1
     """Number of the stage in the keys of order, masks and dropout; -1: that of the recipe's stage. A plan numbers a
     further stage of one kind, so that it reads the rows in another order and under other masks."""

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megatron_ettin import _native
+from megatron_ettin.config.derived import stage_number
 from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import DataConfig, RunConfig
-from megatron_ettin.rows.order import FIXED_SEED, RowNumbers, Stream, stage_number, stream_key
+from megatron_ettin.rows.order import FIXED_SEED, RowNumbers, Stream, stream_key
 from megatron_ettin.rows.packing import PackIndex, Side
 from megatron_ettin.tokenizer.special_tokens import CLS, MASK, PAD, SEP
 

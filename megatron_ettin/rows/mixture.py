@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from megatron_ettin.config.run import DataConfig
 from megatron_ettin.corpus.format import corpus_prefix
 from megatron_ettin.errors import DataError
 from megatron_ettin.typed_json import FieldError, decode, load_json
@@ -61,6 +62,23 @@ class Mixture:
         if source.measure == "tokens" or self.tokens is None:
             return source.amount
         return self.tokens * source.amount / sum(other.amount for other in self.sources)
+
+
+def mixture_of(data: DataConfig) -> Mixture:
+    """The mixture that a run reads, its weights raised to the power ``data.temperature``.
+
+    Raises DataError as ``read_mixture`` does, and where there are no weights to raise.
+    """
+    mixture, power = read_mixture(data.data), data.temperature
+    if power == 1.0:
+        return mixture
+    if mixture.tokens is None:
+        raise DataError(
+            f"{data.data}: data.temperature={power:g} raises weights to a power, but no source has one; give the "
+            "sources weights, such as their tokens, and the mixture its tokens, or leave data.temperature at 1"
+        )
+    raised = tuple(replace(source, amount=source.amount**power) for source in mixture.sources)
+    return replace(mixture, sources=raised)
 
 
 def read_mixture(path: str | Path) -> Mixture:

@@ -13,18 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from megatron_ettin import _native
-from megatron_ettin.config.run import RunConfig, StageName
 
 RowNumbers = NDArray[np.int64]
 """RowNumbers by their number in a pool, in an order or in a pack index."""
-
-STAGE_NUMBERS: dict[StageName, int] = {"pretrain": 0, "extension": 1, "decay": 2, "cross": 3}
-"""What a stage is called in a counter; part of the file format of past runs, so never renumbered."""
-
-def stage_number(config: RunConfig) -> int:
-    """What the stage of a run is called in a counter."""
-    return STAGE_NUMBERS[config.stage] if config.data.stage_number < 0 else config.data.stage_number
-
 
 Key = tuple[int, int]
 """A Philox key: two 32-bit words."""

@@ -14,13 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from megatron_ettin import _native
 from megatron_ettin.batch import Batch
+from megatron_ettin.config.derived import stage_number
 from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
 from megatron_ettin.rows.assembly import make_assembler, mask_bounds, mask_rule, mask_shares
-from megatron_ettin.rows.mixture import Mixture, MixtureSource, read_mixture
+from megatron_ettin.rows.mixture import Mixture, MixtureSource, mixture_of, read_mixture
 from megatron_ettin.rows.order import (
     FIXED_SEED,
     Permutation,
@@ -28,7 +29,6 @@ from megatron_ettin.rows.order import (
     StageOrder,
     Stream,
     permutation_keys,
-    stage_number,
 )
 from megatron_ettin.rows.packing import PackIndex, Side, open_pack, pack_spec
 from megatron_ettin.rows.pool import Pool, PoolRows, build_pool
@@ -238,7 +238,7 @@ def open_data(config: RunConfig, threads: int | None = None) -> RunData:
     if not config.data.data:
         raise ConfigError("data.data is empty; give a mixture file or the prefix of a corpus with --data")
     count = threads or cores()
-    mixture = read_mixture(config.data.data)
+    mixture = mixture_of(config.data)
     corpora = [open_corpus(source.prefix) for source in mixture.sources]
     common_vocabulary(mixture, corpora, config)
     for source, corpus in zip(mixture.sources, corpora, strict=True):

@@ -13,6 +13,7 @@ from megatron_ettin.config.named_run import run_of
 from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.run import LayoutConfig, RunConfig, StageName
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.plans.scale import multiplied
 
 FEWEST_STEPS: dict[StageName, int] = {"pretrain": 200, "extension": 60, "decay": 60, "cross": 60}
 """A stage with fewer steps than this learns little more than word frequencies; rows, then their length, are cut."""
@@ -131,7 +132,7 @@ def stage_run(settings: StudySettings, objective: ObjectiveName, stage: StageNam
     pretraining = run_of(settings.size, objective, "pretrain", settings.variant)
     share = settings.tokens / pretraining.schedule.tokens if settings.tokens else 1.0
     config = replace(
-        scaled(recipe, share),
+        multiplied(recipe, share),
         data=replace(recipe.data, data=settings.data, held_out_share=settings.held_out_share),
         layout=replace(recipe.layout, tensor=settings.tensor, pipeline=settings.pipeline),
     )
@@ -148,23 +149,6 @@ def refuse_bad_data(settings: StudySettings) -> None:
     from megatron_ettin.rows.run_data import open_data
 
     open_data(stage_run(settings, "mlm", "pretrain")).held_out("mlm", rows=1)
-
-
-def scaled(config: RunConfig, share: float) -> RunConfig:
-    """The run with every token count of its schedule and batch multiplied by ``share``."""
-    if share == 1.0:
-        return config
-    plan, batch = config.schedule, config.batch
-    return replace(
-        config,
-        schedule=replace(
-            plan,
-            tokens=round(plan.tokens * share),
-            warmup_tokens=round(plan.warmup_tokens * share),
-            decay_tokens=round(plan.decay_tokens * share),
-        ),
-        batch=replace(batch, warmup_tokens=round(batch.warmup_tokens * share)),
-    )
 
 
 def fitted(config: RunConfig, ranks: int) -> RunConfig:

@@ -49,6 +49,16 @@ def test_the_tokens_of_a_study_take_units_too(tmp_path: Path, capsys: pytest.Cap
     assert study.main(arguments) == 0 and "[1/" in capsys.readouterr().out
 
 
+def test_a_scale_shortens_a_stage_with_its_rise_and_growth() -> None:
+    run, _ = parse_run(["tiny", "mlm", "pretrain", "--scale", "0.06"])
+    step = 32 * 256
+    assert run.schedule.tokens == 120_000 and run.schedule.warmup_tokens == step
+    assert (run.batch.rows, run.batch.warmup_tokens, run.batch.warmup_increment) == (32, 6_000, 16)
+    assert parse_run(["tiny", "mlm", "pretrain", "--scale=1"])[0] == recipe("tiny", "mlm", "pretrain")
+    small = ["--batch.warmup-tokens", "0", "--batch.rows", "2", "--micro-batch", "2"]
+    assert parse_run(["tiny", "mlm", "pretrain", "--scale=0.01", *small])[0].schedule.tokens == 20_000
+
+
 def test_weights_from_hugging_face_bring_no_optimizer_state() -> None:
     run, _ = parse_run(["17m", "clm", "decay", "--init-from", "folder"])
     assert run.start.huggingface == "folder" and not run.start.carry_optimizer
@@ -69,6 +79,9 @@ def test_weights_from_hugging_face_bring_no_optimizer_state() -> None:
         ([*NAMES, "--variant", "relased"], "did you mean 'released'?"),
         ([*NAMES, "--model.size", "32m"], "the size is the first argument"),
         ([*NAMES, "--model.causal-window", "32"], "model.causal_window has no effect: objective mlm"),
+        (["tiny", "mlm", "decay", "--scale", "0.01"], "1 steps of up to 16 rows of 512, fewer than 8; use --scale"),
+        ([*NAMES, "--scale", "-1"], "--scale -1: use a positive number"),
+        ([*NAMES, "--scale", "half"], "--scale half: use a positive number"),
         ([*NAMES, "--layout.tensor", "3"], "layout.tensor=3 does not divide model.heads=4; use 1, 2 or 4"),
         ([*NAMES, "--data.mask-share", "0"], "leaves mlm nothing to predict"),
     ],

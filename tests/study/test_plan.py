@@ -11,6 +11,7 @@ from megatron_ettin.config import rules
 from megatron_ettin.config.codec import flatten
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.plans.scale import multiplied
 from megatron_ettin.study.plan import MEMBERS, plan
 from megatron_ettin.study.settings import (
     FEWEST_STEPS,
@@ -18,7 +19,6 @@ from megatron_ettin.study.settings import (
     StudySettings,
     fitted,
     flags_between,
-    scaled,
     stage_run,
 )
 from tests.support.runs import parse_run
@@ -131,11 +131,11 @@ def test_a_small_study_has_as_many_steps_as_its_tokens_allow(size, tokens, ranks
 def test_the_recipe_is_not_touched_where_it_fits():
     config = recipe("150m", "mlm", "decay")
     assert fitted(config, 8) is config
-    assert scaled(config, 1.0) is config
+    assert multiplied(config, 1.0) is config
 
 
 def test_scaling_keeps_the_shape_of_the_schedule():
-    config = scaled(recipe("17m", "clm", "cross"), 1e-3)
+    config = multiplied(recipe("17m", "clm", "cross"), 1e-3)
     assert (config.schedule.tokens, config.schedule.warmup_tokens) == (50_000_000, 3_000_000)
     assert config.schedule.decay_tokens == 10_000_000
 

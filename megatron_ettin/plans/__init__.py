@@ -1,0 +1,1 @@
+"""Plans: lists of stages as data, those that ship, and the runs that they become."""
