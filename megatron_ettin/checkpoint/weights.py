@@ -25,10 +25,16 @@ def from_head_order(joined: Tensor, heads: int) -> Tensor:
     return joined.view(heads, 3, -1, joined.shape[1]).transpose(0, 1).reshape(joined.shape)
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity: one reading where it does not, for its sum is finite too."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
 class StoredWeights(Mapping[str, Tensor]):
     """Name, as in `config.weights`, -> float32 tensor; each is read when it is asked for and not kept.
 
-    Costs the largest tensor twice in memory. Raises CheckpointError when a tensor is missing or has another shape.
+    Costs the largest tensor twice in memory. Raises CheckpointError when a tensor is missing or has another shape, and
+    where it is read and holds NaN or infinity.
     """
 
     def __init__(self, checkpoint: Checkpoint, model: ModelConfig) -> None:
@@ -54,6 +60,8 @@ class StoredWeights(Mapping[str, Tensor]):
         tensor = torch.empty(size)
         with torch_errors(f"{self._folder} cannot be read"):
             load({key: tensor}, storage_reader=FileSystemReader(self._folder), no_dist=True)
+        if not all_finite(tensor):
+            raise CheckpointError(f"tensor {name} of {self._folder} holds NaN or infinity; take another checkpoint")
         return from_head_order(tensor, self._heads) if weight.split == "heads" else tensor[: weight.shape[0]]
 
     def __iter__(self) -> Iterator[str]:

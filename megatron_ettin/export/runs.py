@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +23,13 @@ from megatron_ettin.config.run import RunConfig, StageName
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.export.config_json import kind_of
-from megatron_ettin.export.huggingface import Export, StoredType, open_folder, write_folder
+from megatron_ettin.export.huggingface import Export, StoredType
 from megatron_ettin.export.mapping import huggingface_shapes, to_huggingface
-from megatron_ettin.export.parity import PARITY_FILE, compare, packed_logits, write_parity
+from megatron_ettin.export.parity import PARITY_FILE
+from megatron_ettin.export.published import publish_export
 from megatron_ettin.export.tokenizer_files import write_json
 from megatron_ettin.export.weights import WEIGHTS, save_weights
-from megatron_ettin.ownership import STAGING, owned, remove_dead_staging
-from megatron_ettin.publish import publish
+from megatron_ettin.ownership import remove_dead_staging
 from megatron_ettin.rows.data_record import read_data_record
 from megatron_ettin.rows.mixture import read_mixture
 from megatron_ettin.run_folder import DATA_RECORD, TOKENIZER, Checkpoint, list_checkpoints, stored_tokenizer
@@ -113,10 +111,7 @@ def export_checkpoint(
     if is_exported(checkpoint, folder, dtype):
         return False
     export, training = described(load_checkpoint(checkpoint), dtype, tokenizer, say)
-    with publish(folder) as staging, owned(staging, STAGING, shlex.join(sys.orig_argv), remove=True):
-        fill(staging, export, training)
-        stored = open_folder(staging).tensors
-        write_parity(staging, compare(staging, packed_logits(export.model, export.objective, stored)))
+    publish_export(folder, export, {TRAINING_FILE: training})
     return True
 
 
@@ -153,12 +148,6 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
         "state": loaded.state.figures(),
         "checkpoint": loaded.fingerprint,
     }
-
-
-def fill(folder: Path, export: Export, training: Mapping[str, Any]) -> None:
-    """Write a checkpoint into an existing, empty folder, without a proof of its logits."""
-    write_folder(folder, export)
-    write_json(folder / TRAINING_FILE, dict(training))
 
 
 def refill(folder: Path, loaded: Loaded) -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from megatron_ettin.checkpoint.weights import all_finite
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.typed_json import parse_json
 
@@ -94,7 +95,7 @@ class StoredTensors(Mapping[str, Tensor]):
             tensor: Tensor = file.get_tensor(name)
         if tensor.dtype not in DTYPES.values():
             raise CheckpointError(f"tensor {name} of {path} is {tensor.dtype}; float32, bfloat16 and float16 are read")
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise CheckpointError(f"tensor {name} of {path} holds NaN or infinity")
         return tensor.float()
 

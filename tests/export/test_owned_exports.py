@@ -21,11 +21,11 @@ from tests.support.launch import environment, ettin
 
 HELD = """
 import sys, time
-import megatron_ettin.export.runs as runs
+import megatron_ettin.export.published as published
 from megatron_ettin.cli import main
 def hold(*arguments):
     time.sleep(600)
-runs.write_parity = hold
+published.write_parity = hold
 sys.exit(main(["convert", sys.argv[1], sys.argv[2]]))
 """
 

@@ -28,11 +28,15 @@ SHIMS = {
 MEGABYTES = "0.5"
 PAGES = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/evaluate.md", "docs/glossary.md",
-    "docs/operations.md", "docs/python.md", "examples/own_data.md", "benchmarks/README.md",
+    "docs/operations.md", "docs/python.md", "docs/vocabulary.md", "examples/own_data.md", "benchmarks/README.md",
     "benchmarks/results/README.md", "csrc/README.md",
 )  # fmt: skip
-"""What people read. The commands of README.md and examples/own_data.md run in tests; of docs/ evaluate.md alone holds
-some, and tests/evaluate/test_page.py runs them."""
+"""What people read. The commands of README.md and examples/own_data.md run in tests."""
+PAGES_WITH_COMMANDS = {
+    "docs/evaluate.md": "tests/evaluate/test_page.py",
+    "docs/vocabulary.md": "tests/derive/test_page.py",
+}
+"""Pages of docs/ that hold commands, and the test that runs them."""
 
 
 def readme_commands(root: Path) -> list[str]:
@@ -105,4 +109,5 @@ def test_files_that_a_page_names_exist(root: Path, page: str) -> None:
 def test_commands_stand_in_pages_that_a_test_runs(root: Path) -> None:
     pages = {path.relative_to(root).as_posix() for path in (root / "docs").glob("*.md")}
     assert pages < set(PAGES)
-    assert [page for page in pages if "```bash" in (root / page).read_text()] == ["docs/evaluate.md"]
+    assert {page for page in pages if "```bash" in (root / page).read_text()} == set(PAGES_WITH_COMMANDS)
+    assert [proof for proof in PAGES_WITH_COMMANDS.values() if not (root / proof).exists()] == []

@@ -1,0 +1,1 @@
+"""Models made from models without training: weights joined, another vocabulary."""

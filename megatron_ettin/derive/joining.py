@@ -1,0 +1,148 @@
+"""One weight out of several: the mean, and TIES (trim, elect a sign, mean of those that agree; arXiv 2306.01708)."""
+
+# M models, N values of a block
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+BLOCK = 2**16
+"""Values of each model that are joined at a time: all that is made of them stays in a core's cache."""
+LOW_BITS = 15
+"""A magnitude's 31 bits are counted in two passes: the 16 high ones, then these of those that share the high ones."""
+
+
+class Method(Protocol):
+    """How values at the same place of several models become one."""
+
+    def join(self, values: Sequence[Tensor]) -> Tensor:
+        """One float32 [N] of each model -> float32 [N]."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The weighted mean, in float64 and rounded once: equal models give themselves bit for bit."""
+
+    weights: tuple[float, ...]
+
+    def join(self, values: Sequence[Tensor]) -> Tensor:
+        """The mean of each value."""
+        weighted = zip(values, self.weights, strict=True)
+        first, weight = next(weighted)
+        sum_N = first.double().mul_(weight)
+        for value_N, weight in weighted:
+            sum_N.add_(value_N.double(), alpha=weight)
+        return sum_N.div_(math.fsum(self.weights)).float()
+
+
+@dataclass(frozen=True)
+class Ties:
+    """TIES; the first of the values that are joined is the base."""
+
+    weights: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    """Of each model; a smaller change is trimmed, that is taken for none."""
+    scale: float
+
+    def join(self, values: Sequence[Tensor]) -> Tensor:
+        """The base where no change is left or none is elected; else the mean of the models that agree.
+
+        With a scale of 1 the base plus the mean of changes is the mean of the models, which is rounded less.
+        """
+        base_N, models_MN = values[0], torch.stack(list(values[1:]))
+        change_MN = models_MN - base_N
+        threshold_M1 = torch.tensor(self.thresholds).unsqueeze(1)
+        kept_MN = (change_MN.abs() >= threshold_M1) & (change_MN != 0)
+        weight_M1 = torch.tensor(self.weights, dtype=torch.float64).unsqueeze(1)
+        elected_N = (weight_M1 * change_MN * kept_MN).sum(0).sign()
+        share_MN = weight_M1 * (kept_MN & (change_MN.sign() == elected_N))
+        total_N = share_MN.sum(0)
+        joined_N = (share_MN * models_MN).sum(0) / total_N
+        if self.scale != 1:
+            joined_N = base_N + self.scale * (joined_N - base_N)
+        return torch.where(total_N > 0, joined_N, base_N.double()).float()
+
+
+class Joined(Mapping[str, Tensor]):
+    """The weights of several models, joined tensor by tensor when they are asked for.
+
+    Costs one tensor of each model and the joined one in memory. The last one is kept, for it may be stored in parts.
+    """
+
+    def __init__(self, models: Sequence[Mapping[str, Tensor]], method: Method) -> None:
+        self._models, self._method = models, method
+        self._last: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._last:
+            self._last.clear()
+            self._last[name] = self._joined([model[name] for model in self._models])
+        return self._last[name]
+
+    def _joined(self, tensors: Sequence[Tensor]) -> Tensor:
+        flat = [tensor.reshape(-1) for tensor in tensors]
+        result = torch.empty(flat[0].shape)
+        for place in range(0, len(result), BLOCK):
+            block = slice(place, place + BLOCK)
+            result[block] = self._method.join([values[block] for values in flat])
+        return result.view(tensors[0].shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models[0])
+
+    def __len__(self) -> int:
+        return len(self._models[0])
+
+
+def thresholds(
+    base: Mapping[str, Tensor], models: Sequence[Mapping[str, Tensor]], density: float
+) -> tuple[float, ...]:
+    """The smallest magnitude, of each model, among the ``density`` of its changes from the base that are largest.
+
+    Exact over all weights of a model together, as in the paper; reads every model twice, a tensor at a time. Magnitudes
+    are counted by their bits, whose order is that of float32 numbers.
+    """
+    if density == 1:
+        return (0.0,) * len(models)
+    first = _counted(base, models, None)
+    keep = max(1, math.ceil(density * int(first[0].sum())))
+    high = [_bin_of_rank(counts, keep) for counts in first]
+    second = _counted(base, models, [bin for bin, _ in high])
+    low = [_bin_of_rank(counts, left) for counts, (_, left) in zip(second, high, strict=True)]
+    bits = [top << LOW_BITS | rest for (top, _), (rest, _) in zip(high, low, strict=True)]
+    return tuple(torch.tensor(bits, dtype=torch.int32).view(torch.float32).tolist())
+
+
+def _counted(
+    base: Mapping[str, Tensor], models: Sequence[Mapping[str, Tensor]], high: list[int] | None
+) -> list[Tensor]:
+    """Of each model how many changes have which high bits; with ``high`` which low bits those with these high ones."""
+    bins = 2 ** (LOW_BITS if high else 31 - LOW_BITS)
+    counts = [torch.zeros(bins, dtype=torch.int64) for _ in models]
+    for name in base:
+        start = base[name].reshape(-1)
+        for place, model in enumerate(models):
+            values = model[name].reshape(-1)
+            for begin in range(0, len(values), 16 * BLOCK):
+                block = slice(begin, begin + 16 * BLOCK)
+                bits = (values[block] - start[block]).abs_().view(torch.int32)
+                if high:
+                    bits = bits[bits >> LOW_BITS == high[place]] & (2**LOW_BITS - 1)
+                else:
+                    bits >>= LOW_BITS
+                counts[place] += torch.bincount(bits, minlength=bins)
+    return counts
+
+
+def _bin_of_rank(counts: Tensor, rank: int) -> tuple[int, int]:
+    """The bin of the ``rank``-th largest value, 1 being the largest, and its rank among those of that bin."""
+    above = counts.flip(0).cumsum(0)
+    place = int(torch.searchsorted(above, rank))
+    before = int(above[place - 1]) if place else 0
+    return len(counts) - 1 - place, rank - before

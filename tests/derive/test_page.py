@@ -1,0 +1,27 @@
+"""The commands of docs/vocabulary.md run, one after the other, in a folder that has what they name."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron_ettin.cli import main
+
+
+def test_the_commands_of_the_page_run(
+    make_folder: Callable[..., Path], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(("my_extension", "my_decay_a", "my_decay_b", "my_decay_c")):
+        make_folder("mlm", name, seed=seed)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```bash\n(.*?)```", (root / "docs" / "vocabulary.md").read_text(), flags=re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line]
+    assert len(commands) == 2
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "ettin"
+        assert main(arguments) == 0, command
