@@ -26,6 +26,7 @@ VERBS: dict[str, Verb] = {
     "prepare": Verb("megatron_ettin.commands.prepare", "text to a tokenized corpus"),
     "corpus": Verb("megatron_ettin.commands.corpus", "inspect, verify, show, merge and adopt corpora"),
     "pretrain": Verb("megatron_ettin.commands.pretrain", "train, or go on where a run stopped; under torchrun"),
+    "adapt": Verb("megatron_ettin.commands.adapt", "go on training a published model on other text, and export it"),
     "check": Verb("megatron_ettin.commands.check", "rules, files, rows, steps, memory and settings of a run"),
     "estimate": Verb("megatron_ettin.commands.estimate", "parameters, work, time, memory and bubble, before a run"),
     "convert": Verb("megatron_ettin.commands.convert", "checkpoints to Hugging Face folders, or a folder to a run"),

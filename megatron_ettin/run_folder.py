@@ -6,6 +6,9 @@
     RUN/order/data.json        what it reads           RUN/saves.jsonl     a line for each checkpoint that was saved
     RUN/tokenizer.json         its tokenizer, for the corpus may go
     RUN/changes.jsonl          a line for each return to an earlier checkpoint, by a spike or with other settings
+    RUN/start.json             the model that `ettin adapt` goes on from
+    RUN/corpus/                the text that it has prepared
+    RUN/export/                the Hugging Face folder that it ends with
     RUN/checkpoints/           LATEST and a folder for each saved step:
     step-NNNNNNNN/state.json, step-NNNNNNNN/shards/, step-NNNNNNNN/manifest.json
 """
@@ -41,6 +44,8 @@ TOKENIZER = "tokenizer.json"
 ORDER, DATA_RECORD = "order", "order/data.json"
 CHECKPOINTS, LATEST = "checkpoints", "LATEST"
 SAVES, CHANGES = "saves.jsonl", "changes.jsonl"
+START, CORPUS, EXPORT = "start.json", "corpus/text", "export"
+"""Of a run of `ettin adapt`: what it goes on from, the prefix of the corpus prepared for it, and its export."""
 OWNER = "run"
 """What a run's owner owns (``ownership``)."""
 EXIT_TAKEN_OVER = 72

@@ -51,6 +51,11 @@ def main(arguments: list[str]) -> int:
             still_owned=still_owned, stop=stop,
         )  # fmt: skip
         finish()
-    if not outcome.signal:
+    return exit_status(outcome.signal)
+
+
+def exit_status(received: int) -> int:
+    """The status of a run that the signal ``received`` has stopped; 0: none has."""
+    if not received:
         return 0
-    return EXIT_INTERRUPTED if outcome.signal == signal.SIGINT else EXIT_STOPPED
+    return EXIT_INTERRUPTED if received == signal.SIGINT else EXIT_STOPPED

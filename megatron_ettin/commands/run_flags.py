@@ -32,6 +32,7 @@ from megatron_ettin.config.run import (
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from megatron_ettin.errors import ConfigError, closest, suggest
 from megatron_ettin.plans.scale import scale_for, scaled, too_short
+from megatron_ettin.run_folder import is_run, read_config
 from megatron_ettin.typed_json import field_types
 
 ALIASES = {
@@ -51,10 +52,13 @@ ALIASES = {
 # config knows no tyro: so token counts are told by the name of the flag. tyro's aliases belong to annotated fields too.
 # It ends the process on a misspelt flag, with a box of text; here one ConfigError names the nearest flag, which
 # torchrun repeats in its summary.
-USAGE = """\
+NAMES = """\
 SIZE is 17m 32m 68m 150m 400m 1b, tiny, or a .toml file; OBJECTIVE is mlm, clm or mntp; STAGE is pretrain,
 extension, decay or cross. --variant released follows the published artifacts where they differ from the paper.
 --scale X multiplies the token counts of the recipe, rise, fall and growth of the batch included: --scale 0.03.
+The folder of a run in place of the three takes the settings from it.
+"""
+USAGE = """\
 Short forms: {aliases}.
 Token counts take K, M, B and T: --tokens 250B. Every field of the run is a flag; defaults are the recipe's."""
 
@@ -99,6 +103,17 @@ def parse_flags(arguments: list[str], kind: type[Flags], verb: str, checked: boo
     Raises ConfigError for unknown names and flags, settings without effect and, if ``checked``, broken rules.
     """
     base, rest = recipe_named(arguments, verb)
+    config, flags = parse_over(base, rest, kind, f"ettin {verb} SIZE OBJECTIVE STAGE", checked)
+    if (scale := asked_scale(arguments)) != 1.0 and not rules.problems(config) and (reason := too_short(config)):
+        enough = scale_for(config, max(1, round(config.schedule.tokens / scale)))
+        raise ConfigError(f"--scale {scale:g}: {reason}; use --scale {enough:g} or more")
+    return config, flags
+
+
+def parse_over(
+    base: RunConfig, rest: list[str], kind: type[Flags], program: str, checked: bool = True, usage: str = NAMES
+) -> tuple[RunConfig, Flags]:
+    """A run whose defaults are ``base``, by flags; errors as ``parse_flags`` has. ``usage`` is a part of the help."""
     refuse_typos(kind, rest)
     rest = expanded(rest, ALIASES)
     if any(argument.partition("=")[0] == "--start.huggingface" for argument in rest):
@@ -108,8 +123,8 @@ def parse_flags(arguments: list[str], kind: type[Flags], verb: str, checked: boo
         kind,
         args=rest,
         default=kind(**sections),  # type: ignore[arg-type]
-        prog=f"ettin {verb} SIZE OBJECTIVE STAGE",
-        description=description(kind),
+        prog=program,
+        description=description(kind, usage),
     )
     config = flags.apply(base)
     if config.model.size != base.model.size:
@@ -119,9 +134,6 @@ def parse_flags(arguments: list[str], kind: type[Flags], verb: str, checked: boo
         raise ConfigError("\n  ".join([*idle, "leave out what does nothing"]))
     if checked:
         rules.check(config)
-    if (scale := asked_scale(arguments)) != 1.0 and not rules.problems(config) and (reason := too_short(config)):
-        enough = scale_for(config, max(1, round(config.schedule.tokens / scale)))
-        raise ConfigError(f"--scale {scale:g}: {reason}; use --scale {enough:g} or more")
     return config, flags
 
 
@@ -134,11 +146,11 @@ def asked_scale(arguments: list[str]) -> float:
         raise ConfigError(f"--scale {value}: use a positive number, such as 0.01") from error
 
 
-def description(kind: type[RunFlags]) -> str:
+def description(kind: type[RunFlags], usage: str) -> str:
     """The head of a verb's help."""
     short = ", ".join(f"{alias} = {flag}" for alias, flag in ALIASES.items())
     own = (kind.__doc__ or "").strip() if kind is not RunFlags else "A run by name, and any field of it by flag."
-    return f"{own}\n\n{USAGE.format(aliases=short)}"
+    return f"{own}\n\n{usage}{USAGE.format(aliases=short)}"
 
 
 def recipe_named(arguments: list[str], verb: str) -> tuple[RunConfig, list[str]]:
@@ -147,6 +159,8 @@ def recipe_named(arguments: list[str], verb: str) -> tuple[RunConfig, list[str]]
         shown = arguments[:3] if len(arguments) > 3 else ["150m", "mlm", "pretrain"]
         return run_of(*shown), ["--help"]
     names = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:3]))
+    if len(names) == 1 and names[0] not in SHAPES and is_run(Path(names[0])):
+        return read_config(Path(names[0])), ["--run", names[0], *arguments[1:]]
     if len(names) < 3:
         sizes = [*PUBLISHED_SIZES, "tiny", "a .toml file"]
         kind, known = (("SIZE", sizes), ("OBJECTIVE", list(OBJECTIVES)), ("STAGE", list(STAGES)))[len(names)]
@@ -209,3 +223,9 @@ def expanded(arguments: list[str], aliases: Mapping[str, str]) -> list[str]:
         else:
             written.append(token_count(argument) if counts_tokens(flag) else argument)
     return written
+
+
+def given_flags(arguments: list[str]) -> set[str]:
+    """The names of the flags among the arguments, short forms written out."""
+    names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    return {ALIASES.get(name, name) for name in names}

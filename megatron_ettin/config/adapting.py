@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from math import gcd
 
+from megatron_ettin.config.derived import model_ranks
 from megatron_ettin.config.named_run import nearest_size
 from megatron_ettin.config.objective import ObjectiveName
 from megatron_ettin.config.recipes import BILLION, SIZE_RECIPES
@@ -79,15 +82,32 @@ def adapted_run(
         ),
         batch=BatchConfig(rows=rows),
         optimizer=OptimizerConfig(weight_decay=size.weight_decay),
-        layout=LayoutConfig(micro_batch_rows=gcd(max(1, rows // ranks), max(1, MICRO_BATCH_TOKENS // row))),
+        layout=LayoutConfig(micro_batch_rows=micro_batch_rows(rows, row, ranks)),
         checkpoint=CheckpointConfig(every_tokens=0),
         observe=ObserveConfig(
             evaluate_every=max(1, tokens // (rows * row) // EVALUATIONS),
             evaluate_rows=min(MOST_EVALUATION_ROWS, max(8, EVALUATION_TOKENS // row)),
+            evaluate_start=True,
         ),
         start=StartConfig(huggingface=folder),
         seed=21,
     )
+
+
+def micro_batch_rows(rows: int, row_length: int, ranks: int) -> int:
+    """Rows of a micro-batch that one device holds and that the ranks share evenly, of a step of ``rows`` rows."""
+    return gcd(max(1, rows // ranks), max(1, MICRO_BATCH_TOKENS // row_length))
+
+
+def following(run: RunConfig, given: Collection[str], ranks: int) -> RunConfig:
+    """The run with what follows from its rows, where the flags ``given`` say nothing of it."""
+    data, layout = run.data, run.layout
+    if "--data.piece-length" not in given:
+        data = replace(data, piece_length=min(data.piece_length, data.row_length))
+    if "--layout.micro-batch-rows" not in given:
+        share = ranks // model_ranks(layout) or 1
+        layout = replace(layout, micro_batch_rows=micro_batch_rows(run.batch.rows, data.row_length, share))
+    return replace(run, data=data, layout=layout)
 
 
 def _power_of_two_from(number: int) -> int:

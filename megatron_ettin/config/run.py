@@ -232,6 +232,8 @@ class ObserveConfig:
     """Steps between held-out evaluations; 0: only at the end of the stage."""
     evaluate_rows: int = 64
     """Held-out rows of one evaluation."""
+    evaluate_start: bool = False
+    """Evaluate before the first step as well."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
     wandb: str = ""

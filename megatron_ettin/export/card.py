@@ -47,7 +47,8 @@ def card(model: ModelConfig, objective: Objective, origin: Mapping[str, Any], ma
     if objective.causal:
         window = f"{model.causal_window} tokens to the left and itself"
     parts = ["---", "library_name: transformers", f"pipeline_tag: {task}", "---", ""]
-    parts += [f"# Ettin {kind}, {model.size}", "", *notes, use, ""]
+    title = f"{model.size}, trained further" if "started from" in origin else f"Ettin {kind}, {model.size}"
+    parts += [f"# {title}", "", *notes, use, ""]
     facts = {
         "objective": objective.name,
         "layers x hidden": f"{model.layers} x {model.hidden}",

@@ -32,7 +32,7 @@ from megatron_ettin.export.weights import WEIGHTS, save_weights
 from megatron_ettin.ownership import remove_dead_staging
 from megatron_ettin.rows.data_record import read_data_record
 from megatron_ettin.rows.mixture import read_mixture
-from megatron_ettin.run_folder import DATA_RECORD, TOKENIZER, Checkpoint, list_checkpoints, stored_tokenizer
+from megatron_ettin.run_folder import DATA_RECORD, START, TOKENIZER, Checkpoint, list_checkpoints, stored_tokenizer
 from megatron_ettin.tokenizer.identity import TokenizerIdentity, compare_tokenizers, read_identity
 from megatron_ettin.tokenizer.special_tokens import missing_roles
 from megatron_ettin.typed_json import parse_json
@@ -129,6 +129,7 @@ def described(
         special_ids=None if missing_roles(identity.special_ids) else identity.special_ids,
         dtype=dtype,
         origin={
+            **ancestry(run),
             "stage": loaded.config.stage,
             "revision": loaded.revision,
             "steps of the stage": f"{loaded.state.step:,}",
@@ -139,6 +140,20 @@ def described(
     if (run / DATA_RECORD).is_file():
         training["data"] = read_data_record(run)["data"]
     return export, training
+
+
+def ancestry(run: Path) -> dict[str, Any]:
+    """What a run of `ettin adapt` has gone on from and what it has read, for the card; empty for other runs."""
+    try:
+        start = parse_json((run / START).read_text(encoding="utf-8"))
+        name = f"{start['name']} ({start['commit']})" if start["commit"] else str(start["name"])
+        objective = str(start["objective"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    facts = {"started from": name, "which was trained on": objective}
+    if (run / DATA_RECORD).is_file():
+        facts["text"] = ", ".join(source["name"] for source in read_data_record(run)["sources"])
+    return facts
 
 
 def _facts(loaded: Loaded) -> dict[str, Any]:

@@ -71,8 +71,7 @@ def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minut
     Works under torchrun and, without it, as a world of one. Raises ConfigError when the layout does not divide the
     world.
     """
-    device = device or prepare()
-    _join(device, timeout_minutes)
+    device = join(device, timeout_minutes)
     from megatron.core import parallel_state
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
@@ -133,17 +132,20 @@ def _axis(group: dist.ProcessGroup) -> Axis:
     return Axis(group=group, size=group.size(), rank=group.rank())
 
 
-def _join(device: Device, timeout_minutes: float) -> None:
+def join(device: Device | None = None, timeout_minutes: float = 30.0) -> Device:
+    """Meet the other ranks, once; before a layout is known they can wait for one another and exchange objects."""
+    device = device or prepare()
     if dist.is_initialized():
-        return
+        return device
     timeout = timedelta(minutes=timeout_minutes)
     device_id = device.torch_device if device.kind == "cuda" else None
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         with one_transport():
             dist.init_process_group(device.backend, timeout=timeout, device_id=device_id)
-        return
+        return device
     store = torch._C._distributed_c10d.HashStore()
     dist.init_process_group(device.backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id)
+    return device
 
 
 def _check_world(layout: LayoutConfig, world: int) -> None:

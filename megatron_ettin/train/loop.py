@@ -57,6 +57,9 @@ def train_loop(
     config, ranks = parts.config, parts.groups.data
     schedule, every = config.schedule, config.observe.evaluate_every
     clock = SaveClock(minutes=config.checkpoint.every_minutes)
+    if config.observe.evaluate_start and state.step == 0 and not on_first(lambda: has_evaluation(run, 0)):
+        watchdog.moved(0, "evaluating")
+        evaluate(parts, data, state, recorder)
     stopped = max(everywhere(lambda: stop.received))
     rows = partial(micro_batch_rows_at, config)
     with (
