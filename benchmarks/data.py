@@ -31,6 +31,7 @@ from benchmarks.data_parts.runs import run_on  # noqa: E402
 from benchmarks.reporting import Claim, claim, cpu_seconds, interleaved, require, show, wall_seconds  # noqa: E402
 from megatron_ettin import _native  # noqa: E402
 from megatron_ettin.config.codec import to_json  # noqa: E402
+from megatron_ettin.config.sharing import Sharing  # noqa: E402
 from megatron_ettin.corpus.reader import open_corpus  # noqa: E402
 from megatron_ettin.rows.assembly import mask_rule  # noqa: E402
 from megatron_ettin.rows.data_record import record_data  # noqa: E402
@@ -180,7 +181,7 @@ def loader_claims(folder: Path, quick: bool) -> Iterator[Claim]:
 
 def loader_speed(stage, micro_batch_rows: int, steps: int) -> float:  # noqa: ANN001
     """Million tokens a second after the first step."""
-    with Loader(stage, stage.config.objective, micro_batch_rows=micro_batch_rows) as loader:
+    with Loader(stage, stage.config.objective, sharing=partial(Sharing, size=micro_batch_rows)) as loader:
         next(loader)
         tokens = 0
 

@@ -33,7 +33,7 @@ class Batch:
     label_ids_L: NDArray[np.int32]
     """The token id to predict there, shape [L]."""
     rows_B: NDArray[np.int64]
-    """Row number in the stage's pool, shape [B]."""
+    """Row number in the stage's pool, shape [B]; negative for padding, which is no row of it."""
     sources_B: NDArray[np.int32]
     """Index of each row's source in the mixture, shape [B]."""
     tokens: int
@@ -56,6 +56,11 @@ class Batch:
         """Number of labels L: the positions that the loss is summed over."""
         return int(self.label_ids_L.shape[0])
 
+    @property
+    def empty(self) -> bool:
+        """Nothing but padding: no row of the step, no labels."""
+        return self.tokens == 0
+
     def digest(self) -> int:
         """Sum of a 64-bit hash of each row, modulo 2**64: ids, positions and labels of its tokens, and its number.
 
@@ -74,4 +79,17 @@ class Batch:
             hashed = hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=8)
             total += int.from_bytes(hashed.digest(), "little")
         return total % DIGEST_MODULUS
-        return int.from_bytes(hashed.digest(), "little")
+
+
+def empty_batch(rows: int, row_length: int, pad_id: int) -> Batch:
+    """Padding for a data rank without rows of a step: no labels, no tokens seen; each row is one segment."""
+    return Batch(
+        input_ids_BT=np.full((rows, row_length), pad_id, np.int32),
+        positions_BT=np.tile(np.arange(row_length, dtype=np.int32), (rows, 1)),
+        cu_seqlens_S=np.arange(rows + 1, dtype=np.int32) * row_length,
+        label_positions_L=np.zeros(0, np.int32),
+        label_ids_L=np.zeros(0, np.int32),
+        rows_B=np.full(rows, -1, np.int64),
+        sources_B=np.zeros(rows, np.int32),
+        tokens=0,
+    )

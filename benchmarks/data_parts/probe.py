@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 START = time.time()
@@ -50,11 +51,12 @@ class AnonymousPeak:
 def first_batch(prefix: str) -> None:
     """What a run does before its first step."""
     from benchmarks.data_parts.runs import run_on
+    from megatron_ettin.config.sharing import Sharing
     from megatron_ettin.rows.loader import Loader
     from megatron_ettin.rows.run_data import open_data
 
     stage = open_data(run_on(prefix), threads=int(sys.argv[2]) if len(sys.argv) > 2 else None)
-    with Loader(stage, "mlm", data_rank=0, data_size=176, micro_batch_rows=16, ahead=1) as loader:
+    with Loader(stage, "mlm", sharing=partial(Sharing, ranks=176, size=16), ahead=1) as loader:
         next(loader)
 
 

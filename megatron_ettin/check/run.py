@@ -16,9 +16,11 @@ from megatron_ettin.config.compatible import changes, refuse_other_shape
 from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_world_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import every_of
+from megatron_ettin.config.sharing import sharing_at
 from megatron_ettin.cost.count import parameters
 from megatron_ettin.cost.disk import disk
 from megatron_ettin.cost.hardware import GIBI
+from megatron_ettin.cost.idle import advice, idle
 from megatron_ettin.cost.memory import heaviest
 from megatron_ettin.cost.placement import layer_placement, timeline
 from megatron_ettin.errors import CheckpointError, ConfigError
@@ -116,11 +118,27 @@ def step_findings(config: RunConfig) -> Iterator[Finding]:
     if config.data.mask_share_end:
         text = f"{config.data.mask_share:.1%} of the tokens at the start, {config.data.mask_share_end:.1%} at the end"
         yield Finding("ok", "masks", text)
+    yield from sharing_findings(config)
     saving = config.checkpoint
     periods = [f"{format_count(saving.every_tokens)} tokens"] if saving.every_tokens else []
     periods += [f"{saving.every_steps:,} steps"] if saving.every_steps else []
     periods += [f"{saving.every_minutes:g} minutes"] if saving.every_minutes else []
     yield Finding("ok", "saves", f"every {', every '.join(periods)}, and at the end" if periods else "at the end")
+
+
+def sharing_findings(config: RunConfig) -> Iterator[Finding]:
+    """How several data ranks share a full step, and how much of their time goes without rows."""
+    if config.layout.data < 2:
+        return
+    lost, shared = idle(config), sharing_at(config, config.batch.rows)
+    counts = sorted({len(shared.bounds(rank)) for rank in range(shared.ranks)})
+    text = f"{' or '.join(map(str, counts))} micro-batches of {shared.size} rows on each of {shared.ranks} data ranks"
+    text += f"; without rows {lost.full:.1%} of their time in a full step"
+    if config.batch.warmup_tokens:
+        text += f", {lost.growing:.1%} while the batch grows"
+    text += f", {lost.stage:.1%} in the stage"
+    less = advice(config)
+    yield Finding("ok", "sharing", f"{text}: {less}" if less else text)
 
 
 def start_findings(config: RunConfig, tokenizer: TokenizerIdentity | None = None) -> Iterator[Finding]:

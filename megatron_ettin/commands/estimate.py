@@ -31,7 +31,7 @@ class SpeedFlags:
     device: str = "H100"
     """Part of a known accelerator's name."""
     mfu: float = 0.0
-    """Share of the device's peak that it reaches, pipeline waiting apart, such as 0.4; 0: not known."""
+    """Share of the device's peak that it reaches, waiting for other ranks apart, such as 0.4; 0: not known."""
     measured: str = ""
     """A run folder whose measured speed is taken instead of --mfu."""
     mean_piece: int = 0
@@ -143,6 +143,11 @@ def detail(found: Estimate) -> str:
         ("layout", f"tensor {layout.tensor} x pipeline {layout.pipeline} x context {layout.context} x data "
             f"{max(1, layout.data)}; {found.micro_batches} micro-batches of {layout.micro_batch_rows} rows"),
     ]  # fmt: skip
+    if layout.data > 1:
+        lost = found.idle
+        growing = f", {lost.growing:.1%} while the batch grows" if config.batch.warmup_tokens else ""
+        lines.append(("idle", f"{lost.full:.1%} of the data ranks' time goes without rows in a full step{growing}, "
+            f"{lost.stage:.1%} in the stage"))
     if layout.pipeline > 1:
         lines += [
             ("placement", " ".join(map(str, found.placement)) + " layers per stage"),

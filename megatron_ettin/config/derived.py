@@ -1,4 +1,4 @@
-"""What follows from a run's fields: batch sizes, micro-batches, rank counts."""
+"""What follows from a run's fields: batch sizes, rank counts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from dataclasses import replace
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import BatchConfig, LayoutConfig, RunConfig, StageName
 from megatron_ettin.config.shapes import is_global
-
-FP8_MULTIPLE = 16
-"""Rows and columns of the matrices that are multiplied in fp8."""
-
 
 STAGE_NUMBERS: dict[StageName, int] = {"pretrain": 0, "extension": 1, "decay": 2, "cross": 3}
 """What a stage is called in the keys of order and masks; part of the file format of past runs, so never renumbered."""
@@ -26,32 +22,6 @@ def batch_sizes(batch: BatchConfig) -> list[int]:
     if batch.warmup_tokens == 0:
         return [batch.rows]
     return [*range(batch.warmup_increment, batch.rows, batch.warmup_increment), batch.rows]
-
-
-def micro_batch_rows_at(config: RunConfig, rows: int) -> int:
-    """Rows of a micro-batch in a step of ``rows`` rows; an unset data size counts as 1. 0: none suits the layout.
-
-    ``layout.micro_batch_rows`` in a full step. A smaller one, of a growing batch, takes the most below it that share
-    the step evenly and that the layout can share in turn.
-    """
-    share, broken = divmod(rows, max(1, config.layout.data))
-    if broken:
-        return 0
-    most = min(share, config.layout.micro_batch_rows)
-    return next((size for size in range(most, 0, -1) if _suits(config, share, size)), 0)
-
-
-def _suits(config: RunConfig, share: int, size: int) -> bool:
-    """Whether a data rank can take ``share`` rows in micro-batches of ``size``."""
-    layout, tokens = config.layout, size * config.data.row_length
-    if share % size or tokens % (layout.context * layout.tensor):
-        return False
-    if layout.context > 1 and tokens // layout.context < max(config.model.window, config.model.causal_window):
-        return False
-    tokens //= layout.context * (layout.tensor if layout.sequence_parallel else 1)
-    if config.compute.precision == "fp8" and tokens % FP8_MULTIPLE:
-        return False
-    return layout.virtual_pipeline == 1 or share // size % layout.pipeline == 0
 
 
 def model_ranks(layout: LayoutConfig) -> int:

@@ -65,7 +65,7 @@ class SizeRecipe:
     decay_rows: int = 736
     """Rows per step of decay and cross: 6.03M tokens, within 2 % of the published 6.090M."""
     batch_increment: int = 32
-    """Step of the growing batch, which the data ranks must divide."""
+    """Rows by which the batch grows; 1 to 32 data ranks in powers of two share each size evenly."""
     short_micro_batch: int = 4
     """Rows of a micro-batch in pretraining."""
     long_micro_batch: int = 1

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 from megatron_ettin.config.codec import flatten
-from megatron_ettin.config.derived import FP8_MULTIPLE, batch_sizes, micro_batch_rows_at, model_ranks
+from megatron_ettin.config.derived import batch_sizes, model_ranks
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import SPECIALS_PER_PIECE, RunConfig
 from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
+from megatron_ettin.config.sharing import FP8_MULTIPLE, along_sequence, sharing_at, widest_window
 from megatron_ettin.errors import ConfigError
 
 SHORTEST_PIECE = SPECIALS_PER_PIECE + 1
@@ -193,7 +194,7 @@ def context(config: RunConfig) -> Iterator[str]:
             else f"layout.tensor={layout.tensor} does not divide the {tokens} tokens of a micro-batch "
             "(layout.micro_batch_rows x data.row_length); change one of them"
         )
-    widest = max(config.model.window, config.model.causal_window)
+    widest = widest_window(config)
     if layout.context > 1 and tokens // layout.context < widest:
         yield (
             f"layout.context={layout.context} leaves {tokens // layout.context} tokens of a micro-batch to each rank, "
@@ -228,34 +229,17 @@ def pipeline(config: RunConfig) -> Iterator[str]:
 
 
 def micro_batches(config: RunConfig) -> Iterator[str]:
-    """Full steps divide into whole micro-batches, growing ones into smaller ones; interleaving needs full rounds."""
-    layout = config.layout
-    *growing, full = batch_sizes(config.batch)
-    ranks = max(1, layout.data)
-    if full % (ranks * layout.micro_batch_rows):
-        fitting = f"layout.micro_batch_rows of {listed(divisors(full // ranks))}"
-        if full % ranks:
-            fitting = f"a data size of {listed(divisors(full))}"
-        yield (
-            f"layout.data={layout.data or 'open'} x layout.micro_batch_rows={layout.micro_batch_rows} does not "
-            f"divide batch.rows={full}; use {fitting}"
-        )
+    """Full steps are cut in whole micro-batches, growing ones in smaller ones; any number of data ranks shares them."""
+    rows, size = config.batch.rows, config.layout.micro_batch_rows
+    if rows % size:
+        yield f"layout.micro_batch_rows={size} does not divide batch.rows={rows}; use {listed(divisors(rows))}"
         return
-    uneven = full // ranks // layout.micro_batch_rows % layout.pipeline
-    if layout.virtual_pipeline > 1 and uneven:
-        yield (
-            f"layout.virtual_pipeline={layout.virtual_pipeline} needs a multiple of layout.pipeline={layout.pipeline} "
-            f"micro-batches, and a step of {full} rows has {full // ranks // layout.micro_batch_rows}; "
-            "use fewer data ranks or micro_batch_rows, or layout.virtual_pipeline=1"
-        )
-        return
-    broken = [size for size in growing if not micro_batch_rows_at(config, size)]
-    if broken:
-        yield (
-            f"the {ranks} data ranks and this layout cannot share the growing batch of {broken[0]} rows "
-            f"(batch.warmup_increment={config.batch.warmup_increment}); use fewer data ranks, a larger "
-            "batch.warmup_increment, or batch.warmup_tokens=0"
-        )
+    for growing in batch_sizes(config.batch):
+        try:
+            sharing_at(config, growing)
+        except ConfigError as error:
+            yield str(error)
+            return
 
 
 def checkpoints(config: RunConfig) -> Iterator[str]:
@@ -278,10 +262,9 @@ def precision(config: RunConfig) -> Iterator[str]:
     compute, layout, model = config.compute, config.layout, config.model
     if compute.precision != "fp8":
         return
-    tokens = layout.micro_batch_rows * config.data.row_length // layout.context
-    tokens //= layout.tensor if layout.sequence_parallel else 1
+    tokens = layout.micro_batch_rows * config.data.row_length
     sides = {
-        "the tokens of a micro-batch on a rank": tokens,
+        "the tokens of a micro-batch on a rank": along_sequence(layout, tokens),
         "model.hidden / layout.tensor": model.hidden // layout.tensor,
         "model.intermediate / layout.tensor": model.intermediate // layout.tensor,
     }

@@ -168,12 +168,12 @@ class LayoutConfig:
     context: int = 1
     """Ranks that share each row."""
     data: int = 0
-    """Ranks that share each step's rows; 0: what the world size leaves."""
+    """Ranks that share each step's rows, any number; 0: what the world size leaves."""
     sequence_parallel: bool = False
     """Share norms and dropout along the sequence among the tensor ranks."""
     micro_batch_rows: int = 1
-    """Rows of one forward and backward pass on one data rank; fewer where a growing batch is smaller or does not
-    divide."""
+    """Rows of one forward and backward pass on one data rank; fewer in a growing batch where that leaves fewer rows to
+    the busiest rank. It divides batch.rows."""
     pipeline_layers: tuple[int, ...] = ()
     """Layers of each (virtual) pipeline stage in order; empty: balanced by cost with the head counted."""
     recompute: Literal["none", "full"] = "none"

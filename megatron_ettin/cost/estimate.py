@@ -10,6 +10,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.communication import Traffic, traffic
 from megatron_ettin.cost.count import Flops, Parameters, flops_per_token, label_share, parameters
 from megatron_ettin.cost.hardware import ACCELERATORS, GIBI, accelerator, peak_flops
+from megatron_ettin.cost.idle import Idle, advice, idle
 from megatron_ettin.cost.memory import Memory, heaviest
 from megatron_ettin.cost.placement import layer_placement, micro_batch_count, timeline
 from megatron_ettin.errors import ConfigError, DataError
@@ -28,7 +29,7 @@ class Speed:
     device: str = "H100"
     """Part of a known accelerator's name."""
     mfu: float = 0.0
-    """Model FLOPs over peak FLOPs while a device works, waiting in the pipeline apart; 0: not known."""
+    """Model FLOPs over peak FLOPs while a device works, waiting for others apart; 0: not known."""
     achieved: float = 0.0
     """Training FLOP/s of one device as measured, waiting included; it replaces peak and MFU; 0: not measured."""
     mean_piece: int = 0
@@ -51,6 +52,8 @@ class Estimate:
     bubble: float
     placement: tuple[int, ...]
     micro_batches: int
+    """Of the busiest data rank in a full step."""
+    idle: Idle
     traffic: Traffic
 
     @property
@@ -61,7 +64,8 @@ class Estimate:
     @property
     def flops_per_second(self) -> float:
         """Training FLOP/s of one device: as measured, or at the given MFU, or else at its peak."""
-        return self.speed.achieved or self.peak * (self.speed.mfu or 1.0) * (1.0 - self.bubble)
+        working = (1.0 - self.bubble) * (1.0 - self.idle.stage)
+        return self.speed.achieved or self.peak * (self.speed.mfu or 1.0) * working
 
     @property
     def device_hours(self) -> float:
@@ -101,6 +105,7 @@ def estimate_run(config: RunConfig, speed: Speed) -> Estimate:
         bubble=timeline(config).bubble if config.layout.pipeline > 1 else 0.0,
         placement=layer_placement(config),
         micro_batches=micro_batch_count(config),
+        idle=idle(config),
         traffic=traffic(config, rank),
     )
 
@@ -132,6 +137,8 @@ def notes(found: Estimate) -> list[str]:
             f"pipeline ranks wait {found.bubble:.0%} of the time: at this size the head outweighs the layers; "
             "prefer data ranks"
         )
+    if less := advice(found.config):
+        lines.append(f"data ranks are without rows {found.idle.full:.1%} of the time of a full step: {less}")
     if not found.speed.mfu and not found.speed.achieved:
         lines.append("no --mfu and no --measured: times are the least possible ones, at the device's peak")
     return lines
@@ -153,6 +160,7 @@ def figures(found: Estimate) -> dict[str, object]:
         "device_hours": found.device_hours,
         "memory": {**asdict(found.memory), "total": found.memory.total},
         "bubble": found.bubble,
+        "idle": asdict(found.idle),
         "placement": list(found.placement),
         "traffic": asdict(found.traffic),
     }  # fmt: skip

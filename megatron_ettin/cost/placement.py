@@ -7,10 +7,11 @@ from functools import cache
 from itertools import combinations, pairwise, permutations
 from math import comb
 
-from megatron_ettin.config.derived import batch_sizes, last_layer_can_narrow
+from megatron_ettin.config.derived import last_layer_can_narrow
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import is_global
+from megatron_ettin.config.sharing import sharing_at
 from megatron_ettin.cost.count import (
     FLOPS_PER_MULTIPLY,
     attention_pairs,
@@ -63,8 +64,8 @@ def stage_costs(layers: Sequence[float], head: float, placement: tuple[int, ...]
 
 
 def micro_batch_count(config: RunConfig) -> int:
-    """Micro-batches of a full step on one data rank."""
-    return max(1, batch_sizes(config.batch)[-1] // (max(1, config.layout.data) * config.layout.micro_batch_rows))
+    """Micro-batches of a full step on the busiest data rank."""
+    return sharing_at(config, config.batch.rows).most
 
 
 def own_layers(config: RunConfig, device: int) -> list[int]:

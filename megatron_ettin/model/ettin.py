@@ -226,7 +226,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
 
     def query(self, batch: DeviceBatch, positions_L: Tensor | None = None) -> Tensor:
         """The head's output at the labels, or at the given positions, [L, H]. Last pipeline stage only."""
-        if positions_L is None and self.narrows:
+        if positions_L is None and self.narrows and batch.labels:  # kernels are not asked for no query at all
             hidden_LH = self._through_layers(batch, batch.packed)[:, 0]
         else:
             positions_L = batch.label_positions_L if positions_L is None else positions_L

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from megatron_ettin.checkpoint.retention import Reason
 from megatron_ettin.checkpoint.state import TrainState
-from megatron_ettin.config.derived import micro_batch_rows_at
 from megatron_ettin.config.run import CheckpointConfig
+from megatron_ettin.config.sharing import sharing_at
 from megatron_ettin.errors import EttinError
 from megatron_ettin.observe.records import has_evaluation
 from megatron_ettin.parallel.together import everywhere, everywhere_own, on_first
@@ -54,17 +54,17 @@ def train_loop(
     ``rewound`` are refused. Returns the saved state and the signal, whichever rank received it; 0: none.
     Raises SpikeError or TrainingError where the guard asks for it.
     """
-    config, ranks = parts.config, parts.groups.data
+    config = parts.config
     schedule, every = config.schedule, config.observe.evaluate_every
     clock = SaveClock(minutes=config.checkpoint.every_minutes)
     if config.observe.evaluate_start and state.step == 0 and not on_first(lambda: has_evaluation(run, 0)):
         watchdog.moved(0, "evaluating")
         evaluate(parts, data, state, recorder)
     stopped = max(everywhere(lambda: stop.received))
-    rows = partial(micro_batch_rows_at, config)
+    sharing = partial(sharing_at, config)
     with (
         Saves(run, parts, data, recorder, still_owned) as saves,
-        Loader(data, config.objective, ranks.rank, ranks.size, rows, state.step) as loader,
+        Loader(data, config.objective, parts.groups.data.rank, sharing, state.step) as loader,
     ):
         while not state.finished and not stopped:
             started = time.perf_counter()

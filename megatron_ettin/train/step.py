@@ -18,9 +18,10 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megatron.core.utils import get_model_config
 from torch import Tensor
 
-from megatron_ettin.batch import DIGEST_MODULUS, Batch
+from megatron_ettin.batch import DIGEST_MODULUS, Batch, empty_batch
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.sharing import sharing_at
 from megatron_ettin.cost.count import flops
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.parallel.device import to_device
@@ -77,16 +78,17 @@ def train_step(
         chunk.zero_grad_buffer()
     sums_R2 = forward_backward(parts, batches, step=step)
     parts.optimizer.gather_gradients()
+    read = [batch for batch in batches if not batch.empty]
     totals = add_up(
         Local(
             source_sums=sums_of_sources(sums_R2, batches, parts.sources),
             square_norm=parts.optimizer.square_norm(),
-            tokens=sum(batch.tokens for batch in batches),
+            tokens=sum(batch.tokens for batch in read),
             flops=sum(
                 flops(parts.config.model, causal, np.diff(batch.cu_seqlens_S).tolist(), batch.labels).training
-                for batch in batches
+                for batch in read
             ),
-            digest=sum(batch.digest() for batch in batches) % DIGEST_MODULUS,
+            digest=sum(batch.digest() for batch in read) % DIGEST_MODULUS,
             stop=asks.stop,
             save=asks.save,
             saved=asks.saved,
@@ -104,19 +106,20 @@ def train_step(
 def held_out_loss(parts: Parts, batches: Sequence[Batch]) -> float:
     """Mean loss over the labels of ``batches``, in nats, equal on every rank; nan without labels.
 
-    Every data rank takes a contiguous part; the result depends on the layout by rounding only.
+    Every data rank takes a contiguous part, and empty micro-batches where it has too few: with overlap the ranks still
+    gather the weights in it. The result depends on the layout by rounding only.
     """
-    rank, size = parts.groups.data.rank, parts.groups.data.size
-    bounds = [len(batches) * part // size for part in range(size + 1)]
-    mine = batches[bounds[rank] : bounds[rank + 1]]
-    sums = torch.zeros(2, dtype=torch.float64, device=parts.groups.device.torch_device)
-    if mine:
-        for chunk in parts.chunks:
-            chunk.eval()
-        with torch.no_grad():
-            sums += forward_backward(parts, mine, step=0, forward_only=True).sum(dim=0)
-        for chunk in parts.chunks:
-            chunk.train()
+    config, data = parts.config, parts.groups.data
+    shared = replace(sharing_at(config, config.batch.rows), rows=len(batches), size=1, ranks=data.size)
+    mine = [batches[first] for first, _ in shared.bounds(data.rank)]
+    empty = empty_batch(batches[0].rows, batches[0].row_length, 0)
+    mine += [empty] * (shared.count(data.rank) - len(mine))
+    for chunk in parts.chunks:
+        chunk.eval()
+    with torch.no_grad():
+        sums = forward_backward(parts, mine, step=0, forward_only=True).sum(dim=0)
+    for chunk in parts.chunks:
+        chunk.train()
     sums *= float(parts.groups.tensor.is_first)
     if parts.groups.world.size > 1:
         torch.distributed.all_reduce(sums)

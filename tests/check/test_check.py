@@ -54,6 +54,13 @@ def test_the_resolved_settings_are_printed_and_changes_marked(capsys: pytest.Cap
     assert "fingerprint " not in capsys.readouterr().out
 
 
+def test_ranks_that_idle_are_named_with_a_layout_that_loses_less(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines = checked(capsys, "150m", "mlm", "extension", "--world", "64")
+    (line,) = [line for line in lines["ok"] if "sharing" in line]
+    assert status == 0 and "9 or 10 micro-batches of 1 rows on each of 64 data ranks" in line
+    assert "without rows 5.0% of their time in a full step, 5.0% in the stage: a data size of 38 or 76" in line
+
+
 def test_data_is_opened_and_counted(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = checked(capsys, "tiny", "mlm", "pretrain", "--data", corpus)
     assert status == 0 and not lines["open"]
@@ -79,7 +86,7 @@ def test_a_mixture_with_a_missing_source_names_it(tmp_path: Path, capsys: pytest
 
 
 def test_every_broken_rule_is_an_error_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    status, lines = checked(capsys, "1b", "mlm", "extension", "--tensor", "7", "--layout.data", "5")
+    status, lines = checked(capsys, "1b", "mlm", "extension", "--tensor", "7", "--checkpoint.keep", "1")
     assert status == 2 and len(lines["error"]) == 2
     status, lines = checked(capsys, "1b", "mlm", "extension", "--tensor", "4", "--world", "6")
     assert status == 2 and "world size 6" in lines["error"][0]

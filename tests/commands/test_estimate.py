@@ -53,6 +53,35 @@ def test_waiting_in_the_pipeline_lengthens_the_run() -> None:
     assert four.bubble > 0 and four.device_hours == pytest.approx(one.device_hours / (1 - four.bubble))
 
 
+def test_what_data_ranks_idle_lengthens_the_run_and_is_said_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    """608 rows on 64 ranks: 9 or 10 rows each; a full step takes as long as ten."""
+    config = recipe("150m", "mlm", "extension")
+    found = estimate_run(with_fields(config, {"layout.data": 64}), Speed(mfu=0.4))
+    assert found.idle.full == found.idle.stage == pytest.approx(1 - 608 / (64 * 10)) and found.micro_batches == 10
+    assert found.device_hours == pytest.approx(estimate_run(config, Speed(mfu=0.4)).device_hours * 640 / 608)
+    assert main(["150m", "mlm", "extension", "--layout.data", "64"]) == 0
+    shown = capsys.readouterr().out
+    assert "5.0% of the data ranks' time goes without rows" in shown
+    assert "a data size of 38 or 76 leaves none" in shown
+
+
+def test_what_data_ranks_idle_while_the_batch_grows_is_weighed_by_its_steps() -> None:
+    """On 64 ranks 32 rows take as long as 64, 96 as long as 128, and so on; full steps divide."""
+    config = with_fields(recipe("150m", "mlm", "pretrain"), {"layout.data": 64})
+    found = estimate_run(config, Speed()).idle
+    sizes = range(32, 2816, 32)
+    taken = [64 * -(-rows // 64) for rows in sizes]
+    assert found.full == 0.0 and found.growing == pytest.approx(1 - sum(sizes) / sum(taken))
+    assert 0 < found.stage < found.growing / 10
+
+
+def test_the_advice_names_micro_batches_that_leave_less(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["150m", "mlm", "pretrain", "--layout.data", "256"]) == 0
+    assert "layout.micro_batch_rows=11 leaves 0.0%; a data size of 176 or 352 leaves none" in capsys.readouterr().out
+    assert main(["150m", "mlm", "pretrain", "--layout.data", "64"]) == 0
+    assert "leaves" not in capsys.readouterr().out
+
+
 def test_shorter_pieces_cost_less_attention() -> None:
     config = recipe("17m", "mlm", "extension")
     full, short = (estimate_run(config, Speed(mean_piece=length)).flops for length in (0, 1067))

@@ -12,8 +12,6 @@ from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.shapes import SHAPES, tensor_sizes
 from megatron_ettin.errors import ConfigError
 
-CONSTANT = {"batch.warmup_tokens": 0}
-
 BROKEN: list[tuple[tuple[str, str, str], dict[str, object], list[str]]] = [
     (("1b", "mlm", "pretrain"), {"layout.tensor": 7}, ["layout.tensor=7", "model.intermediate=3840", "1, 2 or 4"]),
     (("32m", "mlm", "pretrain"), {"layout.tensor": 3}, ["layout.tensor=3", "padded vocabulary=50368", "1 or 2"]),
@@ -31,11 +29,6 @@ BROKEN: list[tuple[tuple[str, str, str], dict[str, object], list[str]]] = [
         ["layout.pipeline_layers=[3, 3]", "add up to model.layers=7"],
     ),
     (("17m", "mlm", "pretrain"), {"layout.pipeline_layers": (7,)}, ["layout.pipeline_layers has no effect"]),
-    (
-        ("17m", "mlm", "pretrain"),
-        {"layout.pipeline": 2, "layout.virtual_pipeline": 2, "layout.data": 8, "layout.micro_batch_rows": 352},
-        ["needs a multiple of layout.pipeline=2 micro-batches", "2816 rows has 1"],
-    ),
     (
         ("17m", "mlm", "pretrain"),
         {"layout.context": 3, "layout.micro_batch_rows": 1},
@@ -58,15 +51,11 @@ BROKEN: list[tuple[tuple[str, str, str], dict[str, object], list[str]]] = [
     ),
     (("17m", "mlm", "pretrain"), {"layout.context": 128}, ["32 tokens of a micro-batch", "window of 64", "at most 64"]),
     (("17m", "mlm", "pretrain"), {"layout.sequence_parallel": True}, ["no effect with layout.tensor=1"]),
+    (("17m", "mlm", "pretrain"), {"layout.micro_batch_rows": 5}, ["does not divide batch.rows=2816", "1, 2, 4, 8, 11"]),
     (
         ("17m", "mlm", "pretrain"),
-        {"layout.data": 64},
-        ["64 data ranks", "growing batch of 32 rows", "batch.warmup_increment=32", "fewer data ranks"],
-    ),
-    (
-        ("17m", "mlm", "pretrain"),
-        {"layout.data": 5, **CONSTANT},
-        ["does not divide batch.rows=2816", "a data size of 1, 2, 4, 8, 11"],
+        {"data.row_length": 513, "data.piece_length": 513, "batch.warmup_increment": 11, "layout.tensor": 4},
+        ["no micro-batch of up to layout.micro_batch_rows=4", "growing batch of 11 rows", "batch.warmup_tokens=0"],
     ),
     (("17m", "mlm", "pretrain"), {"batch.warmup_increment": 30}, ["does not divide batch.rows=2816", "22 or 32"]),
     (("17m", "mlm", "pretrain"), {"data.row_length": 2}, ["data.row_length=2 leaves no room", "at least 3"]),
@@ -113,7 +102,8 @@ def test_a_package_that_is_not_installed_is_refused_before_the_start(monkeypatch
 
 
 def test_every_broken_rule_is_named_at_once() -> None:
-    run = with_fields(recipe("1b", "mlm", "extension"), {"layout.tensor": 7, "layout.data": 5, "checkpoint.keep": 1})
+    changes = {"layout.tensor": 7, "layout.micro_batch_rows": 5, "checkpoint.keep": 1}
+    run = with_fields(recipe("1b", "mlm", "extension"), changes)
     assert len(rules.problems(run)) == 3
     with pytest.raises(ConfigError, match="several rules are broken"):
         rules.check(run)

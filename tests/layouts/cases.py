@@ -19,6 +19,8 @@ ROWS = 4
 """Rows of a step; each data rank has at least one."""
 STEPS = 3
 """Steps after which weights are compared."""
+GROWING = (1, 3, ROWS)
+"""Rows of the same steps where the batch grows: two, three and four data ranks find none, or too few, to share."""
 RATE = 1e-2
 """Learning rate of those steps."""
 
@@ -37,8 +39,15 @@ class Case:
     attention: str = "auto"
     dropout: float = 0.0
     """Share of the attention output; which numbers are dropped must not depend on the layout either."""
+    growing: bool = False
+    """The batch grows from step to step."""
     mutation: str = ""
     """A fault to seed, for the test that the suite notices one."""
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of each step."""
+        return GROWING if self.growing else (ROWS,) * STEPS
 
     def config(self) -> RunConfig:
         """The run of this case: heads, vocabulary (padded) and windows are small, bases unequal."""
@@ -90,6 +99,7 @@ _LAYOUTS: tuple[Case, ...] = (
     Case("tp4-sp", 4, {"tensor": 4, "sequence_parallel": True}),
     Case("pp4", 4, {"pipeline": 4}),
     Case("pp4-uneven", 4, {"pipeline": 4, "pipeline_layers": (1, 3, 2, 1)}),
+    Case("dp3", 3, {}),
     Case("dp4", 4, {}),
     Case("tp2-pp2", 4, {"tensor": 2, "pipeline": 2}),
     Case("tp2-pp2-sp", 4, {"tensor": 2, "pipeline": 2, "sequence_parallel": True}),
@@ -104,6 +114,21 @@ _LAYOUTS: tuple[Case, ...] = (
     Case("cp4", 4, {"context": 4, "micro_batch_rows": 2}),
 )  # fmt: skip
 
+_GROWING_LAYOUTS: tuple[Case, ...] = tuple(
+    replace(case, growing=True, name=f"grown-{case.name}")
+    for case in (
+        Case("one", 1),
+        Case("dp2-overlap", 2, {"overlap": True}),
+        Case("dp3", 3),
+        Case("dp3-overlap", 3, {"overlap": True}),
+        Case("dp4", 4),
+        Case("pp2-dp2-overlap", 4, {"pipeline": 2, "overlap": True}),
+        Case("pp2-vpp2-dp2", 4, {"pipeline": 2, "virtual_pipeline": 2}),
+        Case("cp2-dp2", 4, {"context": 2}),
+        Case("tp2-dp2-sp-overlap", 4, {"tensor": 2, "sequence_parallel": True, "overlap": True}),
+    )
+)
+
 _SLOW_LAYOUTS: tuple[Case, ...] = (
     Case("pp4-vpp2", 4, {"pipeline": 4, "virtual_pipeline": 2}, layers=10),
     Case("tp2-pp2-dp2", 8, {"tensor": 2, "pipeline": 2, "sequence_parallel": True, "overlap": True}),
@@ -111,8 +136,8 @@ _SLOW_LAYOUTS: tuple[Case, ...] = (
 )  # fmt: skip
 
 _DECODER_BY_DEFAULT = (
-    "one", "chunked-loss", "tp2-sp", "pp2-vpp2", "dp2-overlap", "cp2", "sdpa", "tp2-pp2-sp", "cp2-tp2-sp",
-    "cp2-dp2",
+    "one", "chunked-loss", "tp2-sp", "pp2-vpp2", "dp2-overlap", "cp2", "sdpa", "tp2-pp2-sp", "cp2-tp2-sp", "cp2-dp2",
+    "grown-one", "grown-dp3", "grown-cp2-dp2",
 )  # fmt: skip
 """What direction changes is attention and labels: the decoder runs the layouts that touch those, the rest is slow."""
 
@@ -124,11 +149,13 @@ def _cases(objective: str, layouts: tuple[Case, ...]) -> tuple[Case, ...]:
     )
 
 
-CASES = _cases("mlm", _LAYOUTS) + _cases("clm", tuple(case for case in _LAYOUTS if case.name in _DECODER_BY_DEFAULT))
+_ALL = (*_LAYOUTS, *_GROWING_LAYOUTS)
+
+CASES = _cases("mlm", _ALL) + _cases("clm", tuple(case for case in _ALL if case.name in _DECODER_BY_DEFAULT))
 """What runs by default."""
 
 SLOW_CASES = (
-    *_cases("clm", tuple(case for case in _LAYOUTS if case.name == "one" or case.name not in _DECODER_BY_DEFAULT)),
+    *_cases("clm", tuple(case for case in _ALL if case.name.endswith("one") or case.name not in _DECODER_BY_DEFAULT)),
     *_cases("mlm", (Case("one"), Case("one10", layers=10), *_SLOW_LAYOUTS)),
     *_cases("clm", (Case("one10", layers=10), *_SLOW_LAYOUTS)),
 )
@@ -151,4 +178,6 @@ FAULTS = tuple(
 
 def reference_of(case: Case) -> str:
     """Name of the one-process case that a case is compared with."""
+    if case.growing:
+        return f"{case.objective}-grown-one"
     return f"{case.objective}-one10" if case.layers == 10 else f"{case.objective}-one"

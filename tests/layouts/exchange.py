@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel
 from torch import Tensor
 
 from megatron_ettin.batch import Batch
+from megatron_ettin.config.derived import with_world_size
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.communication import Place, context
 from megatron_ettin.model.attention import exchange
@@ -70,10 +71,10 @@ def has_whole_model(case: Case) -> bool:
 
 def count(case: Case, groups: Groups) -> dict[str, Tensor]:
     """For every rank: messages and bytes by operation in a real step, and those of ``ettin estimate``."""
-    config = case.config()
+    config = with_world_size(case.config(), groups.world.size)
     parts, recorded = build_parts(config, groups, sources=1), Recorded()
     with mock.patch.object(exchange, "dist", recorded):
-        one_step(parts, 0)
+        one_step(parts, case.rows, 0)
     mine = {
         "seen": [recorded.messages[name] for name in OPERATIONS] + [recorded.bytes[name] for name in OPERATIONS],
         "estimated": estimated(config, groups),
@@ -88,10 +89,9 @@ def count(case: Case, groups: Groups) -> dict[str, Tensor]:
 
 def estimated(config: RunConfig, groups: Groups) -> list[int]:
     """Messages and bytes by operation of this rank's place."""
-    filled = replace(config, layout=replace(config.layout, data=groups.data.size))
     messages: Counter[str] = Counter()
     size: Counter[str] = Counter()
-    for message in context(filled, Place(pipeline=groups.pipeline.rank, context=groups.context.rank)):
+    for message in context(config, Place(pipeline=groups.pipeline.rank, context=groups.context.rank)):
         messages[message.operation] += message.count
         size[message.operation] += round(message.count * message.bytes)
     return [messages[name] for name in OPERATIONS] + [size[name] for name in OPERATIONS]

@@ -13,8 +13,11 @@ ROW_WITHOUT_LABELS = 1
 """One row of a step has no masked token at all."""
 
 
-def batch_of(config: RunConfig, rows: range) -> Batch:
-    """Packed rows of random pieces, shorter and longer than the window, each row a function of its number."""
+def batch_of(config: RunConfig, rows: range, first_row: int | None = None) -> Batch:
+    """Packed rows of random pieces, shorter and longer than the window, each row a function of its number.
+
+    `first_row`: place of the first in its step, where that does not have `ROWS` rows.
+    """
     length = config.data.row_length
     parts = [_row(config, row) for row in rows]
     offsets = [index * length for index in range(len(parts))]
@@ -31,7 +34,7 @@ def batch_of(config: RunConfig, rows: range) -> Batch:
         rows_B=np.array(list(rows), dtype=np.int64),
         sources_B=np.zeros(len(parts), dtype=np.int32),
         tokens=length * len(parts),
-        first_row=rows[0] % ROWS,
+        first_row=rows[0] % ROWS if first_row is None else first_row,
     )
 
 

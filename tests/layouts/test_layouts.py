@@ -86,7 +86,9 @@ def assert_initial_weights_equal(got: Named, expected: Named) -> None:
 
 def assert_losses_close(got: Named, expected: Named) -> None:
     assert got["labels"] == expected["labels"]
+    assert float(got["flops"]) == pytest.approx(float(expected["flops"]), rel=1e-12), "of padding none is counted"
     assert got["losses"].tolist() == pytest.approx(expected["losses"].tolist(), rel=LOSS)
+    assert float(got["held_out"]) == pytest.approx(float(expected["held_out"]), rel=LOSS)
 
 
 def assert_gradients_close(got: Named, expected: Named) -> None:

@@ -7,29 +7,38 @@ import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from torch import Tensor
 
+from megatron_ettin.batch import empty_batch
+from megatron_ettin.config.derived import with_world_size
+from megatron_ettin.config.sharing import empty_shape, sharing_at
 from megatron_ettin.model.canonical import full_state
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.parts import Parts, build_parts
-from megatron_ettin.train.step import Asks, StepResult, train_step
-from tests.layouts.cases import RATE, ROWS, STEPS, Case
+from megatron_ettin.train.step import Asks, StepResult, held_out_loss, train_step
+from tests.layouts.cases import RATE, STEPS, Case
 from tests.layouts.mutations import seeded
 from tests.layouts.rows import batch_of
 
+HELD_OUT = 3
+"""Micro-batches of an evaluation: four data ranks have too few, and interleaved stages no whole rounds."""
+
 
 def compare(case: Case, groups: Groups) -> dict[str, Tensor]:
-    """Initial weights, the first step's loss, gradients and norm, and the weights after all steps, gathered."""
-    parts = build_parts(case.config(), groups, sources=1)
+    """Initial weights, the first step's loss, gradients and norm, weights and held-out loss after all."""
+    parts = build_parts(with_world_size(case.config(), groups.world.size), groups, sources=1)
     named = prefixed("initial", full_state(parts.chunks, groups))
     losses = []
     with seeded(case.mutation):
         for step in range(STEPS):
-            result = one_step(parts, step)
+            result = one_step(parts, case.rows, step)
             losses.append(result.totals.loss)
             if step == 0:
                 gather_shards(parts.chunks)
                 named |= prefixed("gradient", full_state(parts.chunks, groups, what="gradients"))
                 named["norm"] = torch.tensor(result.totals.gradient_norm, dtype=torch.float64)
                 named["labels"] = torch.tensor(result.totals.labels)
+                named["flops"] = torch.tensor(result.totals.flops, dtype=torch.float64)
+    held_out = [batch_of(parts.config, range(row, row + 1)) for row in range(HELD_OUT)]
+    named["held_out"] = torch.tensor(held_out_loss(parts, held_out), dtype=torch.float64)
     for chunk in parts.chunks:
         chunk.start_param_sync(force_sync=True)
     named |= prefixed("weight", full_state(parts.chunks, groups))
@@ -37,12 +46,16 @@ def compare(case: Case, groups: Groups) -> dict[str, Tensor]:
     return named
 
 
-def one_step(parts: Parts, step: int) -> StepResult:
+def one_step(parts: Parts, rows: tuple[int, ...], step: int) -> StepResult:
     """One training step on this data rank's slice of the step's rows."""
-    share = ROWS // parts.groups.data.size
-    first = step * ROWS + parts.groups.data.rank * share
-    size = parts.config.layout.micro_batch_rows
-    batches = [batch_of(parts.config, range(row, row + size)) for row in range(first, first + share, size)]
+    config, data, first = parts.config, parts.groups.data, sum(rows[:step])
+    shared = sharing_at(config, rows[step])
+    assert shared.ranks == data.size
+    batches = [
+        batch_of(config, range(first + low, first + high), first_row=low) for low, high in shared.bounds(data.rank)
+    ]
+    empty = empty_batch(*empty_shape(config, shared, data.rank), pad_id=0)
+    batches += [empty] * (shared.count(data.rank) - len(batches))
     return train_step(parts, batches, step=step, rate=RATE, asks=Asks())
 
 

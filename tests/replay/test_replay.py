@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 from megatron_ettin.cli import main
 from megatron_ettin.config.codec import to_json
 from megatron_ettin.config.run import BatchConfig
+from megatron_ettin.config.sharing import Sharing
 from megatron_ettin.errors import DataError
 from megatron_ettin.observe.records import last_recorded_step, recorded_step
 from megatron_ettin.replay.replay import newest_step, open_run_data, original_ids, seen_step, sightings
@@ -30,7 +32,8 @@ def start_run(folder, config):
     (folder / "config.json").write_text(to_json(config))
     data = open_data(config)
     record_data(data, folder)
-    with Loader(data, config.objective, micro_batch_rows=4) as loader, (folder / "metrics.jsonl").open("w") as out:
+    sharing = partial(Sharing, size=4)
+    with Loader(data, config.objective, sharing=sharing) as loader, (folder / "metrics.jsonl").open("w") as out:
         for step, batches in loader:
             digest = sum(batch.digest() for batch in batches) % 2**64
             out.write(json.dumps({"kind": "step", "step": step + 1, "batch": f"{digest:016x}"}) + "\n")

@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import BatchConfig
+from megatron_ettin.config.sharing import Sharing
 from megatron_ettin.errors import ConfigError, DataError
-from megatron_ettin.rows.loader import Loader, rank_slice
+from megatron_ettin.rows.loader import Loader
 from megatron_ettin.rows.run_data import open_data
 from tests.rows.conftest import run_config, write_mixture
 from tests.twins import rows as twin
@@ -113,7 +115,7 @@ def test_a_falling_mask_share_is_the_same_for_every_layout_and_start(corpus):
     for data_size, size, start in ((1, 64, 30), (2, 16, 31), (4, 8, 33)):
         found = dict.fromkeys(range(start, 34), 0)
         for rank in range(data_size):
-            with Loader(stage, "mlm", rank, data_size, size, start_step=start) as loader:
+            with Loader(stage, "mlm", rank, shared(size, ranks=data_size), start_step=start) as loader:
                 for step, batches in itertools.islice(loader, 34 - start):
                     found[step] += sum(batch.digest() for batch in batches)
         assert {step: digest % 2**64 for step, digest in found.items()} == {
@@ -222,26 +224,33 @@ def test_a_repeated_row_is_masked_differently_in_every_pass(mixture):
 WARMUP = BatchConfig(rows=192, warmup_tokens=64 * 3000, warmup_increment=64)
 
 
-@pytest.mark.parametrize("batch", [BatchConfig(rows=192), WARMUP])
-def test_the_rows_of_a_step_do_not_depend_on_the_data_size(corpus, batch):
-    stage = open_data(run_config(corpus, batch=batch))
-    for step in (0, 5, 40):
+def shared(size: int = 1, ranks: int = 1):
+    return partial(Sharing, size=size, ranks=ranks)
+
+
+@pytest.mark.parametrize("data_size", [1, 3, 5, 64, 100])
+def test_the_rows_of_a_step_do_not_depend_on_the_data_size(corpus, data_size):
+    """The ranks' batches end to end are the step; ranks beyond its micro-batches get one short batch of padding."""
+    stage = open_data(run_config(corpus, batch=WARMUP))
+    sharing = shared(size=2, ranks=data_size)
+    for step in (0, 50, 120):
         whole = stage.step_rows(step)
-        for data_size in range(1, 65):
-            for micro_batch_rows in {1, 2, len(whole) // data_size}:
-                if len(whole) % (data_size * micro_batch_rows):
-                    with pytest.raises(ConfigError, match="must divide every batch size"):
-                        rank_slice(whole, 0, data_size, micro_batch_rows)
-                    continue
-                ranks = [rank_slice(whole, rank, data_size, micro_batch_rows) for rank in range(data_size)]
-                parts = [part for parts in ranks for part in parts]
-                assert (np.concatenate(parts) == whole).all()
-                assert all(len(part) == micro_batch_rows for part in parts)
+        found = []
+        for rank in range(data_size):
+            with Loader(stage, "mlm", rank, sharing, start_step=step, threads=1) as loader:
+                _, batches = next(loader)
+            read = [batch for batch in batches if not batch.empty]
+            assert len(read) == len(batches) or (read == [] and len(batches) == 1)
+            if not read:
+                assert batches[0].labels == 0 and batches[0].input_ids_BT.size < stage.config.data.row_length
+            assert [batch.first_row for batch in read] == [sum(map(len, found)) + 2 * i for i in range(len(read))]
+            found += [np.concatenate([batch.rows_B for batch in read])] if read else []
+        assert (np.concatenate(found) == whole).all()
 
 
 def test_micro_batches_may_grow_with_the_batch(corpus):
     stage = open_data(run_config(corpus, batch=WARMUP))
-    with Loader(stage, "mlm", micro_batch_rows=lambda rows: rows // 4) as loader:
+    with Loader(stage, "mlm", sharing=lambda rows: Sharing(rows, size=rows // 4)) as loader:
         for step, batches in itertools.islice(loader, 60):
             assert (all_rows(batches) == stage.step_rows(step)).all()
             assert [batch.rows for batch in batches] == [len(stage.step_rows(step)) // 4] * 4
@@ -297,7 +306,7 @@ def test_the_loader_gives_each_rank_its_part_of_every_step(corpus, start):
     stage = open_data(run_config(corpus, batch=WARMUP))
     steps = {}
     for rank in range(4):
-        with Loader(stage, "mlm", rank, 4, 8, start_step=start, threads=3, ahead=5) as loader:
+        with Loader(stage, "mlm", rank, shared(8, ranks=4), start_step=start, threads=3, ahead=5) as loader:
             for step, batches in loader:
                 steps.setdefault(step, []).extend(batches)
                 if step == start + 4:
@@ -312,8 +321,10 @@ def test_the_loader_gives_each_rank_its_part_of_every_step(corpus, start):
 
 def test_the_loader_refuses_what_cannot_be_shared(corpus):
     stage = open_data(run_config(corpus, batch=BatchConfig(rows=192)))
-    with pytest.raises(ConfigError, match="192 rows cannot be shared by 5 data ranks"):
-        Loader(stage, "mlm", 0, 5)
+    with pytest.raises(ConfigError, match="192 rows cannot be cut in micro-batches of 5"):
+        Loader(stage, "mlm", sharing=shared(5))
+    with pytest.raises(ConfigError, match=r"data rank 2 is not in \[0, 2\)"):
+        Loader(stage, "mlm", 2, shared(ranks=2))
 
 
 def test_an_error_while_reading_is_raised_and_names_file_and_offset(tmp_path, documents):

@@ -23,7 +23,7 @@ from megatron_ettin.train.optimizer import ShardedOptimizer
 from megatron_ettin.train.record import Recorder
 from tests.checkpoint.layouts_round_trip import EVERY, round_trips
 from tests.train.optimizer_under_layouts import every_layout
-from tests.train.runs import config_of, go, losses, state_of, tensor_hashes, write_toy
+from tests.train.runs import ROW, config_of, go, losses, state_of, tensor_hashes, write_toy
 from tools.diff_runs import differences
 
 SHARED = {"layout__tensor": 2, "layout__pipeline": 1, "layout__sequence_parallel": True, "layout__overlap": True}
@@ -75,6 +75,31 @@ def elsewhere(folder: Path) -> None:
     barrier()
     for ours, theirs in zip(losses(folder / "two"), losses(folder / "one"), strict=True):
         assert abs(ours / theirs - 1) < 1e-5, (ours, theirs)
+
+
+def resized(folder: Path) -> None:
+    """In the middle of a growing batch from four data ranks to two: the steps of a run that nobody shares."""
+    growing = {"batch__rows": 6, "batch__warmup_tokens": 15 * ROW, "batch__warmup_increment": 1}
+    corpus, alone = corpus_in(folder), {"layout__tensor": 2, "layout__pipeline": 2}
+    go(config_of(corpus, steps=5, **growing, **alone), folder / "alone")
+    record = Recorder.step
+
+    def step_and_signal(self, state, *arguments):
+        record(self, state, *arguments)
+        if state.step == 2 and rank() == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Recorder.step = step_and_signal
+    at = go(config_of(corpus, steps=5, **growing, layout__overlap=True), folder / "shared").state.step
+    Recorder.step = record
+    go(config_of(corpus, steps=5, **growing, layout__pipeline=2), folder / "shared")
+    barrier()
+    ours, theirs = (read_records(folder / name, "step") for name in ("shared", "alone"))
+    assert at == 3 and len(ours) > 5, "it is stopped while the batch grows"
+    for key in ("batch", "tokens", "labels"):
+        assert [step[key] for step in ours] == [step[key] for step in theirs], key
+    for step, other in zip(ours, theirs, strict=True):
+        assert abs(step["loss"] / other["loss"] - 1) < 1e-5, (step, other)
 
 
 def bad_gradient(folder: Path) -> None:
@@ -168,6 +193,7 @@ CHECKS = {
     "every_round_trip": partial(round_trips, cases=EVERY),
     "resume": resume,
     "elsewhere": elsewhere,
+    "resized": resized,
     "bad_gradient": bad_gradient,
     "failing_save": failing_save,
     "background": background,

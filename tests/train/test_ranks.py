@@ -7,7 +7,7 @@ import pytest
 from tests.support.warm import warm
 
 CHECKS = (
-    "optimizer", "round_trips", "resume", "elsewhere", "bad_gradient", "failing_save", "background",
+    "optimizer", "round_trips", "resume", "elsewhere", "resized", "bad_gradient", "failing_save", "background",
     "failing_background",
 )  # fmt: skip
 
@@ -41,6 +41,10 @@ def test_resume_is_bitwise_equal_on_four_ranks_after_a_signal_to_one(held):
 
 def test_a_run_goes_on_under_another_layout(held):
     assert_held(held, "elsewhere")
+
+
+def test_a_run_goes_on_with_other_data_ranks_while_its_batch_grows(held):
+    assert_held(held, "resized")
 
 
 def test_a_bad_gradient_on_one_rank_updates_none(held):
