@@ -11,6 +11,10 @@
     RUN/export/                the Hugging Face folder that it ends with
     RUN/checkpoints/           LATEST and a folder for each saved step:
     step-NNNNNNNN/state.json, step-NNNNNNNN/shards/, step-NNNNNNNN/manifest.json
+
+A plan has a folder of its own, with a run folder for each of its stages:
+
+    FOLDER/plan.json           the plan and its stages    FOLDER/1-NAME/, 2-NAME/, ...
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ OWNER = "run"
 EXIT_TAKEN_OVER = 72
 """Exit status of a process whose run another one has taken over (EX_OSFILE)."""
 STATE, SHARDS, MANIFEST = "state.json", "shards", "manifest.json"
+PLAN = "plan.json"
 
 _STEP = re.compile(r"step-(\d{8,})")
 _LEFTOVER = re.compile(r"\.(step-\d{8,})\.(incomplete|deleted)-.*")
@@ -78,6 +83,22 @@ def is_run(folder: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     return isinstance(content, dict) and isinstance(content.get("model"), dict) and "objective" in content
+
+
+def is_plan(folder: Path) -> bool:
+    """Whether ``folder`` is that of a plan."""
+    return (folder / PLAN).is_file()
+
+
+def stage_folder(folder: Path, place: int, name: str) -> Path:
+    """The run folder of a stage of a plan; ``place`` counts from 1."""
+    return folder / f"{place}-{name}"
+
+
+def refuse_plan_folder(folder: Path) -> None:
+    """Raise ConfigError for a folder that holds the stages of a plan, where a run is to be."""
+    if is_plan(folder):
+        raise ConfigError(f"--run {folder}: holds the stages of a plan; go on with --plan, or choose another folder")
 
 
 def read_config(run: Path) -> RunConfig:

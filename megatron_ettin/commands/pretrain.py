@@ -7,9 +7,13 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from megatron_ettin.commands.plan_flags import asks_for_plan, parse_plan
 from megatron_ettin.commands.run_flags import RunFlags, parse_flags, run_folder
+from megatron_ettin.errors import ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
 from megatron_ettin.launcher import end_with_launcher
 from megatron_ettin.run_folder import own_run
@@ -30,22 +34,17 @@ class PretrainFlags(RunFlags):
 
 
 def main(arguments: list[str]) -> int:
-    """Train or resume. Status 0: the stage is finished; 75 or 130: saved after SIGTERM or SIGUSR1, or after Ctrl-C."""
+    """Train or resume. Status 0: finished, all stages of a plan; 75 or 130: saved after a signal, or after Ctrl-C."""
+    if asks_for_plan(arguments):
+        return main_of_plan(arguments)
     config, flags = parse_flags(arguments, PretrainFlags, "pretrain")
     run = run_folder(config, flags)
-    end_with_launcher()
-    owns = os.environ.get("RANK", "0") == "0"  # known before the ranks know one another
-    command = shlex.join(sys.orig_argv)
-    with (
-        StopRequest() as stop,
-        own_run(run, command, take_over=flags.take_over) if owns else contextlib.nullcontext() as claim,
-    ):
+    with started(run, flags) as (stop, still_owned):
         with heavy_imports():
             from megatron_ettin.export.huggingface import read_canonical
             from megatron_ettin.parallel.groups import finish
             from megatron_ettin.train.run import train
 
-        still_owned = claim.require if claim else lambda: None
         outcome = train(
             config, run, read_canonical, start_over=flags.start_over, change_at=flags.change_at,
             still_owned=still_owned, stop=stop,
@@ -54,8 +53,41 @@ def main(arguments: list[str]) -> int:
     return exit_status(outcome.signal)
 
 
+def main_of_plan(arguments: list[str]) -> int:
+    """Train the stages of a plan, or go on with them; the status is as that of a single stage."""
+    planned, flags = parse_plan(arguments, PretrainFlags, "pretrain")
+    if flags.change_at is not None:
+        raise ConfigError("--change-at changes a single run; the settings of a plan's stages are those of its file")
+    with started(planned.folder, flags) as (stop, still_owned):
+        with heavy_imports():
+            from megatron_ettin.export.huggingface import read_canonical
+            from megatron_ettin.parallel.groups import finish
+            from megatron_ettin.train.walk import Walk, walk
+
+        this = Walk(
+            plan=planned.plan, choices=planned.choices, stages=planned.stages, folder=planned.folder,
+            command=shlex.join(sys.orig_argv), start_over=flags.start_over, take_over=flags.take_over,
+        )  # fmt: skip
+        received = walk(this, read_canonical, stop, still_owned=still_owned, say=lambda text: print(text, flush=True))
+        finish()
+    return exit_status(received)
+
+
+@contextlib.contextmanager
+def started(folder: Path, flags: PretrainFlags) -> Iterator[tuple[StopRequest, Callable[[], None]]]:
+    """Listen to signals, end with the launcher and own a folder, on the first rank, as long as it is trained in."""
+    end_with_launcher()
+    owns = os.environ.get("RANK", "0") == "0"  # known before the ranks know one another
+    command = shlex.join(sys.orig_argv)
+    with (
+        StopRequest() as stop,
+        own_run(folder, command, take_over=flags.take_over) if owns else contextlib.nullcontext() as claim,
+    ):
+        yield stop, claim.require if claim else lambda: None
+
+
 def exit_status(received: int) -> int:
-    """The status of a run that the signal ``received`` has stopped; 0: none has."""
+    """The exit status after a signal; 0: there was none."""
     if not received:
         return 0
     return EXIT_INTERRUPTED if received == signal.SIGINT else EXIT_STOPPED

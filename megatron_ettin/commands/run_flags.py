@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -31,6 +31,7 @@ from megatron_ettin.config.run import (
 )
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from megatron_ettin.errors import ConfigError, closest, suggest
+from megatron_ettin.plans.plan import shipped_names
 from megatron_ettin.plans.scale import scale_for, scaled, too_short
 from megatron_ettin.run_folder import is_run, read_config
 from megatron_ettin.typed_json import field_types
@@ -57,6 +58,8 @@ SIZE is 17m 32m 68m 150m 400m 1b, tiny, or a .toml file; OBJECTIVE is mlm, clm o
 extension, decay or cross. --variant released follows the published artifacts where they differ from the paper.
 --scale X multiplies the token counts of the recipe, rise, fall and growth of the batch included: --scale 0.03.
 The folder of a run in place of the three takes the settings from it.
+SIZE --plan NAME|FILE.toml [--scale X] [--objective NAME] [--split X] [--data PREFIX STAGE=PREFIX ...] takes the stages
+of a plan, in one folder: {plans}; docs/plans.md.
 """
 USAGE = """\
 Short forms: {aliases}.
@@ -118,14 +121,7 @@ def parse_over(
     rest = expanded(rest, ALIASES)
     if any(argument.partition("=")[0] == "--start.huggingface" for argument in rest):
         base = replace(base, start=replace(base.start, carry_optimizer=False))  # there is no state to carry over
-    sections = {name: getattr(base, name) for name in RUN_FIELDS}
-    flags = tyro.cli(
-        kind,
-        args=rest,
-        default=kind(**sections),  # type: ignore[arg-type]
-        prog=program,
-        description=description(kind, usage),
-    )
+    flags = parsed(kind, rest, base, program, usage)
     config = flags.apply(base)
     if config.model.size != base.model.size:
         raise ConfigError(f"model.size={config.model.size!r}: the size is the first argument; leave this flag out")
@@ -135,6 +131,18 @@ def parse_over(
     if checked:
         rules.check(config)
     return config, flags
+
+
+def parsed(kind: type[Flags], arguments: list[str], base: RunConfig, program: str, usage: str = NAMES) -> Flags:
+    """The flags of a verb, by default those of ``base``."""
+    sections = {name: getattr(base, name) for name in RUN_FIELDS}
+    return tyro.cli(
+        kind,
+        args=arguments,
+        default=kind(**sections),  # type: ignore[arg-type]
+        prog=program,
+        description=description(kind, usage),
+    )
 
 
 def asked_scale(arguments: list[str]) -> float:
@@ -150,7 +158,7 @@ def description(kind: type[RunFlags], usage: str) -> str:
     """The head of a verb's help."""
     short = ", ".join(f"{alias} = {flag}" for alias, flag in ALIASES.items())
     own = (kind.__doc__ or "").strip() if kind is not RunFlags else "A run by name, and any field of it by flag."
-    return f"{own}\n\n{usage}{USAGE.format(aliases=short)}"
+    return f"{own}\n\n{usage.format(plans=', '.join(shipped_names()))}{USAGE.format(aliases=short)}"
 
 
 def recipe_named(arguments: list[str], verb: str) -> tuple[RunConfig, list[str]]:
@@ -188,9 +196,11 @@ def taken(arguments: list[str], flag: str, default: str) -> tuple[str, list[str]
     return value, rest
 
 
-def refuse_typos(kind: type[RunFlags], arguments: list[str]) -> None:
-    """Raise ConfigError for a flag that does not exist, naming the nearest one."""
-    known = [*ALIASES, "--variant", "--scale", "--help", "-h", *flag_names(kind)]
+def refuse_typos(
+    kind: type[RunFlags], arguments: list[str], also: Sequence[str] = ("--variant", "--scale", "--plan")
+) -> None:
+    """Raise ConfigError for a flag that does not exist, naming the nearest one. ``also``: what else is known."""
+    known = [*ALIASES, *also, "--help", "-h", *flag_names(kind)]
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in known:

@@ -229,6 +229,16 @@ def refuse_empty(source: MixtureSource, corpus: Corpus) -> None:
         )
 
 
+def open_corpora(config: RunConfig) -> tuple[Mixture, list[Corpus], Vocabulary]:
+    """The corpora of a run and what they have in common. Raises DataError or ConfigError naming the source."""
+    mixture = mixture_of(config.data)
+    corpora = [open_corpus(source.prefix) for source in mixture.sources]
+    vocabulary = common_vocabulary(mixture, corpora, config)
+    for source, corpus in zip(mixture.sources, corpora, strict=True):
+        refuse_empty(source, corpus)
+    return mixture, corpora, vocabulary
+
+
 def open_data(config: RunConfig, threads: int | None = None) -> RunData:
     """Open the data of a run; builds the pack indexes of its corpora where they are missing.
 
@@ -238,11 +248,7 @@ def open_data(config: RunConfig, threads: int | None = None) -> RunData:
     if not config.data.data:
         raise ConfigError("data.data is empty; give a mixture file or the prefix of a corpus with --data")
     count = threads or cores()
-    mixture = mixture_of(config.data)
-    corpora = [open_corpus(source.prefix) for source in mixture.sources]
-    common_vocabulary(mixture, corpora, config)
-    for source, corpus in zip(mixture.sources, corpora, strict=True):
-        refuse_empty(source, corpus)
+    mixture, corpora, _ = open_corpora(config)
     spec = pack_spec(config.data)
     packs = [open_pack(corpus, spec, count) for corpus in corpora]
     return RunData(config, mixture, corpora, packs, count)

@@ -30,6 +30,7 @@ from megatron_ettin.run_folder import (
     note_change,
     put_away,
     read_changes,
+    refuse_plan_folder,
     remove_leftovers,
 )
 
@@ -46,6 +47,7 @@ def open_run_folder(
     Raises ConfigError when the folder cannot be written to or holds another run, CheckpointError when its checkpoints
     are gone. The owner's first rank calls this.
     """
+    refuse_plan_folder(run)
     try:
         run.mkdir(parents=True, exist_ok=True)
         if start_over:

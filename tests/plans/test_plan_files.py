@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,10 @@ def test_bad_choices_are_refused_with_what_helps(name: str, choices: dict[str, o
     with pytest.raises(ConfigError) as caught:
         resolve(load_plan(name), Choices(**{"size": "tiny"} | choices))  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+def test_the_plan_of_the_documentation_is_one(root: Path, tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (root / "docs" / "plans.md").read_text(), flags=re.DOTALL)
+    short, languages = resolve(load_plan(write(tmp_path, text)), Choices(size="17m"))
+    assert languages.config.schedule.tokens == 60 * 10**9 and languages.config.schedule.peak_rate == 1.5e-3
+    assert short.config.objective == languages.config.objective == "mlm"

@@ -1,0 +1,198 @@
+"""A plan walked from its first stage to its last: stopped anywhere it goes on, and ends bit for bit the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from megatron_ettin.config.codec import run_from_dict
+from megatron_ettin.errors import CheckpointError, ConfigError, DataError
+from megatron_ettin.observe import read_records
+from megatron_ettin.replay.replay import open_run_data, seen_step
+from megatron_ettin.run_folder import list_checkpoints, read_config
+from megatron_ettin.train.record import Recorder
+from tests.train.plans import (
+    FOLDERS,
+    PATIENCE,
+    PLAN,
+    assert_same_end,
+    go_through,
+    kill,
+    last_step,
+    size_file,
+    start,
+)
+from tests.train.runs import go, write_toy
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_toy(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def size(tmp_path_factory):
+    return size_file(tmp_path_factory.mktemp("size"))
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "four.toml"
+    path.write_text(PLAN)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, corpus, size, plan):
+    """The plan walked without a stop."""
+    folder = tmp_path_factory.mktemp("walk") / "whole"
+    assert go_through(size, plan, folder, "--data", corpus) == 0
+    return folder
+
+
+def stopping(monkeypatch, steps: list[tuple[int, int]]) -> None:
+    """Send this process a signal when (stage, step) is recorded, each once."""
+    record, left = Recorder.step, list(steps)
+
+    def step_and_signal(self, state, *arguments):
+        record(self, state, *arguments)
+        if (int(self._run.name[0]), state.step) in left:
+            left.remove((int(self._run.name[0]), state.step))
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Recorder, "step", step_and_signal)
+
+
+def test_a_plan_stopped_in_every_stage_ends_bit_for_bit_as_one_that_is_not(
+    tmp_path, monkeypatch, corpus, size, plan, whole
+):
+    """In the middle of a stage, at its last step, twice in one: records, weights and moments are the same."""
+    last = last_step(whole / "2-masks")
+    stopping(monkeypatch, [(1, 2), (1, 5), (2, 3), (2, last), (4, 1)])
+    folder, signals = tmp_path / "parts", []
+    while (received := go_through(size, plan, folder, "--data", corpus)) != 0:
+        signals.append(received)
+    assert signals == [signal.SIGUSR1] * 5
+    assert_same_end(folder, whole)
+
+
+def test_a_plan_that_is_killed_ends_bit_for_bit_as_one_that_is_not(tmp_path, corpus, size, plan, whole):
+    """One command, in a process of its own, starts and resumes; killed once the second stage has saved."""
+    files, folder = (size, plan, corpus), tmp_path / "killed"
+    process, deadline = start(files, folder), time.monotonic() + PATIENCE
+    while not list_checkpoints(folder / "2-masks"):
+        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-5000:]
+        time.sleep(0.005)
+    kill(process)
+    assert not (folder / "4-end").exists()
+    assert start(files, folder).wait(PATIENCE) == 0
+    assert_same_end(folder, whole)
+    log = (tmp_path / "log").read_text()
+    assert "stage 2 of 4: masks" in log and "resuming" in log and "weights, optimizer, order" in log
+
+
+def test_each_stage_starts_from_the_one_before_with_what_the_plan_says(whole):
+    configs = [read_config(whole / name) for name in FOLDERS]
+    assert [config.start.from_run for config in configs] == ["", *(str(whole / name) for name in FOLDERS[:-1])]
+    assert [config.start.carry_optimizer for config in configs] == [False, True, False, True]
+    assert [config.objective for config in configs] == ["clm", "mlm", "mlm", "mlm"]
+    logs = [(whole / name / "console.log").read_text() for name in FOLDERS]
+    assert "weights and optimizer" in logs[1] and "starting from" in logs[2] and "optimizer" not in logs[2]
+    record = json.loads((whole / "plan.json").read_text())
+    assert [stage["folder"] for stage in record["stages"]] == list(FOLDERS)
+    assert record["plan"]["source"] == "a test" and run_from_dict(record["stages"][3]["config"]).stage == "decay"
+
+
+def test_rows_of_a_carried_order_follow_and_other_stages_read_their_own(whole):
+    """What was trained on, by the digests of the records: one order through two stages, another in the third."""
+    data = [open_run_data(whole / name) for name in FOLDERS[:3]]
+    steps = [last_step(whole / name) for name in FOLDERS[:3]]
+    rows = [np.concatenate([d.step_rows(step) for step in range(n)]) for d, n in zip(data, steps, strict=True)]
+    consumed = data[0].order.position_of(np.concatenate(rows[:2]))
+    assert (consumed == np.arange(len(consumed))).all()
+    assert (rows[2][:8] != rows[0][:8]).any()
+    for name, opened, last in zip(FOLDERS, data, steps, strict=False):
+        for record in read_records(whole / name, "step"):
+            assert seen_step(opened, record["step"]).digest() == record["batch"]
+        assert last > 0
+
+
+def test_a_plan_that_is_over_is_left_alone(whole, corpus, size, plan):
+    said: list[str] = []
+    before = sorted(path for path in whole.rglob("*") if "owner" not in path.name)
+    assert go_through(size, plan, whole, "--data", corpus, said=said) == 0
+    assert sorted(path for path in whole.rglob("*") if "owner" not in path.name) == before
+    assert said[-1].startswith("stage 4 of 4: end is over")
+
+
+def test_what_a_later_stage_has_passed_need_not_be_kept(tmp_path, whole, corpus, size, plan):
+    """Checkpoints of a stage are not asked for once the next one has saved; a moved folder goes on."""
+    folder = tmp_path / "moved"
+    shutil.copytree(whole, folder)
+    for name in FOLDERS[:3]:
+        shutil.rmtree(folder / name / "checkpoints")
+    shutil.rmtree(folder / FOLDERS[3] / "checkpoints")
+    shutil.rmtree(folder / FOLDERS[3])
+    with pytest.raises(CheckpointError, match="3-again was at step"):
+        go_through(size, plan, folder, "--data", corpus)
+    shutil.copytree(whole / FOLDERS[3], folder / FOLDERS[3])
+    assert go_through(size, plan, folder, "--data", corpus) == 0
+
+
+def test_another_plan_in_the_folder_is_refused_with_what_differs(tmp_path, whole, corpus, size, plan):
+    """Of a stage that has begun nothing may change, and its length neither once another goes on from it."""
+    other = tmp_path / "four.toml"
+    cases = [
+        (PLAN.replace('name = "masks"', 'name = "masked"'), "stage 2 is 'masks' in the folder, and 'masked' here"),
+        (PLAN.rpartition("[[stages]]")[0], "stage 4 is 'end' in the folder, and 'none' here"),
+        (PLAN + "[stages.data]\nmask_share = 0.2\n", "stage 'end': data.mask_share: 0.15 -> 0.2"),
+        (PLAN.replace('"masks"\n', '"masks"\nrate = 0.5\n'), "stage 'masks': schedule.peak_rate: 0.003 -> 0.0015"),
+    ]
+    for text, message in cases:
+        other.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            go_through(size, str(other), whole, "--data", corpus)
+    with pytest.raises(ConfigError, match=r"stage 'again': schedule.tokens: 12000 -> 24000"):
+        go_through(size, plan, whole, "--data", corpus, "--scale", "2")
+    assert json.loads((whole / "plan.json").read_text())["scale"] == 1.0
+
+
+def test_a_folder_holds_a_run_or_a_plan(tmp_path, whole, corpus, size, plan):
+    with pytest.raises(ConfigError, match="1-words: holds a single run"):
+        go_through(size, plan, whole / "1-words", "--data", corpus)
+    with pytest.raises(ConfigError, match="holds the stages of a plan; go on with --plan"):
+        go(read_config(whole / "1-words"), whole)
+
+
+def test_data_of_a_later_stage_is_looked_at_before_the_first_one_starts(tmp_path, corpus, size, plan):
+    folder = tmp_path / "run"
+    with pytest.raises(DataError, match="nothing"):
+        go_through(size, plan, folder, "--data", corpus, f"end={tmp_path / 'nothing'}")
+    assert not (folder / "plan.json").exists() and not (folder / "1-words").exists()
+
+
+def test_a_stage_begins_again_where_a_person_says_so(tmp_path, whole, corpus, size, plan):
+    folder = tmp_path / "again"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / FOLDERS[3])
+    for checkpoint in list_checkpoints(folder / FOLDERS[2]):
+        (checkpoint.path / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match="--start-over"):
+        go_through(size, plan, folder, "--data", corpus)
+    assert go_through(size, plan, folder, "--data", corpus, "--start-over") == 0
+    assert_same_end(folder, whole)
+
+
+def test_a_plan_goes_on_from_a_model_that_is_there(tmp_path, whole, corpus, size):
+    """A finished encoder becomes a decoder."""
+    flags = ("--data", corpus, "--objective", "clm", "--from", whole / FOLDERS[3])
+    assert go_through(size, "cross", tmp_path / "run", *flags) == 0
+    config = read_config(tmp_path / "run" / "1-cross")
+    assert (config.objective, config.stage, config.start.from_run) == ("clm", "cross", str(whole / FOLDERS[3]))
+    assert "weights; rope" in (tmp_path / "run" / "1-cross" / "console.log").read_text()

@@ -1,0 +1,42 @@
+"""A plan whose processes are killed: one command starts and resumes, and the end is that of a walk nobody disturbed."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from megatron_ettin.run_folder import list_checkpoints
+from tests.train.plans import FOLDERS, LAUNCHERS, PATIENCE, PLAN, assert_same_end, kill, last_step, size_file, start
+from tests.train.runs import write_toy
+
+KILLS = 20
+LONGEST_LIFE = 14.0
+"""Seconds after which a start is killed at the latest: some are in their imports, some in the last stage."""
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str, Path]:
+    """A size, a plan and a corpus."""
+    (tmp_path / "four.toml").write_text(PLAN)
+    return size_file(tmp_path), str(tmp_path / "four.toml"), write_toy(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", LAUNCHERS)
+def test_a_plan_killed_twenty_times_at_random_ends_bit_for_bit_as_one_that_is_not(files, tmp_path, ranks):
+    assert start(files, tmp_path / "whole", ranks).wait(PATIENCE) == 0
+    chance, folder, killed = random.Random(5), tmp_path / "killed", 0
+    while killed < KILLS:
+        process = start(files, folder, ranks)
+        try:
+            if process.wait(chance.uniform(0.5, LONGEST_LIFE)) == 0:  # it is over sooner: again, with the last stage
+                for stage in FOLDERS[2:]:
+                    for checkpoint in list_checkpoints(folder / stage)[1:]:
+                        (checkpoint.path / "manifest.json").unlink()
+        except subprocess.TimeoutExpired:
+            kill(process)
+            killed += 1
+    assert start(files, folder, ranks).wait(PATIENCE) == 0
+    assert last_step(folder / FOLDERS[3]) == last_step(tmp_path / "whole" / FOLDERS[3])
+    assert_same_end(folder, tmp_path / "whole")
