@@ -35,6 +35,7 @@ from megatron_ettin.run_folder import (
     nearest,
     parse_source,
     read_config,
+    refuse_plan_folder,
     stored_tokenizer,
 )
 from megatron_ettin.schedule import batch_schedule
@@ -57,6 +58,8 @@ class Request:
     """Ranks, where they are known."""
     deep: bool
     """Read every byte of the corpora, beyond sizes and fingerprints."""
+    start: str = ""
+    """What it starts from, in words, where that is not there yet."""
 
 
 def examine(request: Request) -> tuple[RunConfig, list[Finding]]:
@@ -71,7 +74,10 @@ def examine(request: Request) -> tuple[RunConfig, list[Finding]]:
     found += about_data
     config = with_vocabulary(config, vocabulary)
     found += guarded("steps", step_findings(config))
-    found += guarded("start", start_findings(config, tokenizer))
+    if request.start:
+        found.append(Finding("ok", "start", request.start))
+    else:
+        found += guarded("start", start_findings(config, tokenizer))
     found += guarded("run", folder_findings(config, request.run, tokenizer))
     if config.model.vocabulary:
         found += guarded("rules", rule_findings(config, request.world, resolved=True))
@@ -227,6 +233,7 @@ def folder_findings(config: RunConfig, run: Path, tokenizer: TokenizerIdentity |
         stored, found = known_settings(run), foresee(run)
     except OSError as error:
         raise ConfigError(f"--run {run}: cannot be read ({error}); choose another folder") from error
+    refuse_plan_folder(run)
     if stored is not None:
         check_resume(stored, with_vocabulary(config, stored.model.vocabulary))
         if (saved := list_checkpoints(run)) and tokenizer is not None:

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import tyro
 
+from megatron_ettin.commands.plan_flags import asks_for_plan, parse_plan
 from megatron_ettin.commands.run_flags import RunFlags, parse_flags
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import model_ranks, with_vocabulary, with_world_size
 from megatron_ettin.config.recipes import recipe
+from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
+from megatron_ettin.cost.disk import disk
 from megatron_ettin.cost.estimate import Estimate, Speed, estimate_run, figures, measured_flops, notes
 from megatron_ettin.cost.hardware import GIBI
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.plans.table import plan_table
 from megatron_ettin.progress import format_count
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.tables import aligned, pairs
@@ -50,6 +54,8 @@ class EstimateFlags(SpeedFlags, RunFlags):
 
 def main(arguments: list[str]) -> int:
     """Estimate one run, or every published size when none is named."""
+    if asks_for_plan(arguments):
+        return plan(arguments)
     if arguments and not arguments[0].startswith("-"):
         return one_run(arguments)
     flags = tyro.cli(SpeedFlags, args=arguments, prog="ettin estimate")
@@ -66,6 +72,14 @@ def main(arguments: list[str]) -> int:
 def one_run(arguments: list[str]) -> int:
     """Print the estimate of one run."""
     config, flags = parse_flags(arguments, EstimateFlags, "estimate")
+    found = estimated(config, flags)
+    print(detail(found))
+    finish([found], flags)
+    return 0
+
+
+def estimated(config: RunConfig, flags: EstimateFlags) -> Estimate:
+    """The estimate of a run on the ranks that were asked for, with the vocabulary of its data."""
     if not config.model.vocabulary and config.data.data:
         from megatron_ettin.rows.run_data import stored_vocabulary  # only here: without data nothing of it is needed
 
@@ -74,10 +88,35 @@ def one_run(arguments: list[str]) -> int:
         rules.check(config, flags.world)
         config = with_world_size(config, flags.world)
         rules.check(config, flags.world)
-    found = estimate_run(config, speed(flags))
-    print(detail(found))
-    finish([found], flags)
+    return estimate_run(config, speed(flags))
+
+
+def plan(arguments: list[str]) -> int:
+    """Print the estimate of each stage of a plan, and of all."""
+    planned, flags = parse_plan(arguments, EstimateFlags, "estimate")
+    found = [estimated(stage.config, flags) for stage in planned.stages]
+    print(f"plan {planned.plan.name}\n{plan_table(planned.stages)}\n")
+    print(sums(found, [stage.name for stage in planned.stages]))
+    finish(found, flags)
     return 0
+
+
+def sums(found: Sequence[Estimate], names: Sequence[str]) -> str:
+    """One line a stage and one for all: time, memory and disk."""
+    ranks = [model_ranks(item.config.layout) * max(1, item.config.layout.data) for item in found]
+    hours = [item.device_hours for item in found]
+    days = [spent / count / HOURS_PER_DAY for spent, count in zip(hours, ranks, strict=True)]
+    memory, held = [item.memory.total / GIBI for item in found], [disk(item.config).most for item in found]
+    work, tokens = [item.training_flops for item in found], [item.config.schedule.tokens for item in found]
+    lines = [
+        (name, format_count(t), f"{w:.3g}", f"{h:,.1f}", f"{d:,.2f}", f"{m:.2f}", format_count(b, "B"))
+        for name, t, w, h, d, m, b in zip(
+            [*names, "all"], [*tokens, sum(tokens)], [*work, sum(work)], [*hours, sum(hours)], [*days, sum(days)],
+            [*memory, max(memory)], [*held, sum(held)], strict=True,
+        )
+    ]  # fmt: skip
+    head = ("stage", "tokens", "FLOP", "device hours", f"days on {ranks[0]}", "GiB/rank", "disk")
+    return f"{found[0].speed.device}, {basis(found[0])}\n\n" + aligned([head, *lines], left=1)
 
 
 def speed(flags: SpeedFlags) -> Speed:
@@ -146,8 +185,13 @@ def detail(found: Estimate) -> str:
     if layout.data > 1:
         lost = found.idle
         growing = f", {lost.growing:.1%} while the batch grows" if config.batch.warmup_tokens else ""
-        lines.append(("idle", f"{lost.full:.1%} of the data ranks' time goes without rows in a full step{growing}, "
-            f"{lost.stage:.1%} in the stage"))
+        lines.append(
+            (
+                "idle",
+                f"{lost.full:.1%} of the data ranks' time goes without rows in a full step{growing}, "
+                f"{lost.stage:.1%} in the stage",
+            )
+        )
     if layout.pipeline > 1:
         lines += [
             ("placement", " ".join(map(str, found.placement)) + " layers per stage"),

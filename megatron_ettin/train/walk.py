@@ -13,7 +13,7 @@ from pathlib import Path
 from megatron_ettin.checkpoint.standing import foresee, stored_run
 from megatron_ettin.config import rules
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import CheckpointError, ConfigError, DataError
+from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.observe.records import has_evaluation
 from megatron_ettin.ownership import Claim
 from megatron_ettin.parallel.device import limit_threads
@@ -23,7 +23,7 @@ from megatron_ettin.plans.folder import furthest_begun, record_plan, run_of_stag
 from megatron_ettin.plans.plan import Plan
 from megatron_ettin.plans.resolve import Choices, Stage
 from megatron_ettin.plans.table import plan_table
-from megatron_ettin.rows.run_data import open_corpora
+from megatron_ettin.rows.plan_data import refuse_bad_data
 from megatron_ettin.run_folder import own_run
 from megatron_ettin.train.run import Outcome, train
 from megatron_ettin.train.signals import StopRequest
@@ -109,17 +109,7 @@ def train_stage(
 
 def begin(this: Walk, say: Callable[[str], None]) -> None:
     """Before the first step of any stage: what is there, what is planned, and that all of its data can be read."""
-    tokenizers: dict[str, str] = {}
-    for stage in this.stages:
-        if not stage.config.data.data:
-            raise ConfigError(f"stage {stage.name!r}: data.data is empty; give --data, or --data {stage.name}=PREFIX")
-        _, _, vocabulary = open_corpora(stage.config)
-        tokenizers.setdefault(vocabulary.fingerprint, stage.name)
-    if len(tokenizers) > 1:
-        raise DataError(
-            f"the data of the stages {', '.join(tokenizers.values())} was made by different tokenizers; a model keeps "
-            "its own through all stages: prepare the text of all with one"
-        )
+    refuse_bad_data(this.stages)
     record_plan(this.folder, this.plan, this.choices, this.stages)
     say(f"plan {this.plan.name}\n{plan_table(this.stages)}")
 

@@ -11,6 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from megatron_ettin.check.plan import plan_status
+from megatron_ettin.commands import check, estimate
 from megatron_ettin.config.codec import run_from_dict
 from megatron_ettin.errors import CheckpointError, ConfigError, DataError
 from megatron_ettin.observe import read_records
@@ -196,3 +198,46 @@ def test_a_plan_goes_on_from_a_model_that_is_there(tmp_path, whole, corpus, size
     config = read_config(tmp_path / "run" / "1-cross")
     assert (config.objective, config.stage, config.start.from_run) == ("clm", "cross", str(whole / FOLDERS[3]))
     assert "weights; rope" in (tmp_path / "run" / "1-cross" / "console.log").read_text()
+
+
+def test_a_screen_says_how_far_each_stage_is(tmp_path, whole, corpus, size, plan):
+    lines = dict(plan_status(whole))
+    assert lines["plan"] == str(whole) and lines["owner"] == "nobody"
+    for place, name in enumerate(FOLDERS, start=1):
+        assert lines[f"stage {place}"].startswith(f"{name[2:]}: over, step {last_step(whole / name)}, ")
+    assert lines["run"].startswith(str(whole / "4-end")) and "would find the stage finished" in lines["a start"]
+    folder = tmp_path / "part"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "4-end")
+    for checkpoint in list_checkpoints(folder / "3-again"):
+        shutil.rmtree(checkpoint.path)
+    (folder / "3-again" / "saves.jsonl").unlink()
+    (folder / "3-again" / "checkpoints" / "LATEST").unlink()
+    lines = dict(plan_status(folder))
+    assert lines["stage 3"].startswith("again: has begun; nothing of") and lines["stage 4"] == "end: has not begun"
+
+
+def test_a_check_looks_at_every_stage_that_is_not_over_and_at_all_together(tmp_path, whole, corpus, size, plan, capsys):
+    arguments = [size, "--plan", plan, "--data", str(corpus), "--quiet"]
+    assert check.main([*arguments, "--run-folder", str(tmp_path / "new")]) == 0
+    fresh = capsys.readouterr().out
+    assert "weights, optimizer, order of stage words, when it is over" in fresh and "random weights from seed" in fresh
+    assert [line for line in fresh.splitlines() if line.startswith("stage ")] == [
+        f"stage {name[0]}: {name[2:]}" for name in FOLDERS
+    ]
+    together = fresh.rpartition("all stages\n")[2]
+    assert "a fresh plan" in together and "made by one tokenizer" in together and "in 4 stages" in together
+    assert "GiB on the fullest rank, in stage" in together and "at the end, " in together
+    assert not (tmp_path / "new").exists()
+    assert check.main([*arguments, "--run-folder", str(whole)]) == 0
+    going = capsys.readouterr().out
+    assert "goes on with stage 4 of 4, end" in going and "a checkpoint of its own" in going and "stage 1:" not in going
+    assert check.main([*arguments, "--run-folder", str(whole), "--scale", "2"]) == 2
+    assert "was begun with another plan" in capsys.readouterr().out
+    missing = [size, "--plan", plan, "--data", str(corpus), f"end={tmp_path / 'nothing'}", "--quiet"]
+    assert check.main([*missing, "--run-folder", str(tmp_path / "new")]) == 2
+    assert "error  data" in capsys.readouterr().out
+    assert estimate.main([size, "--plan", plan, "--data", str(corpus), "--json", str(tmp_path / "figures.json")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    hours = {row[0]: row[-4] for row in rows if row and row[0] in ("words", "masks", "again", "end", "all")}
+    assert len(hours) == 5 and len(json.loads((tmp_path / "figures.json").read_text())) == 4
