@@ -25,7 +25,7 @@ class Ours:
         self.config = run_of(row, machine, rows)
         with drawn_on(machine.device):
             self.parts = build_parts(self.config, machine.groups, sources=1)
-        self.batches, self.steps = batches(self.config), 0
+        self.batches, self.steps = batches(self.config, packed=row.recipe), 0
 
     @property
     def tokens(self) -> int:

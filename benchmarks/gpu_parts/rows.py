@@ -10,11 +10,11 @@ from typing import Any
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
 
 LARGEST, SMALLEST, MIDDLE = "1b", "17m", "150m"
-SECONDS = {"machine": 15.0, "numerics": 20.0, "step": 20.0, "peer": 25.0, "profile": 25.0}
+SECONDS = {"machine": 15.0, "numerics": 20.0, "step": 20.0, "peer": 25.0, "profile": 25.0, "kernels": 10.0}
 """What a row of a kind is expected to take before one of its kind has been measured."""
 LARGE_SECONDS = 20.0
 """Added for the largest model."""
-COMPILE_SECONDS = {"step": 15.0, "peer": 60.0, "profile": 15.0, "numerics": 0.0, "machine": 0.0}
+COMPILE_SECONDS = {"step": 15.0, "peer": 60.0, "profile": 15.0, "numerics": 0.0, "machine": 0.0, "kernels": 20.0}
 """Added where torch.compile works."""
 
 
@@ -23,7 +23,7 @@ class Row:
     """One measurement."""
 
     kind: str
-    """machine, numerics, step, peer or profile."""
+    """machine, numerics, step, peer, profile or kernels."""
     size: str = SMALLEST
     objective: str = "mlm"
     row_length: int = 1024
@@ -31,6 +31,10 @@ class Row:
     backend: str = "auto"
     """Our attention back end, or transformers' attention for a peer."""
     compile: bool = True
+    kernels: str = "auto"
+    """Our own kernels where they can be, or torch's."""
+    recipe: bool = False
+    """Dropout as in the recipe, and rows of pieces as long as texts of the web; else one piece a row and none."""
     loss_chunk_mebibytes: int = 0
     """Bound of the logits held at once; 0: the default."""
     fp8_recipe: str = "current"
@@ -80,7 +84,10 @@ def _plan() -> Iterator[Row]:
     for objective in ("mlm", "clm"):
         yield Row(kind="numerics", objective=objective)
     yield Row(kind="step")
-    yield Row(kind="step", compile=False)  # something to go by where nothing compiles
+    yield Row(kind="step", compile=False, kernels="torch")  # something to go by where nothing compiles
+    yield Row(kind="profile")
+    yield Row(kind="kernels")
+    yield Row(kind="step", recipe=True)
     for size in PUBLISHED_SIZES:
         yield Row(kind="step", size=size)
     for size in (SMALLEST, LARGEST):
@@ -109,7 +116,11 @@ def _choices() -> Iterator[Row]:
         for size, length in ((SMALLEST, 1024), (LARGEST, 1024), (SMALLEST, 8192), (MIDDLE, 8192)):
             yield Row(kind="step", size=size, row_length=length, backend=backend)
     for size in (SMALLEST, MIDDLE, LARGEST):
-        yield Row(kind="step", size=size, compile=False)
+        for compiled in (True, False):
+            yield Row(kind="step", size=size, compile=compiled, kernels="torch")
+        yield Row(kind="step", size=size, recipe=True)
+    for size in (MIDDLE, LARGEST):
+        yield Row(kind="kernels", size=size)
     for mebibytes in (64, 256, 4096):
         yield Row(kind="step", loss_chunk_mebibytes=mebibytes)
     yield Row(kind="step", precision="fp32", backend="sdpa")

@@ -23,6 +23,10 @@ from megatron_ettin.config.run import (
 
 RATE = 1e-4
 MASK_SHARE = 0.3
+DROPOUT = 0.1
+"""The recipe's."""
+MEDIAN_PIECE, SPREAD = 400.0, 1.1
+"""Tokens of a text of the web, and the standard deviation of their logarithm: most are shorter than a row."""
 
 
 def run_of(row: Row, machine: Machine, rows: int) -> RunConfig:
@@ -32,6 +36,7 @@ def run_of(row: Row, machine: Machine, rows: int) -> RunConfig:
         precision=row.precision,  # type: ignore[arg-type]
         attention=row.backend,  # type: ignore[arg-type]
         compile=row.compile,
+        kernels=row.kernels,  # type: ignore[arg-type]
         loss_chunk_bytes=row.loss_chunk_mebibytes << 20,
     )
     if row.precision == "fp8":
@@ -39,7 +44,7 @@ def run_of(row: Row, machine: Machine, rows: int) -> RunConfig:
     return RunConfig(
         objective=row.objective,  # type: ignore[arg-type]
         stage="pretrain",
-        model=machine.shape(row.size),
+        model=replace(machine.shape(row.size), output_dropout=DROPOUT if row.recipe else 0.0),
         schedule=ScheduleConfig(tokens=10**9, peak_rate=RATE),
         data=DataConfig(row_length=length, piece_length=length, mask_share=MASK_SHARE),
         batch=BatchConfig(rows=rows * MICRO_BATCHES),
@@ -48,10 +53,23 @@ def run_of(row: Row, machine: Machine, rows: int) -> RunConfig:
     )
 
 
-def batches(config: RunConfig, count: int = MICRO_BATCHES) -> list[Batch]:
-    """The micro-batches of a step: one piece a row, random ids."""
+def batches(config: RunConfig, count: int = MICRO_BATCHES, *, packed: bool = False) -> list[Batch]:
+    """The micro-batches of a step: one piece a row, or as many as fill it, and random ids."""
     length, rows = config.data.row_length, config.layout.micro_batch_rows
-    return [batch_of(config, (length,) * rows, seed) for seed in range(count)]
+    made = []
+    for seed in range(count):
+        random = np.random.default_rng(seed)
+        pieces = [pieces_of_row(length, random) if packed else [length] for _ in range(rows)]
+        made.append(batch_of(config, tuple(piece for row in pieces for piece in row), seed))
+    return made
+
+
+def pieces_of_row(length: int, random: np.random.Generator) -> list[int]:
+    """Lengths of pieces that fill a row; the last one is cut, as the last piece of a long text is."""
+    pieces = []
+    while (left := length - sum(pieces)) > 0:
+        pieces.append(min(left, max(2, round(MEDIAN_PIECE * float(np.exp(SPREAD * random.standard_normal()))))))
+    return pieces
 
 
 def batch_of(config: RunConfig, pieces: tuple[int, ...], seed: int) -> Batch:

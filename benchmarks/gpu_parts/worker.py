@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 
+from benchmarks.gpu_parts.kernels import kernels
 from benchmarks.gpu_parts.limits import H100
 from benchmarks.gpu_parts.machine import TINY, Machine, Scale, ceilings_of
 from benchmarks.gpu_parts.numerics import numerics
@@ -46,7 +47,7 @@ def measure(row: Row, machine: Machine, results: Results) -> dict[str, Any]:
         return profiled(row, machine)
     found = results.rows.get(Row(kind="machine", compile=False).key, {})
     ceilings = ceilings_of(found["values"]) if "values" in found else H100
-    return our_step(row, machine, ceilings)
+    return kernels(row, machine, ceilings) if row.kind == "kernels" else our_step(row, machine, ceilings)
 
 
 def work_off(rows: Sequence[Row], machine: Machine, results: Results, left: Callable[[], float]) -> list[Row]:

@@ -196,8 +196,11 @@ class ComputeConfig:
     """Attention back end; auto chooses per layer and prints each choice with its reason."""
     loss_chunk_bytes: int = 0
     """Upper bound of the logits in fp32 held at once; 0: on a CPU all below 1 GiB, else 256 MiB; on a GPU 1 GiB."""
+    kernels: Literal["auto", "torch"] = "auto"
+    """What computes pointwise parts on a GPU (gated GELU, rotary embedding, residual sum with dropout and norm, passes
+    over logits). auto: this software's own, in Triton, where it is installed; torch: torch's operations."""
     compile: bool = False
-    """torch.compile the pointwise parts: gated GELU, rotary embedding; on a GPU also passes over logits, optimizer."""
+    """torch.compile the pointwise parts that no own kernel computes, and on a GPU the optimizer's."""
     deterministic: bool = False
     """Ask for deterministic kernels, and refuse where there are none."""
     threads: int = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as functional
@@ -19,27 +19,42 @@ from torch import Tensor
 
 from megatron_ettin import _native
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.kernels.kind import KernelKind
 from megatron_ettin.kernels.rope import rotate_
+
+if TYPE_CHECKING:
+    from megatron_ettin.kernels.dropout import Dropout
 
 Rotation = Callable[[Tensor, Tensor, Tensor], None]
 """(queries, keys and values [T, N, 3, D], cosine, sine): turns queries and keys in place."""
+AddAndNorm = Callable[[Tensor, Tensor, "Dropout | None", Tensor, float], tuple[Tensor, Tensor]]
+"""(residual, x, dropout, weight of the norm, its epsilon) -> (residual + dropout(x), the norm of that sum)."""
 
 
 @dataclass(frozen=True)
 class Pointwise:
-    """The pointwise parts of a layer, compiled or as they are."""
+    """The pointwise parts of a layer, by one kind of kernels."""
 
     gated_gelu: Callable[[Tensor], Tensor]
     """gelu(first half) * second half of the last axis, [..., 2 I] -> [..., I]."""
     rotate: Rotation
     """The rotary embedding."""
+    add_and_norm: AddAndNorm | None = None
+    """Residual sum, dropout and norm; None: they are computed one after the other."""
 
 
-def pointwise(compiled: bool) -> Pointwise:
-    """The parts as one kernel each: compiled, or by the extension on a CPU. Elsewhere one operation after the other."""
-    if not compiled:
-        return Pointwise(gated_gelu=gated_gelu_here, rotate=rotate_here_)
-    return Pointwise(gated_gelu=one_kernel(gated_gelu), rotate=one_kernel(rotate_))
+def pointwise(kind: KernelKind) -> Pointwise:
+    """One kernel a part: own, compiled, or on a CPU the extension's; elsewhere one operation after the other."""
+    if kind == "own":
+        from megatron_ettin.kernels.triton import add_norm, rotary
+        from megatron_ettin.kernels.triton import gated_gelu as own_gelu
+
+        return Pointwise(
+            gated_gelu=own_gelu.gated_gelu, rotate=rotary.rotate_, add_and_norm=add_norm.add_norm
+        )
+    if kind == "compiled":
+        return Pointwise(gated_gelu=one_kernel(gated_gelu), rotate=one_kernel(rotate_))
+    return Pointwise(gated_gelu=gated_gelu_here, rotate=rotate_here_)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
 from megatron_ettin.cost.memory import LOSS_CHUNK_BYTES
 from megatron_ettin.cost.placement import layer_placement
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.kernels.kind import describe, kernel_kind, require_triton
 from megatron_ettin.model.attention.choice import attention_report, choices, installed, last_layer_narrows
 from megatron_ettin.model.attention.core import attend_by
 from megatron_ettin.model.canonical import canonical_parameters
@@ -44,11 +45,17 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
     has = installed(groups.device)
     made = choices(config, has)
     narrows = last_layer_narrows(config, made[-1], layers[-1])
+    kernels = kernel_kind(config.compute, groups.device.kind)
+    if kernels == "own":
+        require_triton(groups.device.torch_device)
     if groups.world.is_first:
         for line in attention_report(made, layer_kinds(config), narrows):
             logger.info(line)
+        logger.info(describe(kernels, groups.device.kind))
     specs = [
-        layer_spec(kind, config, groups, attend_by(choice.backend, kind, config, has), narrows and kind.index == last)
+        layer_spec(
+            kind, config, groups, attend_by(choice.backend, kind, config, has), narrows and kind.index == last, kernels
+        )
         for kind, choice in zip(layer_kinds(config), made, strict=True)
     ]
     models = []
@@ -66,7 +73,7 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
                 virtual_stage=chunk if config.layout.virtual_pipeline > 1 else None,
                 padded_vocabulary=padded_vocabulary(config.model.vocabulary),
                 loss_chunk=loss_chunk(config, groups),
-                compiled=config.compute.compile,
+                kernels=kernels,
             )
         )
     mark_parameters(models)

@@ -32,6 +32,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.kernels.kind import KernelKind
 from megatron_ettin.kernels.linear import linear
 from megatron_ettin.kernels.lookup import look_up
 from megatron_ettin.model.device_batch import DeviceBatch
@@ -126,7 +127,7 @@ class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
         rows: int,
         owns_weight: bool,
         loss_chunk: int,
-        compiled: bool,
+        kernels: KernelKind,
     ) -> None:
         super().__init__(
             config.hidden_size,
@@ -138,7 +139,7 @@ class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
             tp_group=groups.tensor.group,
         )
         local = self.output_size_per_partition
-        self.shard = VocabularyShard(groups.tensor, groups.tensor.rank * local, compiled=compiled)
+        self.shard = VocabularyShard(groups.tensor, groups.tensor.rank * local, kernels=kernels)
         self.rows = max(0, min(local, vocabulary - self.shard.first_row))
         self.loss_chunk = loss_chunk
 
@@ -169,7 +170,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         virtual_stage: int | None,
         padded_vocabulary: int,
         loss_chunk: int,
-        compiled: bool,
+        kernels: KernelKind,
     ) -> None:
         super().__init__(config=config, pg_collection=groups.collection)
         self.model_type = ModelType.encoder_or_decoder
@@ -197,7 +198,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
                 rows=padded_vocabulary,
                 owns_weight=not first,
                 loss_chunk=loss_chunk,
-                compiled=compiled,
+                kernels=kernels,
             )
         if first or last:
             self.setup_embeddings_and_output_layer()

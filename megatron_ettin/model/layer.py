@@ -24,7 +24,8 @@ from torch import Tensor
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.kernels.dropout import Dropout, add_dropped
-from megatron_ettin.kernels.pointwise import Rotation, pointwise
+from megatron_ettin.kernels.kind import KernelKind
+from megatron_ettin.kernels.pointwise import AddAndNorm, Rotation, pointwise
 from megatron_ettin.kernels.rope import rotate, split
 from megatron_ettin.model.attention.core import Attend, CoreAttention
 from megatron_ettin.model.norm import Norm
@@ -71,11 +72,12 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
     """x + drop(attention(norm(x))), then x + mlp(norm(x)). Only the attention output is dropped.
 
     `narrows`: from the attention's output on it computes only the positions that are wanted behind it.
+    `add_and_norm`: adds, drops and normalizes in one kernel; None: one operation after the other.
     """
 
-    def __init__(self, *arguments: Any, narrows: bool, **options: Any) -> None:
+    def __init__(self, *arguments: Any, narrows: bool, add_and_norm: AddAndNorm | None, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.narrows = narrows
+        self.narrows, self.add_and_norm = narrows, add_and_norm
 
     def forward(self, hidden_states: Tensor, packed_seq_params: PackedRows, **_: Any) -> tuple[Tensor, None]:
         """The layer's output, [T, 1, H] as its input, or [L, 1, H]; None is Megatron-Core's cross-attention context."""
@@ -83,21 +85,28 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
         attention = self.self_attention(self.input_layernorm(hidden_states), packed_seq_params, wanted)
         if wanted is not None:
             hidden_states = hidden_states.index_select(0, wanted.positions_L)
-        if self.hidden_dropout and self.training:
-            places_T = packed_seq_params.places_T if wanted is None else packed_seq_params.places_T[wanted.positions_L]
-            if self.config.sequence_parallel:
-                places_T = places_T.chunk(self.tp_group.size())[self.tp_group.rank()]
-            dropout = Dropout(
-                share=self.hidden_dropout,
-                key=packed_seq_params.dropout_key,
-                step=packed_seq_params.step,
-                layer=self.layer_number - 1,
-                places_T=places_T,
-            )
-            hidden_states = add_dropped(hidden_states, attention, dropout)
-        else:
-            hidden_states = hidden_states + attention
+        dropout = self._dropout(packed_seq_params, wanted) if self.hidden_dropout and self.training else None
+        if self.add_and_norm is not None:
+            norm = self.pre_mlp_layernorm
+            hidden_states, normed = self.add_and_norm(hidden_states, attention, dropout, norm.weight, norm.epsilon)
+            return hidden_states + self.mlp(normed), None
+        hidden_states = (
+            hidden_states + attention if dropout is None else add_dropped(hidden_states, attention, dropout)
+        )
         return hidden_states + self.mlp(self.pre_mlp_layernorm(hidden_states)), None
+
+    def _dropout(self, packed: PackedRows, wanted: Wanted | None) -> Dropout:
+        """Which numbers of this rank's tokens are dropped, or of those wanted."""
+        places_T = packed.places_T if wanted is None else packed.places_T[wanted.positions_L]
+        if self.config.sequence_parallel:
+            places_T = places_T.chunk(self.tp_group.size())[self.tp_group.rank()]
+        return Dropout(
+            share=self.hidden_dropout,
+            key=packed.dropout_key,
+            step=packed.step,
+            layer=self.layer_number - 1,
+            places_T=places_T,
+        )
 
 
 FP8_CAPABILITY = {"delayed": (8, 9), "current": (8, 9), "blocks": (9, 0)}
@@ -126,13 +135,15 @@ def linear_classes(config: RunConfig, capability: tuple[int, int] | None) -> tup
     return TEColumnParallelLinear, TERowParallelLinear
 
 
-def layer_spec(kind: LayerKind, config: RunConfig, groups: Groups, attend: Attend, narrows: bool) -> ModuleSpec:
+def layer_spec(
+    kind: LayerKind, config: RunConfig, groups: Groups, attend: Attend, narrows: bool, kernels: KernelKind
+) -> ModuleSpec:
     """Megatron-Core's description of one layer. Layer 0 has no attention norm: the embedding's norm has just run."""
     columns, rows = linear_classes(config, compute_capability(groups.device))
-    parts = pointwise(config.compute.compile)
+    parts = pointwise(kernels)
     return ModuleSpec(
         module=EttinLayer,
-        params={"narrows": narrows},
+        params={"narrows": narrows, "add_and_norm": parts.add_and_norm},
         submodules=TransformerLayerSubmodules(
             input_layernorm=IdentityOp if kind.index == 0 else Norm,
             self_attention=ModuleSpec(

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ettin import _native
+from megatron_ettin.kernels.kind import KernelKind
 from megatron_ettin.kernels.pointwise import is_native, one_kernel, softmax_gradients_, softmax_statistics
 from megatron_ettin.parallel.groups import Axis
 
@@ -60,8 +61,8 @@ class VocabularyShard:
     """Token id of this rank's first row."""
     workspace: Workspace = field(default_factory=Workspace)
     """Memory for logits."""
-    compiled: bool = False
-    """Where there is no native kernel, compile the passes over the logits into one kernel each."""
+    kernels: KernelKind = "plain"
+    """What makes the passes over the logits where the extension does not."""
 
     def reduce_(self, x: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         """Combine a tensor over the shards, in place."""
@@ -100,7 +101,7 @@ class CrossEntropy:
     def read(self, tile: LogitTile) -> None:
         """Take the statistics of a tile's logits, which must stay as they are until its gradients are made."""
         first_row = self.shard.first_row + tile.columns.start
-        kind: type[Passes] = _CompiledPasses if self.shard.compiled else _PlainPasses
+        kind: type[Passes] = PASSES[self.shard.kernels]
         if is_native(tile.logits_LV):
             kind = _NativePasses
         passes = kind(tile.logits_LV, self.bias_V[tile.columns], self.label_ids_L, first_row)
@@ -202,4 +203,24 @@ class _CompiledPasses:
         return gradient_V
 
 
-Passes = _NativePasses | _PlainPasses | _CompiledPasses
+class _OwnPasses:
+    """The same by own kernels for GPUs: one reading of the logits, then one reading and one writing."""
+
+    def __init__(self, logits_LV: Tensor, bias_V: Tensor, label_ids_L: Tensor, first_row: int) -> None:
+        self.inputs = (logits_LV, bias_V, label_ids_L, first_row)
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As those of the native passes."""
+        from megatron_ettin.kernels.triton import softmax
+
+        return softmax.softmax_statistics(*self.inputs)
+
+    def gradients_(self, log_sum_L: Tensor) -> Tensor:
+        """As those of the native passes."""
+        from megatron_ettin.kernels.triton import softmax
+
+        return softmax.softmax_gradients_(*self.inputs, log_sum_L)
+
+
+Passes = _NativePasses | _PlainPasses | _CompiledPasses | _OwnPasses
+PASSES: dict[KernelKind, type[Passes]] = {"plain": _PlainPasses, "compiled": _CompiledPasses, "own": _OwnPasses}

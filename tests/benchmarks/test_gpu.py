@@ -49,7 +49,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 def test_every_kind_of_row_is_produced(measured: dict[str, dict[str, Any]]) -> None:
     assert list(measured) == [row.key for row in thinned(plan())]
     done = [entry for entry in measured.values() if entry["status"] == "done"]
-    assert {entry["row"]["kind"] for entry in done} == {"machine", "numerics", "step", "peer", "profile"}
+    assert {entry["row"]["kind"] for entry in done} == {"machine", "numerics", "step", "peer", "profile", "kernels"}
     steps = [entry for entry in done if entry["row"]["kind"] == "step"]
     assert {entry["row"]["backend"] for entry in steps} == {"auto", "sdpa", "varlen", "flash", "te"}
     assert {entry["row"]["precision"] for entry in steps} == {"bf16", "fp8", "fp32"}
@@ -57,6 +57,11 @@ def test_every_kind_of_row_is_produced(measured: dict[str, dict[str, Any]]) -> N
     assert {(entry["row"]["objective"], entry["row"]["row_length"]) for entry in steps} == {
         ("mlm", 1024), ("mlm", 8192), ("clm", 1024), ("clm", 8192)
     }  # fmt: skip
+    assert {(entry["row"]["kernels"], entry["row"]["recipe"]) for entry in steps} == {
+        ("auto", False), ("auto", True), ("torch", False)
+    }  # fmt: skip
+    (own,) = [entry["values"]["kernels"] for entry in done if entry["row"]["kind"] == "kernels"]
+    assert len(own) == 5 and all(pair["torch_seconds"] > 0 for pair in own)
     for entry in steps:
         values = entry["values"]
         assert values["tokens_per_second"] > 0 and values["roofline_share"] > 0 and values["estimated_gibibytes"] > 0

@@ -20,6 +20,9 @@ pytestmark = pytest.mark.gpu
 
 MEMORY = (0.7, 1.3)
 """Peak of tensors over the estimate, which leaves out temporary tensors of the kernels."""
+KERNELS = ("auto", "torch")
+SAME_LOSS = 2e-3
+"""Relative: torch's kernels round to bf16 between operations where ours round once."""
 ONE_WAIT = 1
 """The step's totals are read once."""
 
@@ -63,6 +66,14 @@ def test_a_step_waits_for_the_gpu_once(machine: Machine, objective: str, compile
     for _ in range(3):
         side.step()
     assert machine.host_waits(side.step) == ONE_WAIT
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_a_step_by_own_kernels_is_that_by_torchs(machine: Machine, objective: str) -> None:
+    rows = [Row(kind="step", objective=objective, compile=False, recipe=True, kernels=name) for name in KERNELS]
+    own, other = (Ours(row, machine, rows=2) for row in rows)
+    for _ in range(3):
+        assert own.step().loss == pytest.approx(other.step().loss, rel=SAME_LOSS)
 
 
 @pytest.mark.parametrize("size", ["17m", "150m"])

@@ -89,4 +89,4 @@ def test_compiled_passes_over_the_logits_are_the_plain_ones_whatever_the_number_
 def test_where_torch_cannot_compile_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._dynamo, "is_dynamo_supported", lambda: False)
     with pytest.raises(ConfigError, match=r"compute\.compile"):
-        pointwise.pointwise(compiled=True)
+        pointwise.pointwise("compiled")

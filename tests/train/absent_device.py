@@ -1,7 +1,7 @@
 """Takes a training step as a GPU would, on torch's meta device: it computes nothing, and whoever reads a number fails.
 
 `python -m tests.train.absent_device CASE.json` prints how often the host read numbers and how often it waited for a
-copy. All code that asks whether it runs on a CPU is told no.
+copy, and how often which own kernel was launched. All code that asks whether it runs on a CPU is told no.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from megatron_ettin.parallel import device as device_module
 from megatron_ettin.parallel import groups as groups_module
 from megatron_ettin.parallel.device import Device
 from megatron_ettin.parallel.groups import Groups
-from tests.model.inputs import batch_of, run_of
+from tests.model.inputs import batch_of, run_of, small_model
 
 ABSENT = torch.device("meta")
 HOPPER = Installed(cuda=True, hopper=True, varlen=True, flash=True, flash_hopper=True, te=True)
@@ -104,8 +105,30 @@ def flash_attn_varlen_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **
 
 def run_for(case: dict[str, Any]) -> RunConfig:
     """The run of a case."""
-    config = run_of(case["objective"], precision=case["precision"], recompute=case["recompute"], micro_batch_rows=1)
-    return replace(config, compute=replace(config.compute, attention=case["attention"]))
+    shape = small_model(output_dropout=case["dropout"])
+    config = run_of(case["objective"], shape, precision=case["precision"], recompute=case["recompute"])
+    compute = replace(config.compute, attention=case["attention"], kernels=case["kernels"])
+    return replace(config, compute=compute, layout=replace(config.layout, micro_batch_rows=1))
+
+
+@contextmanager
+def launches_recorded() -> Iterator[Counter[str]]:
+    """Own kernels are not run; each launch is counted, and its tensors must be whole and on the device."""
+    counts: Counter[str] = Counter()
+
+    def record(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        names = [name for name in kernel.arg_names if name not in constants]
+        assert len(arguments) == len(names), (kernel.fn.__name__, names)
+        assert all(number > 0 for number in grid)
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor):
+                assert argument.device == ABSENT and argument.is_contiguous(), kernel.fn.__name__
+        counts[f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"] += 1
+
+    with ExitStack() as stack:
+        for name in ("rotary", "gated_gelu", "softmax", "add_norm"):
+            stack.enter_context(mock.patch(f"megatron_ettin.kernels.triton.{name}.launch", record))
+        yield counts
 
 
 def fault(name: str) -> Any:
@@ -131,15 +154,16 @@ def main(case: dict[str, Any]) -> None:
         mock.patch("megatron_ettin.model.build.installed", lambda _: HOPPER),
         mock.patch("megatron_ettin.model.layer.compute_capability", lambda _: (9, 0)),
         mock.patch.dict(sys.modules, {"flash_attn_interface": stand_in}),
-        without_collectives(), gpu, fault(case["fault"]),
+        without_collectives(), launches_recorded() as launches, gpu, fault(case["fault"]),
     ):  # fmt: skip
         parts = build_parts(run_for(case), groups, sources=2)
         batches = [batch_of(PIECES, 250, seed=seed) for seed in range(2)]
         train_step(parts, batches, step=0, rate=1e-3, asks=Asks())
         gpu.reads.clear()
         gpu.copies.clear()
+        launches.clear()
         train_step(parts, batches, step=1, rate=1e-3, asks=Asks())
-    print(json.dumps({"reads": gpu.reads, "copies": gpu.copies}))
+    print(json.dumps({"reads": gpu.reads, "copies": gpu.copies, "launches": launches}))
 
 
 if __name__ == "__main__":

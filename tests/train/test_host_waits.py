@@ -11,7 +11,11 @@ import pytest
 
 from tests.support.launch import run
 
-CASE = {"objective": "mlm", "precision": "bf16", "attention": "flash", "recompute": "none", "fault": ""}
+CASE = {
+    "objective": "mlm", "precision": "bf16", "attention": "flash", "recompute": "none", "dropout": 0.1,
+    "kernels": "auto", "fault": "",
+}  # fmt: skip
+LAYERS, MICRO_BATCHES = 4, 2
 
 
 def taken(**changes: Any) -> subprocess.CompletedProcess[str]:
@@ -26,18 +30,35 @@ def taken(**changes: Any) -> subprocess.CompletedProcess[str]:
         {"objective": "clm"},
         {"precision": "fp32", "attention": "sdpa"},
         {"objective": "clm", "attention": "sdpa", "recompute": "full"},
+        {"kernels": "torch", "dropout": 0.0},
     ],
-    ids=lambda changes: "-".join(changes.values()) or "default",
+    ids=lambda changes: "-".join(map(str, changes.values())) or "default",
 )
-def test_a_step_reads_numbers_of_the_gpu_once(changes: dict[str, str]) -> None:
+def test_a_step_reads_numbers_of_the_gpu_once_and_launches_own_kernels(changes: dict[str, Any]) -> None:
     result = taken(**changes)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert json.loads(result.stdout.splitlines()[-1]) == {"reads": ["tolist"], "copies": []}
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert (found["reads"], found["copies"]) == (["tolist"], [])
+    assert found["launches"] == (launches(**changes) if changes.get("kernels") != "torch" else {})
+
+
+def launches(recompute: str = "none", **_: Any) -> dict[str, int]:
+    """Of own kernels in a step: one of each a layer and pass, and two passes over the logits of a micro-batch."""
+    layers, forward = LAYERS * MICRO_BATCHES, 2 if recompute == "full" else 1
+    return {
+        "rotary.rotate_kernel": layers * (forward + 1),
+        "gated_gelu.forward_kernel": layers * forward,
+        "gated_gelu.backward_kernel": layers,
+        "add_norm.forward_kernel": layers * forward,
+        "add_norm.backward_kernel": layers,
+        "softmax.statistics_kernel": MICRO_BATCHES,
+        "softmax.gradients_kernel": MICRO_BATCHES,
+    }
 
 
 @pytest.mark.parametrize(("fault", "sign"), [("item", "item"), ("mask", "nonzero")])
 def test_a_part_that_waits_for_the_gpu_is_noticed(fault: str, sign: str) -> None:
-    result = taken(fault=fault)
+    result = taken(fault=fault, kernels="torch", dropout=0.0)
     assert result.returncode != 0
     assert sign in result.stderr
 
