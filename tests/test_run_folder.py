@@ -25,7 +25,7 @@ NAMES = (
 )  # fmt: skip
 WORDS = ("order", "shards", "tensorboard")
 """Names that are plain words too: only a path built of one counts."""
-HUGGING_FACE = ("export/", "check/run.py", "evaluate/")
+HUGGING_FACE = ("export/", "check/run.py", "evaluate/", "adapt/")
 """Where config.json is that of a Hugging Face folder."""
 
 
