@@ -64,7 +64,7 @@ def files_native(tokenizer: str, jsonl: str) -> dict[str, Any]:
         with patch.object(Tokenizer, "from_file", timed_load):
             cold, report = timed(lambda: build_corpus(jsonl, folder / "a", tokenizer, BuildOptions(threads=1)))
             again, _ = timed(lambda: build_corpus(jsonl, folder / "b", tokenizer, BuildOptions(threads=1)))
-        ids = digest(report.corpus.layout.tokens)
+        ids = digest(report.corpus.pairs[0].map().tokens)
         return {"cold": cold - loads[0], "warm": again - loads[1], "load": loads[0], "hash": ids}
     finally:
         shutil.rmtree(folder)

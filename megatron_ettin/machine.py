@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+
+from megatron_ettin.errors import DataError
 
 KERNEL_COPY_BYTES = 256 << 20
 PLAIN_COPY_BYTES = 8 << 20
 NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ETXTBSY)
 """The errors by which a kernel says that it cannot copy between these two files."""
+
+SPARE_FILES = 256
+"""Files that a process opens beside its data: logs, sockets, libraries, checkpoints."""
+
+
+def allow_open_files(count: int, why: str) -> None:
+    """Let this process open ``count`` more files, by raising its own limit as far as the system lets it.
+
+    Raises DataError, which begins with ``why``, when that is not far enough.
+    """
+    opened = len(os.listdir("/dev/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = opened + count + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise DataError(
+            f"{why}, {count} files, which stay open, but this process may open {hard}: raise that "
+            f"(`ulimit -Hn {wanted}`, or LimitNOFILE of the service that starts it), or make one pair of files by "
+            "`ettin corpus merge`"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def cores() -> int:

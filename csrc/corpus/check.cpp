@@ -174,7 +174,39 @@ class RangeCheck {
   std::vector<uint64_t> document_starts_, document_ends_;  // in the .bin file
 };
 
+// Adds `base` to each number of [begin, end) of a file and takes the checksum of the sums.
+bool checksum_sums(const InputFile& file, uint64_t begin, uint64_t end, uint64_t base, PieceChecksum& sum,
+                   std::string& error) {
+  std::vector<uint64_t> numbers;
+  for (uint64_t at = begin; at < end;) {
+    const size_t size = std::min<uint64_t>(kScanBytes, end - at);
+    numbers.resize(size / 8);
+    size_t read = 0;
+    if (!file.read_into(reinterpret_cast<char*>(numbers.data()), at, size, read, error)) return false;
+    if (read != size) return error = file.path() + ": ends at byte " + std::to_string(at + read), false;
+    for (uint64_t& number : numbers) number += base;
+    sum.add(numbers.data(), size);
+    at += size;
+  }
+  return true;
+}
+
 }  // namespace
+
+bool checksum_moved(const InputFile& index, const IndexShape& shape, uint64_t token_bytes, uint64_t sequences,
+                    MovedIndex& moved, std::string& error) {
+  const uint64_t pointers = kHeaderBytes + 4 * shape.sequences, documents = pointers + 8 * shape.sequences;
+  FreshVector<char> lengths;
+  for (uint64_t at = kHeaderBytes; at < pointers; at += kScanBytes) {
+    const uint64_t until = std::min(at + kScanBytes, pointers);
+    lengths.clear();
+    if (!index.read(at, until, lengths, error)) return false;
+    if (lengths.size() != until - at) return error = index.path() + ": ends inside its lengths", false;
+    moved.lengths.add(lengths.data(), lengths.size());
+  }
+  return checksum_sums(index, pointers, documents, token_bytes, moved.pointers, error) &&
+         checksum_sums(index, documents + 8, documents + 8 * (shape.documents + 1), sequences, moved.documents, error);
+}
 
 void PieceChecksum::add(const void* data, size_t size) {
   value = crc32c(value, data, size);

@@ -40,4 +40,14 @@ struct CheckedRange {
 CheckedRange check_range(const InputFile& index, const InputFile& tokens, const IndexShape& shape, uint64_t first,
                          uint64_t last, int64_t eod, int64_t first_special);
 
+// The arrays of an .idx as they stand in the index of several pairs, one pair after the other.
+struct MovedIndex {
+  PieceChecksum lengths, pointers, documents;  // of `documents`, all but the first, which is 0
+};
+
+// Checksums of an index behind `token_bytes` bytes of ids and `sequences` sequences of other pairs. False, with the
+// reason, when a read fails. Memory is bounded.
+bool checksum_moved(const InputFile& index, const IndexShape& shape, uint64_t token_bytes, uint64_t sequences,
+                    MovedIndex& moved, std::string& error);
+
 }  // namespace ettin

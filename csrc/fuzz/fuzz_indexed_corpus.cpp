@@ -51,27 +51,30 @@ void read_document(const ettin::IndexedCorpus& corpus, uint64_t document, const 
     check(!error.empty());
     return;
   }
-  const uint64_t bytes = uint64_t{span.length} * corpus.token_bytes();
+  const uint32_t width = span.files->token_bytes();
+  const uint64_t bytes = uint64_t{span.length} * width;
   check(span.offset <= size && bytes <= size - span.offset);
   check(corpus.text_lengths(document, 1, &length, error) && length == span.length);
   std::vector<int32_t> ids(span.length);
   std::vector<uint8_t> scratch;
-  check(corpus.tokens(span.offset, span.length, ids.data(), scratch, error));
+  check(span.files->tokens(span.offset, span.length, ids.data(), scratch, error));
   for (size_t i = 0; i < ids.size(); ++i) {
     int32_t expected = 0;
-    std::memcpy(&expected, bin + span.offset + i * corpus.token_bytes(), corpus.token_bytes());
+    std::memcpy(&expected, bin + span.offset + i * width, width);
     check(ids[i] == expected);
   }
 }
 
 }  // namespace
 
-// Two bytes say the counts in the header, one the width of the ids and the eod; the rest is the index, then the .bin.
+// Two bytes say the counts in the header, one the width of the ids, the eod and how often the pair is read; the rest is
+// the index, then the .bin.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Pair pair;
   if (size < 3) return 0;
   const uint64_t sequences = data[0] % 16, documents = data[1] % 16, bounds = documents + 1;
   const bool wide = data[2] & 1, eod = data[2] & 2, whole = !(data[2] & 4);
+  const uint64_t times = data[2] & 8 ? 2 : 1;  // the pair, or a corpus of the pair twice
   data += 3, size -= 3;
   std::string index("MMIDIDX\0\0\1\0\0\0\0\0\0\0", 17);
   index += static_cast<char>(wide ? 4 : 8);
@@ -84,16 +87,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   pair.write(0, index.data(), index.size());
   pair.write(1, data, size);
   std::string error;
-  const auto corpus = ettin::IndexedCorpus::open(pair.prefix(), eod, error);
+  const auto corpus = ettin::IndexedCorpus::open(std::vector<std::string>(times, pair.prefix()), eod, error);
   if (!corpus) {
     check(!error.empty());
     return 0;
   }
-  check(corpus->documents() == documents && corpus->sequences() == sequences);
-  for (uint64_t i = 0; i <= documents; ++i) read_document(*corpus, i, data, size);
-  std::vector<uint32_t> all(documents), one(1);
-  if (documents == 0 || !corpus->text_hashes(0, documents, all.data(), error)) return 0;
-  for (uint64_t i = 0; i < documents; ++i) {
+  check(corpus->documents() == times * documents);
+  for (uint64_t i = 0; i <= times * documents; ++i) read_document(*corpus, i, data, size);
+  std::vector<uint32_t> all(times * documents), one(1);
+  if (documents == 0 || !corpus->text_hashes(0, times * documents, all.data(), error)) return 0;
+  for (uint64_t i = 0; i < times * documents; ++i) {
     check(corpus->text_hashes(i, 1, one.data(), error) && one[0] == all[i]);
   }
   return 0;

@@ -69,6 +69,20 @@ py::dict check_documents(const std::string& index_path, const std::string& token
   return result;
 }
 
+py::tuple checksum_index(const std::string& index_path, uint64_t sequences, uint64_t documents, uint64_t bytes_before,
+                         uint64_t sequences_before) {
+  MovedIndex moved;
+  std::string error;
+  {
+    const py::gil_scoped_release release;
+    const auto index = InputFile::open(index_path, error);
+    const IndexShape shape{sequences, documents, 0, 0};
+    if (index && checksum_moved(*index, shape, bytes_before, sequences_before, moved, error)) error.clear();
+  }
+  if (!error.empty()) throw std::runtime_error(error);
+  return py::make_tuple(piece(moved.lengths), piece(moved.pointers), piece(moved.documents));
+}
+
 uint32_t checksum_of_buffer(const py::buffer& data, uint32_t crc, bool portable) {
   const py::buffer_info info = data.request();
   const std::string_view bytes = buffer_view(info);
@@ -97,6 +111,8 @@ void bind_checks(py::module_& module) {
   module.def("check_documents", &check_documents, py::arg("index_path"), py::arg("tokens_path"), py::arg("sequences"),
              py::arg("documents"), py::arg("token_bytes"), py::arg("itemsize"), py::arg("first"), py::arg("last"),
              py::arg("eod"), py::arg("first_special"));
+  module.def("checksum_index", &checksum_index, py::arg("index_path"), py::arg("sequences"), py::arg("documents"),
+             py::kw_only(), py::arg("bytes_before"), py::arg("sequences_before"));
   module.def("parse_json_line", &parse_json_line, py::arg("line"), py::arg("keys"));
   module.def("utf8_valid_prefix", [](const py::bytes& data) {
     const auto view = static_cast<std::string_view>(data);

@@ -44,9 +44,9 @@ void run_jobs(size_t count, int threads, const Job& job) {
   if (failed) throw DataProblem(first_error);
 }
 
-Corpus open_corpus(const std::string& prefix, bool appended_eod) {
+Corpus open_corpus(const std::vector<std::string>& prefixes, bool appended_eod) {
   std::string error;
-  auto corpus = IndexedCorpus::open(prefix, appended_eod, error);
+  auto corpus = IndexedCorpus::open(prefixes, appended_eod, error);
   if (corpus == nullptr) throw DataProblem(error);
   return std::const_pointer_cast<IndexedCorpus>(corpus);
 }
@@ -61,7 +61,8 @@ Pack open_pack(const std::string& path, uint64_t table_offset, uint64_t blocks, 
 
 // Which documents a pack index takes: all, or one side of the split by text hash.
 struct Split {
-  const uint32_t* hashes;  // of all documents, or null: no split
+  const uint32_t* hashes;  // of the documents of all blocks that are packed, or null: no split
+  uint64_t first;          // document of the first of them
   uint64_t key, below;
   bool held_out;
 };
@@ -74,7 +75,7 @@ bool pack_one(const IndexedCorpus& corpus, uint64_t block, uint32_t row_length, 
   if (!corpus.text_lengths(first, count, lengths.data(), error)) return false;
   if (split.hashes != nullptr)
     for (uint32_t d = 0; d < count; ++d)
-      if (is_held_out(split.hashes[first + d], split.key, split.below) != split.held_out) lengths[d] = 0;
+      if (is_held_out(split.hashes[first - split.first + d], split.key, split.below) != split.held_out) lengths[d] = 0;
   if (concatenated) {
     concatenate(lengths.data(), count, row_length, piece_length, packed);
   } else {
@@ -91,10 +92,11 @@ py::list pack_blocks(const Corpus& corpus, uint64_t first, uint64_t count, uint3
     throw py::value_error("piece_length does not fit");
   if ((first + count - 1) * kBlockDocuments >= corpus->documents()) throw py::index_error("no such block");
   Array<uint32_t> held;
-  Split split{nullptr, key, below, held_out};
+  Split split{nullptr, first * kBlockDocuments, key, below, held_out};
   if (!hashes.is_none()) {
     held = hashes.cast<Array<uint32_t>>();
-    if (static_cast<uint64_t>(held.size()) != corpus->documents()) throw py::value_error("one hash a document");
+    const uint64_t end = std::min((first + count) * kBlockDocuments, corpus->documents());
+    if (static_cast<uint64_t>(held.size()) != end - split.first) throw py::value_error("one hash a document");
     split.hashes = held.data();
   }
   std::vector<PackedBlock> packed(count);
@@ -168,7 +170,7 @@ py::array_t<int64_t> tokens_of_rows(const Pack& pack, const Array<int64_t>& rows
 void bind_packing(py::module_& module) {
   py::register_exception_translator(&translate);
   py::class_<IndexedCorpus, Corpus>(module, "IndexedCorpus")
-      .def(py::init(&open_corpus), py::arg("prefix"), py::arg("appended_eod"))
+      .def(py::init(&open_corpus), py::arg("prefixes"), py::arg("appended_eod"))
       .def_property_readonly("documents", &IndexedCorpus::documents);
   py::class_<PackFile, Pack>(module, "PackFile")
       .def(py::init(&open_pack), py::arg("path"), py::arg("table_offset"), py::arg("blocks"), py::arg("documents"),

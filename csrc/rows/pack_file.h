@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "rows/indexed_corpus.h"
+#include "rows/corpus_files.h"
 #include "rows/packing.h"
 
 namespace ettin {

@@ -37,8 +37,8 @@ bool RowAssembler::add_piece(const SourceRows& source, const Piece& piece, uint3
             ", which has " + std::to_string(where.length) + "; delete the .pack file, it is built again";
     return false;
   }
-  const uint64_t offset = where.offset + uint64_t{piece.start} * source.corpus->token_bytes();
-  if (!source.corpus->tokens(offset, piece.length, row + at + 1, byte_scratch_, error)) return false;
+  const uint64_t offset = where.offset + uint64_t{piece.start} * where.files->token_bytes();
+  if (!where.files->tokens(offset, piece.length, row + at + 1, byte_scratch_, error)) return false;
   if (!check_ids(source, piece, row + at + 1, error)) return false;
   const uint32_t end = at + 1 + piece.length;
   ends = format_.always_ends || piece.start + piece.length == where.length;

@@ -1,4 +1,4 @@
-"""``ettin corpus``: inspect, verify, show, merge and adopt corpora."""
+"""``ettin corpus``: inspect, verify, show, join, merge and adopt corpora."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import shlex
 
 from megatron_ettin.corpus.build.adopt import adopt_corpus
+from megatron_ettin.corpus.build.join import join_corpora, shards_beside
 from megatron_ettin.corpus.build.merge import merge_corpora
 from megatron_ettin.corpus.inspect import corpus_summary, document_text
 from megatron_ettin.corpus.reader import open_corpus
@@ -28,7 +29,10 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("prefix")
     show.add_argument("document", type=int, nargs="+")
     show.add_argument("--ids", action="store_true", help="print ids instead of text")
-    merge = verbs.add_parser("merge", help="join corpora, in order, into a new one")
+    join = verbs.add_parser("join", help="make one corpus of several, in order, which are read where they lie")
+    join.add_argument("prefix", help="of the corpus to make: PREFIX.json alone")
+    join.add_argument("parts", nargs="*", help="corpora (default: the shards PREFIX-*-of-*)")
+    merge = verbs.add_parser("merge", help="copy corpora, in order, into a new .bin and .idx, also for other readers")
     merge.add_argument("target")
     merge.add_argument("parts", nargs="+")
     adopt = verbs.add_parser("adopt", help="check a .bin/.idx pair of another tool and write its manifest")
@@ -74,8 +78,12 @@ def main(arguments: list[str]) -> int:
     if given.verb == "inspect":
         print("\n\n".join(corpus_summary(open_corpus(prefix)) for prefix in given.prefix))
         return 0
+    command = shlex.join(["ettin", "corpus", *arguments])
+    if given.verb == "join":
+        parts = given.parts or shards_beside(given.prefix)
+        print(corpus_summary(join_corpora(parts, given.prefix, command=command)))
+        return 0
     if given.verb == "merge":
-        command = shlex.join(["ettin", "corpus", *arguments])
         print(corpus_summary(merge_corpora(given.parts, given.target, command=command)))
         return 0
     special = parse_special(given.special)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.corpus.reader import Corpus
+from megatron_ettin.corpus.together import described
 from megatron_ettin.progress import format_count
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
@@ -14,6 +15,7 @@ SAMPLE = 10_000_000
 """Lengths of at most this many documents are read for percentiles, in evenly spread stretches."""
 STRETCHES = 1_000
 SHOWN_SOURCES = 20
+SHOWN_PARTS = 3
 
 
 def length_sample(corpus: Corpus, limit: int = SAMPLE) -> NDArray[np.int32]:
@@ -27,7 +29,7 @@ def length_sample(corpus: Corpus, limit: int = SAMPLE) -> NDArray[np.int32]:
 
 def corpus_summary(corpus: Corpus) -> str:
     """Counts, lengths, bytes per token and sources."""
-    manifest = corpus.manifest
+    manifest = described(corpus)
     lines = [
         f"{corpus.prefix}",
         f"  documents    {manifest.documents:,} ({manifest.empty_documents:,} empty), {manifest.sequences:,} sequences",
@@ -36,6 +38,10 @@ def corpus_summary(corpus: Corpus) -> str:
         f"  fingerprint  {manifest.fingerprint[:16]}",
         f"  built by     {manifest.builder}: {manifest.command}",
     ]
+    if manifest.parts:
+        names = [part.prefix for part in manifest.parts]
+        shown = ", ".join(names[:SHOWN_PARTS]) + (f", ... {names[-1]}" if len(names) > SHOWN_PARTS else "")
+        lines.append(f"  joined from  {len(names):,} corpora, read in place: {shown}")
     if manifest.tokens and manifest.text_bytes:
         lines.append(
             f"  text         {manifest.text_bytes:,} bytes, {manifest.text_bytes / manifest.tokens:.3f} per token"

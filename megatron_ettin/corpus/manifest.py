@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from megatron_ettin.typed_json import Count, FieldError, decode, load_json
 FORMAT = "megatron-ettin-corpus"
 VERSION = 1
 MAXIMUM_MANIFEST_BYTES = 2**30
+HEAD_BYTES = 512
+FINGERPRINT = re.compile(rb'^ "fingerprint": "([0-9a-f]{64})",$', re.MULTILINE)
+"""The line of a manifest, near its start, that holds its fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,18 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JoinedPart:
+    """A corpus whose documents a joined one takes from where they lie."""
+
+    prefix: str
+    """Relative to the folder of the joined corpus where the part lies there or below, else absolute."""
+    fingerprint: str
+    documents: Count
+    sequences: Count
+    tokens: Count
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Content of PREFIX.json. The files count only once it is there."""
 
@@ -74,7 +90,9 @@ class Manifest:
     tokens: Count
     specials_in_text: Count
     sources: tuple[SourceSummary, ...]
+    """The input files; of a joined corpus they stand in the manifests of its parts."""
     files: dict[str, FileChecksum]
+    """By suffix. Of a joined corpus, what its parts give when they are merged: .bin and .idx are not there."""
     key: str | None = None
     level: str = "document"
     shard: Shard | None = None
@@ -82,6 +100,8 @@ class Manifest:
     """Every setting of the build that has a say in the ids."""
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By reason: what the folders and globs that were given hold and was not read, or not read again."""
+    parts: tuple[JoinedPart, ...] = ()
+    """Of a joined corpus: where its documents lie, in order."""
 
     @property
     def fingerprint(self) -> str:
@@ -115,6 +135,8 @@ class Manifest:
     def to_json(self) -> str:
         """The text of PREFIX.json."""
         content = {"format": FORMAT, "version": VERSION, "fingerprint": self.fingerprint, **asdict(self)}
+        if not self.parts:
+            del content["parts"]
         return json.dumps(content, indent=1) + "\n"
 
 
@@ -150,3 +172,13 @@ def read_manifest(path: Path) -> Manifest:
     if size > MAXIMUM_MANIFEST_BYTES:
         raise DataError(f"{path}: {size} bytes is too large for a manifest; rebuild the corpus")
     return parse_manifest(path.read_bytes(), str(path))
+
+
+def read_fingerprint(path: Path) -> str:
+    """The fingerprint in a PREFIX.json, from its first lines. Raises DataError as ``read_manifest`` does."""
+    try:
+        with open(path, "rb") as stream:
+            found = FINGERPRINT.search(stream.read(HEAD_BYTES))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return found[1].decode() if found else read_manifest(path).fingerprint

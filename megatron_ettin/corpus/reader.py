@@ -1,91 +1,57 @@
-"""Reading a corpus: memory-mapped, opened in constant time, every access checked."""
+"""Reading a corpus: opened without a look at its documents, memory-mapped, every access checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.corpus.checksum import file_checksum
-from megatron_ettin.corpus.format import HEADER, IndexHeader, corpus_prefix, member, read_header
-from megatron_ettin.corpus.manifest import Manifest, read_manifest
+from megatron_ettin.corpus.format import DTYPES, corpus_prefix, member
+from megatron_ettin.corpus.manifest import JoinedPart, Manifest, read_fingerprint, read_manifest
+from megatron_ettin.corpus.pair import Pair, open_pair
 from megatron_ettin.errors import DataError
 from megatron_ettin.tokenizer.identity import TokenizerIdentity, difference, read_identity
 
-
-def map_numbers(path: Path, dtype: str, count: int) -> NDArray[Any]:
-    """The first ``count`` numbers of a file, memory-mapped; a file without any cannot be."""
-    return np.memmap(path, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """The memory-mapped arrays of one corpus; ``lengths``, ``pointers`` and ``document_indices`` are unaligned."""
-
-    tokens: NDArray[np.uint16] | NDArray[np.int32]
-    """The whole .bin file as ids."""
-    lengths: NDArray[np.int32]
-    """Tokens of each sequence, shape [sequences]."""
-    pointers: NDArray[np.int64]
-    """Byte offset of each sequence in the .bin file, shape [sequences]."""
-    document_indices: NDArray[np.int64]
-    """First sequence of each document, then the number of sequences, shape [documents + 1]."""
-
-
-def map_files(prefix: Path, header: IndexHeader) -> Layout:
-    """Map both files of a corpus whose header was checked. O(1).
-
-    Raises DataError where the first or last entries show that index and tokens do not belong together.
-    """
-    paths = member(prefix, ".idx"), member(prefix, ".bin")
-    index, content = (map_numbers(path, "u1", path.stat().st_size) for path in paths)
-    itemsize = np.dtype(header.dtype).itemsize
-    if len(content) % itemsize:
-        raise DataError(f"{member(prefix, '.bin')}: {len(content)} bytes is not a whole number of {header.dtype} ids")
-    layout = Layout(
-        tokens=content.view(header.dtype),
-        lengths=index[HEADER.size : header.pointers_offset].view("<i4"),
-        pointers=index[header.pointers_offset : header.documents_offset].view("<i8"),
-        document_indices=index[header.documents_offset :].view("<i8"),
-    )
-    path = member(prefix, ".idx")
-    if layout.document_indices[0] != 0 or layout.document_indices[-1] != header.sequences:
-        raise DataError(f"{path}: the document indices do not run from 0 to {header.sequences}; rebuild the corpus")
-    end = int(layout.pointers[-1]) + int(layout.lengths[-1]) * itemsize if header.sequences else 0
-    if end != len(content) or (header.sequences and layout.pointers[0] != 0):
-        raise DataError(
-            f"{path}: the sequences end at byte {end}, but {member(prefix, '.bin').name} has {len(content)} bytes; "
-            "the files do not belong together or one is cut: rebuild the corpus"
-        )
-    return layout
+MAPPED_PAIRS = 64
+"""Pairs of a joined corpus that stay mapped; each holds two open files."""
+OPENING_THREADS = 16
+"""Parts of a joined corpus that are opened side by side: over a network each waits for its server."""
 
 
 class Corpus:
     """Tokenized documents on disk: ``PREFIX.bin``, ``PREFIX.idx`` and the manifest ``PREFIX.json``.
 
     A document is one sequence, except that an empty document has none and a corpus split into sentences has several.
+    A joined corpus has a manifest alone: its documents are those of its parts, which are read where they lie.
     """
 
-    def __init__(self, prefix: Path, manifest: Manifest, layout: Layout) -> None:
+    def __init__(self, prefix: Path, manifest: Manifest, pairs: tuple[Pair, ...]) -> None:
         self.prefix = prefix
         self.manifest = manifest
-        self.layout = layout
-        self.documents = len(layout.document_indices) - 1
+        self.pairs = pairs
+        """Where the documents lie, in order: one pair, or those of the parts of a joined corpus."""
+        self.documents = manifest.documents
         """Number of documents, empty ones included."""
-        self.sequences = len(layout.lengths)
+        self.sequences = manifest.sequences
         """Number of sequences."""
-        self.tokens = len(layout.tokens)
+        self.tokens = manifest.tokens
         """Number of stored ids, appended eod included."""
         self.eod = manifest.appended_eod
         """The id that ends every document that is not empty, or None when none was appended."""
         self.fingerprint = manifest.fingerprint
-        """Changes whenever the content changes."""
+        """Changes whenever the content changes; a joined corpus has that of the merged one."""
         self.tokenizer_json = member(prefix, ".tokenizer.json")
         """The copy of the tokenizer.json beside the corpus."""
+        self.firsts = tuple(accumulate((pair.documents for pair in pairs), initial=0))
+        """First document of each pair, then the number of documents."""
+        self._mapped = lru_cache(MAPPED_PAIRS)(Pair.map)
 
     @cached_property
     def tokenizer(self) -> TokenizerIdentity:
@@ -105,63 +71,79 @@ class Corpus:
     def __len__(self) -> int:
         return self.documents
 
-    def _bounds(self, start: int, stop: int) -> NDArray[np.int64]:
-        """First sequence of the documents [start, stop) and of the one after, checked."""
+    def _require(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.documents:
             raise IndexError(f"{self.prefix}: no documents [{start}, {stop}); there are {self.documents}")
-        bounds = self.layout.document_indices[start : stop + 1].astype(np.int64)
-        if bounds[0] < 0 or bounds[-1] > self.sequences or (np.diff(bounds) < 0).any():
-            raise DataError(f"{self.prefix}.idx: document indices {start} to {stop} are not ascending; run verify")
-        return bounds
+
+    def place(self, number: int) -> tuple[Pair, int]:
+        """The pair that holds a document, and the number that it has there. Raises IndexError."""
+        self._require(number, number + 1)
+        at = bisect_right(self.firsts, number) - 1
+        return self.pairs[at], number - self.firsts[at]
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         """Stored ids of each document in [start, stop), appended eod included. O(stop - start)."""
-        bounds = self._bounds(start, stop)
-        pieces = self.layout.lengths[bounds[0] : bounds[-1]]
-        if len(pieces) and pieces.min() < 0:
-            raise DataError(f"{self.prefix}.idx: a negative length in documents {start} to {stop}; run verify")
-        ends = np.concatenate(([0], np.cumsum(pieces, dtype=np.int64)))
-        lengths = np.diff(ends[bounds - bounds[0]])
-        if len(lengths) and lengths.max() > np.iinfo(np.int32).max:
-            raise DataError(f"{self.prefix}.idx: a document above 2^31 - 1 tokens in {start} to {stop}; run verify")
-        return np.asarray(lengths, np.int32)
+        self._require(start, stop)
+        found = [np.zeros(0, np.int32)]
+        while start < stop:
+            pair, first = self.place(start)
+            last = min(pair.documents, first + stop - start)
+            found.append(self._mapped(pair).document_lengths(first, last))
+            start += last - first
+        return np.concatenate(found)
 
     def document(self, number: int) -> NDArray[np.uint16] | NDArray[np.int32]:
         """The ids of one document as a view of the file, appended eod included. O(sequences of the document)."""
-        first, last = (int(bound) for bound in self._bounds(number, number + 1))
-        if first == last:
-            return self.layout.tokens[:0]
-        itemsize = self.layout.tokens.itemsize
-        lengths = self.layout.lengths[first:last].astype(np.int64)
-        pointers = self.layout.pointers[first:last].astype(np.int64)
-        begin, end = int(pointers[0]), int(pointers[-1]) + int(lengths[-1]) * itemsize
-        whole = begin >= 0 and begin % itemsize == 0 and end <= self.layout.tokens.nbytes and lengths.min() >= 0
-        if not whole or (pointers[1:] != pointers[:-1] + lengths[:-1] * itemsize).any():
-            raise DataError(f"{self.prefix}.idx: document {number} has offsets outside the corpus; run verify")
-        return self.layout.tokens[begin // itemsize : end // itemsize]
+        pair, there = self.place(number)
+        return self._mapped(pair).document(there)
 
 
 def open_corpus(path: str | Path) -> Corpus:
-    """Open a corpus by its prefix, checking manifest, header and sizes. O(1), whatever the size.
+    """Open a corpus by its prefix, checking manifest, headers and sizes. Costs the same whatever the size of the files.
 
-    Raises DataError when a file is missing, cut, or does not belong to the others. What only a full read can find
-    (a flipped bit) is found by ``ettin corpus verify``.
+    Raises DataError when a file is missing, cut, or does not belong to the others, and for a part of a joined corpus
+    that is another one than was joined. What only a full read can find (a flipped bit) is found by ``ettin corpus
+    verify``.
     """
     prefix = corpus_prefix(path)
     manifest = read_manifest(member(prefix, ".json"))
-    for suffix in (".bin", ".idx"):
-        file, told = member(prefix, suffix), manifest.files[suffix].bytes
-        if not file.is_file():
-            raise DataError(f"{file}: no such file, though the manifest is there; rebuild the corpus")
-        if (size := file.stat().st_size) != told:
+    if not manifest.parts:
+        pairs = [open_pair(prefix, manifest.fingerprint, manifest.files[".bin"].bytes)]
+        if (size := pairs[0].header.file_bytes) != (told := manifest.files[".idx"].bytes):
+            file = member(prefix, ".idx")
             raise DataError(f"{file}: {size} bytes, the manifest says {told}; the file is cut: rebuild the corpus")
-    header = read_header(member(prefix, ".idx"))
-    layout = map_files(prefix, header)
-    found = (header.dtype, header.documents, header.sequences, len(layout.tokens))
+    else:
+        with ThreadPoolExecutor(OPENING_THREADS) as pool:
+            pairs = list(pool.map(lambda part: _open_part(prefix, manifest, part), manifest.parts))
+    counts = [(pair.documents, pair.header.sequences, pair.tokens) for pair in pairs]
+    found = (pairs[0].header.dtype, *(sum(column) for column in zip(*counts, strict=True)))
     recorded = (manifest.dtype, manifest.documents, manifest.sequences, manifest.tokens)
     if found != recorded:
         raise DataError(
             f"{prefix}: the files hold (dtype, documents, sequences, tokens) {found}, the manifest says {recorded}; "
             "rebuild the corpus"
         )
-    return Corpus(prefix, manifest, layout)
+    return Corpus(prefix, manifest, tuple(pairs))
+
+
+def _open_part(joined: Path, manifest: Manifest, part: JoinedPart) -> Pair:
+    """The pair of a part of a joined corpus. Raises DataError, naming both, when it is not what was joined."""
+    prefix, known = Path(joined.parent, part.prefix), f"a part of {member(joined, '.json')}"
+    if not (file := member(prefix, ".json")).is_file():
+        raise DataError(f"{file}: no such file, but {known}; bring it back, or join what there is under another name")
+    if (found := read_fingerprint(file)) != part.fingerprint:
+        raise DataError(
+            f"{prefix}: {known}, but built anew since it was joined (fingerprint {found[:12]}, then "
+            f"{part.fingerprint[:12]}); remove {member(joined, '.json')} and join again"
+        )
+    try:
+        pair = open_pair(prefix, part.fingerprint, part.tokens * DTYPES[manifest.dtype])
+    except DataError as error:
+        raise DataError(f"{error} ({known})") from error
+    found_counts = (pair.header.dtype, pair.documents, pair.header.sequences)
+    if found_counts != (wanted := (manifest.dtype, part.documents, part.sequences)):
+        raise DataError(
+            f"{prefix}: holds (dtype, documents, sequences) {found_counts}, but {wanted} were joined; it is {known}: "
+            "restore its files"
+        )
+    return pair

@@ -12,6 +12,8 @@ from megatron_ettin import _native
 from megatron_ettin.corpus.checksum import checksum_text, file_checksum
 from megatron_ettin.corpus.format import DTYPES, IndexHeader, corpus_prefix, member, read_header
 from megatron_ettin.corpus.manifest import Manifest, read_manifest
+from megatron_ettin.corpus.reader import Corpus, open_corpus
+from megatron_ettin.corpus.together import joined_tokens, manifests_of, merged_index
 from megatron_ettin.errors import DataError
 from megatron_ettin.machine import cores
 from megatron_ettin.progress import Progress
@@ -136,20 +138,53 @@ def _has_its_tokenizer(path: Path, manifest: Manifest) -> bool:
 def verify_corpus(path: str | Path, *, threads: int = 0) -> Verification:
     """Check every byte of a corpus against its manifest and every rule of the format. Reads everything once.
 
-    Finds flipped bits, cut files, offsets out of place, ids outside the vocabulary, a missing eod, a wrong tokenizer.
+    Finds flipped bits, cut files, offsets out of place, ids outside the vocabulary, a missing eod, a wrong tokenizer;
+    of a joined corpus in each of its parts, and a part that is another one than was joined.
     """
     begun = time.monotonic()
     prefix = corpus_prefix(path)
     size, problems = 0, list[str]()
     try:
         manifest = read_manifest(member(prefix, ".json"))
-        contents = scan_corpus(prefix, eod=manifest.appended_eod, threads=threads)
-        idx_bytes = member(prefix, ".idx").stat().st_size
-        size = contents.bin_bytes + idx_bytes
-        problems = list(contents.problems) or _differences(manifest, contents, idx_bytes)
+        if manifest.parts:
+            size, problems = _verify_parts(open_corpus(prefix), threads)
+        else:
+            size, problems = _verify_files(prefix, manifest, threads)
         tokenizer = member(prefix, ".tokenizer.json")
         if not _has_its_tokenizer(tokenizer, manifest):
             problems.append(f"{tokenizer}: is not the tokenizer that made the corpus")
     except DataError as error:
         problems.append(str(error))
     return Verification(tuple(problems), size, time.monotonic() - begun)
+
+
+def _verify_files(prefix: Path, manifest: Manifest, threads: int) -> tuple[int, list[str]]:
+    """Bytes read, and what is wrong with one .bin/.idx pair."""
+    contents = scan_corpus(prefix, eod=manifest.appended_eod, threads=threads)
+    idx_bytes = member(prefix, ".idx").stat().st_size
+    size = contents.bin_bytes + idx_bytes
+    return size, list(contents.problems) or _differences(manifest, contents, idx_bytes)
+
+
+def _verify_parts(corpus: Corpus, threads: int) -> tuple[int, list[str]]:
+    """Bytes read, and what is wrong with the parts of a joined corpus, each of which is the one that was joined."""
+    size, problems = 0, []
+    for pair in corpus.pairs:
+        try:
+            read, found = _verify_files(pair.prefix, read_manifest(member(pair.prefix, ".json")), threads)
+            size += read
+        except DataError as error:
+            found = [str(error)]
+        problems += [f"{pair.prefix}: {problem}" for problem in found]
+    if not problems:
+        merged = {
+            ".bin": joined_tokens([manifest.files[".bin"] for manifest in manifests_of(corpus)]),
+            ".idx": merged_index(corpus.pairs, threads),
+        }
+        problems = [
+            f"{suffix} of all parts: {found.checksum} ({found.bytes} bytes), the manifest says "
+            f"{told.checksum} ({told.bytes} bytes)"
+            for suffix, found in merged.items()
+            if found != (told := corpus.manifest.files[suffix])
+        ]
+    return size, problems

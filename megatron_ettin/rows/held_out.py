@@ -7,7 +7,8 @@ import errno
 import functools
 import glob
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from megatron_ettin import _native
 from megatron_ettin.corpus.format import hash_path
-from megatron_ettin.corpus.reader import Corpus, map_numbers
+from megatron_ettin.corpus.pair import Pair, map_numbers
+from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import DataError
 from megatron_ettin.ownership import owned
 from megatron_ettin.progress import Progress
@@ -31,35 +33,66 @@ def split_key() -> int:
     return first << 32 | second
 
 
-def text_hashes(
-    corpus: Corpus, native: _native.IndexedCorpus, threads: int, folder: str = ""
-) -> NDArray[np.uint32]:
-    """One hash a document, memory-mapped. `ettin prepare` writes them; for other corpora the .bin is read once.
+class TextHashes:
+    """One hash a document, memory-mapped, in a file for each .bin/.idx pair of a corpus."""
 
-    ``folder`` is where they are kept then; by default beside the corpus.
+    def __init__(self, parts: Sequence[NDArray[np.uint32]]) -> None:
+        self._parts = parts
+        self._firsts = tuple(accumulate((len(part) for part in parts), initial=0))
+
+    def __getitem__(self, documents: slice) -> NDArray[np.uint32]:
+        """The hashes of documents that follow each other."""
+        first, last, _ = documents.indices(self._firsts[-1])
+        found = [
+            part[max(first - begin, 0) : last - begin]
+            for part, begin, end in zip(self._parts, self._firsts[:-1], self._firsts[1:], strict=True)
+            if begin < last and first < end
+        ]
+        return found[0] if len(found) == 1 else np.concatenate([np.zeros(0, np.uint32), *found])
+
+
+def text_hashes(corpus: Corpus, native: _native.IndexedCorpus, threads: int, folder: str = "") -> TextHashes:
+    """The hashes of all documents. `ettin prepare` writes them; for other corpora the .bin is read once.
+
+    ``folder`` is where they are kept then; by default beside the .bin.
     """
-    path = hash_path(corpus.prefix, corpus.fingerprint)
+    return TextHashes([
+        _hashes_of(pair, first, native, threads, folder)
+        for pair, first in zip(corpus.pairs, corpus.firsts, strict=False)
+    ])  # fmt: skip
+
+
+def hashes_stand_beside(corpus: Corpus) -> bool:
+    """Whether every .bin of a corpus has its text hashes beside it."""
+    return all(hash_path(pair.prefix, pair.fingerprint).is_file() for pair in corpus.pairs)
+
+
+def _hashes_of(
+    pair: Pair, first: int, native: _native.IndexedCorpus, threads: int, folder: str
+) -> NDArray[np.uint32]:
+    """The hashes of one pair, whose first document has the number ``first`` in its corpus."""
+    path = hash_path(pair.prefix, pair.fingerprint)
     if folder and not path.is_file():
-        path = hash_path(Path(folder, corpus.prefix.name), corpus.fingerprint)
+        path = hash_path(Path(folder, pair.prefix.name), pair.fingerprint)
     if not path.is_file():
         with only_one_builds(path):
             if not path.is_file():
-                _write_hashes(path, corpus, native, threads)
-    if path.stat().st_size != 4 * corpus.documents:
+                _write_hashes(path, pair, first, native, threads)
+    if path.stat().st_size != 4 * pair.documents:
         raise DataError(f"{path}: {path.stat().st_size} bytes, expected 4 a document; delete it, it is made again")
-    return map_numbers(path, "<u4", corpus.documents)
+    return map_numbers(path, "<u4", pair.documents)
 
 
-def _write_hashes(path: Path, corpus: Corpus, native: _native.IndexedCorpus, threads: int) -> None:
+def _write_hashes(path: Path, pair: Pair, first: int, native: _native.IndexedCorpus, threads: int) -> None:
     with (
         publish_file(path) as staging,
         staging.open("wb") as out,
-        Progress(f"hash {corpus.prefix.name}", corpus.documents, " docs") as progress,
+        Progress(f"hash {pair.prefix.name}", pair.documents, " docs") as progress,
     ):
-        for first in range(0, corpus.documents, CHUNK_DOCUMENTS):
-            count = min(CHUNK_DOCUMENTS, corpus.documents - first)
-            out.write(memoryview(_native.text_hashes(native, first, count, threads)))
-            progress.update(first + count)
+        for done in range(0, pair.documents, CHUNK_DOCUMENTS):
+            count = min(CHUNK_DOCUMENTS, pair.documents - done)
+            out.write(memoryview(_native.text_hashes(native, first + done, count, threads)))
+            progress.update(done + count)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from megatron_ettin.config.run import SPECIALS_PER_PIECE, DataConfig
 from megatron_ettin.corpus.format import member
 from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.machine import allow_open_files
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import publish_file
 from megatron_ettin.rows.held_out import only_one_builds, split_key, text_hashes
@@ -152,8 +153,9 @@ def _current_header(corpus: Corpus, spec: PackSpec, path: Path) -> _Header | Non
 
 
 def native_corpus(corpus: Corpus) -> _native.IndexedCorpus:
-    """The corpus as the native code reads it."""
-    return _native.IndexedCorpus(str(corpus.prefix), corpus.eod is not None)
+    """The corpus as the native code reads it; its files stay open. Raises DataError where there are too many."""
+    allow_open_files(2 * len(corpus.pairs), f"{corpus.prefix}: has {len(corpus.pairs)} parts")
+    return _native.IndexedCorpus([str(pair.prefix) for pair in corpus.pairs], corpus.eod is not None)
 
 
 def open_pack(corpus: Corpus, spec: PackSpec, threads: int = 1) -> PackIndex:
@@ -181,7 +183,8 @@ def open_pack(corpus: Corpus, spec: PackSpec, threads: int = 1) -> PackIndex:
 def _build(corpus: Corpus, native: _native.IndexedCorpus, spec: PackSpec, path: Path, threads: int) -> _Header:
     """Write a pack index: room for the header, the blocks, the table of their places and totals, then the header."""
     hashes = text_hashes(corpus, native, threads, spec.folder) if spec.below else None
-    blocks, wave = -(-corpus.documents // _native.BLOCK_DOCUMENTS), BLOCKS_PER_WAVE * threads
+    block_size: int = _native.BLOCK_DOCUMENTS
+    blocks, wave = -(-corpus.documents // block_size), BLOCKS_PER_WAVE * threads
     table = np.zeros((blocks + 1, 4), np.uint64)
     table[0, 0] = HEADER_BYTES
     with (
@@ -193,14 +196,15 @@ def _build(corpus: Corpus, native: _native.IndexedCorpus, spec: PackSpec, path: 
         for first in range(0, blocks, wave):
             packed = _native.pack_blocks(
                 native, first, min(wave, blocks - first), row_length=spec.row_length, piece_length=spec.piece_length,
-                concatenated=spec.packing == "concatenate", hashes=hashes, key=split_key(), below=spec.below,
+                concatenated=spec.packing == "concatenate", key=split_key(), below=spec.below,
+                hashes=None if hashes is None else hashes[first * block_size : (first + wave) * block_size],
                 held_out=spec.side == "held_out", threads=threads,
             )  # fmt: skip
             for block, (entries, directory, rows, text_tokens) in enumerate(packed, first):
                 padding = bytes(-directory.nbytes % 8)
                 written = sum(out.write(part) for part in (entries.data, directory.data, padding))
                 table[block + 1] = table[block] + np.array([written, rows, len(entries), text_tokens], np.uint64)
-            progress.update(min((first + wave) * _native.BLOCK_DOCUMENTS, corpus.documents))
+            progress.update(min((first + wave) * block_size, corpus.documents))
         out.write(table.tobytes())
         offset, rows, entries, text_tokens = (int(value) for value in table[-1])
         header = _Header(

@@ -102,7 +102,7 @@ def test_hostile_lengths_and_offsets_never_leave_the_files(copy, built):
     source = np.random.default_rng(1)
     path = file(copy, ".idx")
     good = path.read_bytes()
-    values = [-1, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 1, built.layout.tokens.nbytes + 2]
+    values = [-1, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 1, built.pairs[0].token_bytes + 2]
     for _ in range(150):
         bad = bytearray(good)
         size = int(source.choice([4, 8]))
@@ -168,7 +168,7 @@ def test_a_corpus_of_megatron_is_adopted(tmp_path, jsonl, tokenizer, built):
     with pytest.raises(DataError, match="adopt"):
         open_corpus(prefix)
     corpus = adopt_corpus(prefix, tokenizer, eod_token="<|endoftext|>")
-    assert corpus.layout.tokens.tobytes() == built.layout.tokens.tobytes()
+    assert corpus.pairs[0].map().tokens.tobytes() == built.pairs[0].map().tokens.tobytes()
     assert verify_corpus(prefix).whole
 
 
@@ -189,9 +189,9 @@ def test_megatron_reads_ours(built):
 
     theirs = IndexedDataset(str(built.prefix))
     assert len(theirs) == built.sequences
-    assert theirs.document_indices.tolist() == built.layout.document_indices.tolist()
+    assert theirs.document_indices.tolist() == built.pairs[0].map().document_indices.tolist()
     number = built.sequences // 2
-    first = int(np.searchsorted(built.layout.document_indices, number))
+    first = int(np.searchsorted(built.pairs[0].map().document_indices, number))
     assert theirs[number].tolist() == built.document(first).tolist()
 
 

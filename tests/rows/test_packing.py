@@ -46,7 +46,7 @@ def lengths_only(tmp_path, lengths, name="lengths"):
     (tmp_path / f"{name}.idx").write_bytes(index_bytes(lengths, bounds, 2))
     with (tmp_path / f"{name}.bin").open("wb") as out:
         out.truncate(2 * int(lengths.sum(dtype=np.int64)))
-    return _native.IndexedCorpus(str(prefix), False)
+    return _native.IndexedCorpus([str(prefix)], False)
 
 
 def packed_blocks(corpus, row_length, piece_length, threads=1):
@@ -141,7 +141,8 @@ def test_an_appended_eod_is_not_text(tmp_path, documents):
     assert ended.tokens == plain.tokens + sum(1 for document in documents if document)
     assert rows_of(open_pack(ended, spec())) == rows_of(open_pack(plain, spec()))
     key = split_key()
-    assert (text_hashes(ended, native_corpus(ended), 1) == text_hashes(plain, native_corpus(plain), 1)).all() and key
+    hashes = [text_hashes(corpus, native_corpus(corpus), 1)[:] for corpus in (ended, plain)]
+    assert (hashes[0] == hashes[1]).all() and key
 
 
 def test_sentences_are_joined_to_their_document(tmp_path, documents):
@@ -154,7 +155,7 @@ def test_sentences_are_joined_to_their_document(tmp_path, documents):
     parts = open_corpus(write_corpus(tmp_path / "parts", split))
     assert parts.sequences > whole.sequences
     assert rows_of(open_pack(parts, spec())) == rows_of(open_pack(whole, spec()))
-    hashes = [text_hashes(corpus, native_corpus(corpus), 1) for corpus in (whole, parts)]
+    hashes = [text_hashes(corpus, native_corpus(corpus), 1)[:] for corpus in (whole, parts)]
     assert (hashes[0] == hashes[1]).all()
 
 
@@ -172,9 +173,9 @@ def test_held_out_documents_are_chosen_by_their_text(tmp_path):
     documents = random_documents(np.random.default_rng(4), 3000, mean=8)
     small = open_corpus(write_corpus(tmp_path / "small", documents + documents[::-1]))
     wide = open_corpus(write_corpus(tmp_path / "wide", documents, dtype="int32"))
-    hashes = text_hashes(small, native_corpus(small), 2)
+    hashes = text_hashes(small, native_corpus(small), 2)[:]
     assert (hashes[:3000] == hashes[3000:][::-1]).all()
-    assert (text_hashes(wide, native_corpus(wide), 1) == hashes[:3000]).all()
+    assert (text_hashes(wide, native_corpus(wide), 1)[:] == hashes[:3000]).all()
     assert [int(h) for h in hashes[:200]] == [text_hash(document) for document in documents[:200]]
     keyed = np.array([mix64(split_key() ^ int(h)) >> 32 for h in hashes])
     for share in (0.01, 0.2):

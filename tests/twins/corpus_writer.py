@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_ettin.corpus.manifest import FileChecksum, Manifest, TokenizerIdentity
+from megatron_ettin.corpus.checksum import file_checksum
+from megatron_ettin.corpus.manifest import Manifest, TokenizerIdentity
 
 SPECIAL_IDS = {"<|endoftext|>": 250, "[UNK]": 251, "[CLS]": 252, "[SEP]": 253, "[PAD]": 254, "[MASK]": 255}
 VOCABULARY = 256
@@ -49,7 +50,6 @@ def write_arrays(prefix, flat, lengths, bounds, vocabulary=VOCABULARY, special_i
     index = index_bytes(lengths, bounds, flat.dtype.itemsize)
     prefix.with_name(prefix.name + ".bin").write_bytes(binary)
     prefix.with_name(prefix.name + ".idx").write_bytes(index)
-    checksum = hashlib.sha256(binary + index).hexdigest()
     manifest = Manifest(
         builder="twin",
         command="",
@@ -66,10 +66,7 @@ def write_arrays(prefix, flat, lengths, bounds, vocabulary=VOCABULARY, special_i
         tokens=len(flat),
         specials_in_text=0,
         sources=(),
-        files={
-            ".bin": FileChecksum(bytes=len(binary), checksum=checksum),
-            ".idx": FileChecksum(bytes=len(index), checksum=checksum),
-        },
+        files={".bin": file_checksum(binary), ".idx": file_checksum(index)},
     )
     prefix.with_name(prefix.name + ".json").write_text(manifest.to_json())
     return prefix

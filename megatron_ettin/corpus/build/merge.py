@@ -1,4 +1,4 @@
-"""Joining corpora: the .bin files are appended by the kernel, the .idx is computed anew.
+"""Merging corpora: the .bin files are appended by the kernel, the .idx is computed anew.
 
 ``copy_file_range`` lets the file system share or copy the blocks itself (XFS, Btrfs, NFS 4.2, and within the page
 cache elsewhere): ids never pass through this process, and their checksum is combined from those of the parts. A
@@ -17,71 +17,41 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ettin import __version__, _native
 from megatron_ettin.corpus.build.staging import Staging
-from megatron_ettin.corpus.checksum import ChecksummedWriter, checksum_text, checksum_value
+from megatron_ettin.corpus.checksum import ChecksummedWriter
 from megatron_ettin.corpus.format import (
     SEQUENCES_AT_ONCE,
-    IndexHeader,
     corpus_prefix,
     hash_path,
     member,
     remove_hashes,
 )
-from megatron_ettin.corpus.manifest import FileChecksum, SourceSummary
+from megatron_ettin.corpus.manifest import FileChecksum
+from megatron_ettin.corpus.pair import Pair
 from megatron_ettin.corpus.reader import Corpus, open_corpus
+from megatron_ettin.corpus.together import joined_tokens, require_fit, whole_header, whole_manifest
 from megatron_ettin.errors import DataError
 from megatron_ettin.machine import copy_between
 from megatron_ettin.progress import Progress
 from megatron_ettin.publish import write_atomically
 
 
-def _require_fit(parts: Sequence[Corpus]) -> None:
-    """Only corpora of one kind make a corpus; shards must be all there, in order. Raises DataError."""
-    first = parts[0].manifest
-    for part in parts[1:]:
-        manifest = part.manifest
-        if (other := parts[0].tokenizer_difference(part)) != "":
-            raise DataError(
-                f"{part.prefix}: tokenizer is not that of {parts[0].prefix} ({other or 'one has no fingerprint'}); "
-                "build both with the same tokenizer and settings"
-            )
-        for name in ("dtype", "appended_eod", "level"):
-            if getattr(manifest, name) != getattr(first, name):
-                raise DataError(
-                    f"{part.prefix}: {name} is {getattr(manifest, name)}, but {getattr(first, name)} in "
-                    f"{parts[0].prefix}; build both with the same tokenizer and settings"
-                )
-    shards = [part.manifest.shard for part in parts]
-    if any(shard is not None for shard in shards):
-        expected = range(shards[0].count if shards[0] else 0)
-        if [shard and (shard.index, shard.count) for shard in shards] != [(i, len(expected)) for i in expected]:
-            found = ", ".join(f"{shard.index}/{shard.count}" if shard else "a whole corpus" for shard in shards)
-            raise DataError(f"shards {found}: give all shards of one build, in order, and nothing else")
-
-
-def _join_tokens(parts: Sequence[Corpus], target: Path) -> FileChecksum:
-    """Write the joined .bin."""
-    files = [part.manifest.files[".bin"] for part in parts]
-    checksum = 0
-    for file in files:
-        checksum = _native.crc32c_combine(checksum, checksum_value(file.checksum), file.bytes)
-    joined = FileChecksum(bytes=sum(file.bytes for file in files), checksum=checksum_text(checksum))
-    if len(parts) == 1:
+def _write_tokens(pairs: Sequence[Pair], target: Path) -> None:
+    """Write the .bin of all pairs."""
+    if len(pairs) == 1:
         with contextlib.suppress(OSError):
-            os.link(member(parts[0].prefix, ".bin"), target)
-            return joined
-    done = 0
-    with open(target, "wb", buffering=0) as out, Progress("merge", joined.bytes, "B") as progress:
-        for part, file in zip(parts, files, strict=True):
-            path, left = member(part.prefix, ".bin"), file.bytes
+            os.link(member(pairs[0].prefix, ".bin"), target)
+            return
+    done, total = 0, sum(pair.token_bytes for pair in pairs)
+    with open(target, "wb", buffering=0) as out, Progress("merge", total, "B") as progress:
+        for pair in pairs:
+            path, left = member(pair.prefix, ".bin"), pair.token_bytes
             with open(path, "rb", buffering=0) as stream:
                 while left:
                     if not (copied := copy_between(stream.fileno(), out.fileno(), left)):
                         raise DataError(f"{path}: became shorter while it was read; verify the parts")
                     left, done = left - copied, done + copied
                     progress.update(done)
-    return joined
 
 
 def _pieces(array: NDArray[np.generic], first: int = 0) -> Iterator[NDArray[np.generic]]:
@@ -89,76 +59,55 @@ def _pieces(array: NDArray[np.generic], first: int = 0) -> Iterator[NDArray[np.g
         yield array[at : at + SEQUENCES_AT_ONCE]
 
 
-def _join_index(parts: Sequence[Corpus], target: Path) -> tuple[FileChecksum, IndexHeader]:
-    """Write the joined .idx. Memory is bounded."""
-    header = IndexHeader(
-        dtype=parts[0].manifest.dtype,
-        sequences=sum(part.sequences for part in parts),
-        documents=sum(part.documents for part in parts),
-    )
+def _write_index(pairs: Sequence[Pair], target: Path) -> FileChecksum:
+    """Write the .idx of all pairs. Memory is bounded."""
     with open(target, "wb") as stream:
         writer = ChecksummedWriter(stream)
-        writer.write(header.encode())
-        for part in parts:
-            for piece in _pieces(part.layout.lengths):
+        writer.write(whole_header(pairs).encode())
+        for pair in pairs:
+            for piece in _pieces(pair.map().lengths):
                 writer.write(piece.tobytes())
         offset = 0
-        for part in parts:
-            for piece in _pieces(part.layout.pointers):
+        for pair in pairs:
+            for piece in _pieces(pair.map().pointers):
                 writer.write((piece + np.int64(offset)).tobytes())  # type: ignore[operator]
-            offset += part.layout.tokens.nbytes
+            offset += pair.token_bytes
         writer.write(np.zeros(1, "<i8").tobytes())
         offset = 0
-        for part in parts:
-            for piece in _pieces(part.layout.document_indices, 1):
+        for pair in pairs:
+            for piece in _pieces(pair.map().document_indices, 1):
                 writer.write((piece + np.int64(offset)).tobytes())  # type: ignore[operator]
-            offset += part.sequences
-    return writer.written, header
+            offset += pair.header.sequences
+    return writer.written
 
 
-def join_sources(sources: Sequence[SourceSummary]) -> tuple[SourceSummary, ...]:
-    """Parts of one file that follow each other become one source."""
-    joined: list[SourceSummary] = []
-    for source in sources:
-        last = joined[-1] if joined else None
-        if last is None or last.path != source.path or last.begin + last.bytes != source.begin or not source.begin:
-            joined.append(source)
-            continue
-        sums = ("bytes", "documents", "empty_documents", "tokens", "text_bytes", "blank_lines", "lone_surrogates")
-        kinds = {*last.rejected, *source.rejected}
-        checksum = _native.crc32c_combine(
-            checksum_value(last.checksum), checksum_value(source.checksum), source.bytes
-        )
-        joined[-1] = replace(
-            last,
-            **{name: getattr(last, name) + getattr(source, name) for name in (*sums, "specials_in_text")},
-            rejected={kind: last.rejected.get(kind, 0) + source.rejected.get(kind, 0) for kind in sorted(kinds)},
-            checksum=checksum_text(checksum),
-        )
-    return tuple(joined)
-
-
-def _join_left_out(parts: Sequence[dict[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
-    """What all parts left out; shards of one build say the same."""
-    reasons = dict.fromkeys(reason for part in parts for reason in part)
-    return {
-        reason: tuple(dict.fromkeys(path for part in parts for path in part.get(reason, ()))) for reason in reasons
-    }
-
-
-def merge_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command: str = "merge") -> Corpus:
-    """Join corpora, in order, into ``target``; the parts stay. Shards of one build give the bytes of the whole build.
-
-    Raises DataError when the parts do not fit together or the target is there.
-    """
+def open_parts(prefixes: Sequence[str | Path], verb: str) -> list[Corpus]:
+    """The corpora that are to become one, checked; for a joined corpus, its parts. Raises DataError."""
     if not prefixes:
-        raise DataError("nothing to merge: name at least one corpus")
-    parts = [open_corpus(prefix) for prefix in prefixes]
-    _require_fit(parts)
-    prefix = corpus_prefix(target)
+        raise DataError(f"nothing to {verb}: name at least one corpus")
+    given = [open_corpus(prefix) for prefix in prefixes]
+    require_fit(given)
+    found = []
+    for corpus in given:
+        found += [open_corpus(pair.prefix) for pair in corpus.pairs] if corpus.manifest.parts else [corpus]
+    return found
+
+
+def require_free(prefix: Path) -> None:
+    """Raise DataError when files of a corpus are there."""
     for suffix in (".bin", ".idx", ".json"):
         if member(prefix, suffix).exists():
             raise DataError(f"{member(prefix, suffix)}: exists already; choose another name")
+
+
+def merge_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command: str = "merge") -> Corpus:
+    """Copy corpora, in order, into ``target``; the parts stay. Shards of one build give the bytes of the whole build.
+
+    Raises DataError when the parts do not fit together or the target is there.
+    """
+    parts = open_parts(prefixes, "merge")
+    prefix = corpus_prefix(target)
+    require_free(prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     staging = Staging(prefix, 1, parts[0].manifest.dtype)
     with staging.owned(command):
@@ -170,31 +119,16 @@ def merge_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command
 
 
 def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: str) -> None:
-    names = ("bin", "idx", "json", "tokenizer", "hashes")
-    tokens, index, text, tokenizer, hashes = (staging.folder / name for name in names)
-    joined_tokens = _join_tokens(parts, tokens)
-    joined_index, header = _join_index(parts, index)
+    tokens, index, text, hashes = (staging.folder / name for name in ("bin", "idx", "json", "hashes"))
+    pairs = [part.pairs[0] for part in parts]
     manifests = [part.manifest for part in parts]
-    manifest = replace(
-        manifests[0],
-        builder=f"megatron-ettin {__version__}",
-        command=command,
-        documents=header.documents,
-        sequences=header.sequences,
-        empty_documents=sum(manifest.empty_documents for manifest in manifests),
-        tokens=sum(manifest.tokens for manifest in manifests),
-        specials_in_text=sum(manifest.specials_in_text for manifest in manifests),
-        sources=join_sources([source for manifest in manifests for source in manifest.sources]),
-        files=manifests[0].files | {".bin": joined_tokens, ".idx": joined_index},
-        shard=None,
-        settings={"merged": [str(part.prefix) for part in parts]},
-        left_out=_join_left_out([manifest.left_out for manifest in manifests]),
-    )
+    _write_tokens(pairs, tokens)
+    written = _write_index(pairs, index)
+    recorded = joined_tokens([manifest.files[".bin"] for manifest in manifests])
+    manifest = whole_manifest(manifests, recorded, written, command, ())
+    manifest = replace(manifest, settings={"merged": [str(part.prefix) for part in parts]})
     write_atomically(text, manifest.to_json())
-    moves = {tokens: member(prefix, ".bin"), index: member(prefix, ".idx")}
-    if parts[0].tokenizer_json.exists():
-        shutil.copyfile(parts[0].tokenizer_json, tokenizer)
-        moves[tokenizer] = member(prefix, ".tokenizer.json")
+    moves = {tokens: member(prefix, ".bin"), index: member(prefix, ".idx")} | stage_tokenizer(parts[0], prefix, staging)
     hashes_of_parts = [hash_path(part.prefix, part.fingerprint) for part in parts]
     if all(path.is_file() for path in hashes_of_parts):
         with open(hashes, "wb") as out:
@@ -204,3 +138,12 @@ def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: s
         remove_hashes(prefix)
         moves[hashes] = hash_path(prefix, manifest.fingerprint)
     staging.publish(moves, {text: member(prefix, ".json")})
+
+
+def stage_tokenizer(part: Corpus, prefix: Path, staging: Staging) -> dict[Path, Path]:
+    """A copy of the tokenizer of a part, where it has one, and the name that it gets."""
+    if not part.tokenizer_json.exists():
+        return {}
+    staged = staging.folder / "tokenizer"
+    shutil.copyfile(part.tokenizer_json, staged)
+    return {staged: member(prefix, ".tokenizer.json")}

@@ -12,7 +12,7 @@ from megatron_ettin.corpus.build.journal import BuildState
 from megatron_ettin.corpus.build.staging import OutputFiles
 from megatron_ettin.corpus.checksum import ChecksummedWriter
 from megatron_ettin.corpus.manifest import FileChecksum
-from megatron_ettin.corpus.reader import map_numbers
+from megatron_ettin.corpus.pair import map_numbers
 
 BATCH = 4096
 """Documents whose bounds are read at once."""

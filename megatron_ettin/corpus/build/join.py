@@ -1,0 +1,72 @@
+"""Joining corpora: a manifest that names them, and no second copy of their ids.
+
+A joined corpus has the documents, the rows and the fingerprint of the merged one, so that a run may go on with either.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ettin.corpus.build.merge import open_parts, require_free, stage_tokenizer
+from megatron_ettin.corpus.build.staging import Staging
+from megatron_ettin.corpus.format import corpus_prefix, member
+from megatron_ettin.corpus.manifest import JoinedPart
+from megatron_ettin.corpus.reader import Corpus, open_corpus
+from megatron_ettin.corpus.together import joined_tokens, merged_index, whole_manifest
+from megatron_ettin.errors import DataError
+from megatron_ettin.publish import write_atomically
+
+
+def join_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command: str = "join") -> Corpus:
+    """Write a manifest for the documents of several corpora, in order, which stay where they are.
+
+    Reads the indexes of the parts once. A joined corpus among them stands for its parts. Raises DataError when the
+    parts do not fit together or the target is there.
+    """
+    parts = open_parts(prefixes, "join")
+    prefix = corpus_prefix(target)
+    require_free(prefix)
+    tokens = joined_tokens([part.manifest.files[".bin"] for part in parts])
+    index = merged_index([part.pairs[0] for part in parts])
+    named = tuple(
+        JoinedPart(
+            prefix=_name_from(part.prefix, prefix.parent), fingerprint=part.fingerprint, documents=part.documents,
+            sequences=part.sequences, tokens=part.tokens,
+        )
+        for part in parts
+    )  # fmt: skip
+    manifest = whole_manifest([part.manifest for part in parts], tokens, index, command, named)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    staging = Staging(prefix, 1, manifest.dtype)
+    with staging.owned(command):
+        staging.finish_publication()
+        staging.discard()
+        text = staging.folder / "json"
+        write_atomically(text, manifest.to_json())
+        staging.publish(stage_tokenizer(parts[0], prefix, staging), {text: member(prefix, ".json")})
+        staging.remove()
+    return open_corpus(prefix)
+
+
+def _name_from(part: Path, folder: Path) -> str:
+    """A prefix as a joined manifest in ``folder`` names it: relative where it lies there or below, else absolute."""
+    path, start = os.path.abspath(part), os.path.abspath(folder)
+    return os.path.relpath(path, start) if os.path.commonpath([path, start]) == start else path
+
+
+def shards_beside(prefix: str | Path) -> list[Path]:
+    """The finished shards PREFIX-i-of-n of a build, in order. Raises DataError when there is none, or several n."""
+    prefix = Path(prefix)
+    name = re.compile(re.escape(prefix.name) + r"-(\d{5,})-of-(\d{5,})\.json")
+    found = [match for path in sorted(os.listdir(prefix.parent)) if (match := name.fullmatch(path))]
+    if not found:
+        raise DataError(f"{prefix}: no shards {prefix.name}-*-of-*.json there; name the corpora to join")
+    if len(counts := {match[2] for match in found}) > 1:
+        raise DataError(
+            f"{prefix}: shards of builds in {' and in '.join(str(int(count)) for count in sorted(counts))} parts; "
+            "remove those of one build"
+        )
+    return [corpus_prefix(prefix.parent / match[0]) for match in sorted(found, key=lambda match: int(match[1]))]
