@@ -18,7 +18,8 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
 from megatron_ettin.cost.disk import disk
 from megatron_ettin.cost.estimate import Estimate, Speed, estimate_run, figures, measured_flops, notes
-from megatron_ettin.cost.hardware import GIBI
+from megatron_ettin.cost.fit import fitting_micro_batch
+from megatron_ettin.cost.hardware import GIBI, accelerator
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.plans.table import plan_table
 from megatron_ettin.progress import format_count
@@ -182,6 +183,10 @@ def detail(found: Estimate) -> str:
         ("layout", f"tensor {layout.tensor} x pipeline {layout.pipeline} x context {layout.context} x data "
             f"{max(1, layout.data)}; {found.micro_batches} micro-batches of {layout.micro_batch_rows} rows"),
     ]  # fmt: skip
+    known = accelerator(found.speed.device)
+    if known is not None and layout.fit_micro_batch:
+        rows = fitting_micro_batch(config, known.memory)
+        lines.append(("on one " + known.name, f"micro-batches of {rows} rows fit" if rows else "not one row fits"))
     if layout.data > 1:
         lost = found.idle
         growing = f", {lost.growing:.1%} while the batch grows" if config.batch.warmup_tokens else ""

@@ -135,6 +135,8 @@ def parse_over(
 
 def parsed(kind: type[Flags], arguments: list[str], base: RunConfig, program: str, usage: str = NAMES) -> Flags:
     """The flags of a verb, by default those of ``base``."""
+    if any(argument.partition("=")[0] == "--layout.micro-batch-rows" for argument in arguments):
+        base = replace(base, layout=replace(base.layout, fit_micro_batch=False))  # somebody has chosen
     sections = {name: getattr(base, name) for name in RUN_FIELDS}
     return tyro.cli(
         kind,

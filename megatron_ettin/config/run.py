@@ -174,6 +174,8 @@ class LayoutConfig:
     micro_batch_rows: int = 1
     """Rows of one forward and backward pass on one data rank; fewer in a growing batch where that leaves fewer rows to
     the busiest rank. It divides batch.rows."""
+    fit_micro_batch: bool = True
+    """On a GPU take as many rows as fit into its memory instead; off where --layout.micro-batch-rows is given."""
     pipeline_layers: tuple[int, ...] = ()
     """Layers of each (virtual) pipeline stage in order; empty: balanced by cost with the head counted."""
     recompute: Literal["none", "full"] = "none"

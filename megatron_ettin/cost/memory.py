@@ -25,7 +25,7 @@ LOSS_CHUNK_BYTES = 2**30
 
 Every chunk reads and writes the whole gradient of the vocabulary: few large ones cost less."""
 LOSS_COPIES = 2
-"""Copies of a chunk in fp32 that the passes over the logits make where they are not compiled."""
+"""Copies of a chunk in fp32 that the passes over the logits make by torch's operations, where they are not compiled."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,16 @@ def rank_parameters(config: RunConfig, device: int) -> tuple[int, int]:
 def activations(config: RunConfig, device: int) -> int:
     """Bytes kept by the passes in flight on one pipeline rank.
 
-    A layer keeps per token, whole on each tensor rank unless sequence parallel, both norms' inputs and outputs and the
-    dropout mask; shared among the tensor ranks Q, K, V, the attention output, both halves of the MLP, the activated
-    half and the product.
+    A layer keeps per token, whole on each tensor rank unless sequence parallel, both norms' inputs and outputs, and
+    with torch's kernels the dropout mask; shared among the tensor ranks Q, K, V, the attention output, both halves of
+    the MLP, the activated half and the product.
     """
     model, layout = config.model, config.layout
     tokens = layout.micro_batch_rows * config.data.row_length // layout.context
     width = WEIGHT_BYTES[config.compute.precision]
     norms_share = layout.tensor if layout.sequence_parallel else 1
-    norms = (4 * model.hidden * width + model.hidden * DROPOUT_MASK_BYTES) // norms_share
+    mask = DROPOUT_MASK_BYTES if model.output_dropout and config.compute.kernels == "torch" else 0
+    norms = model.hidden * (4 * width + mask) // norms_share
     layer = norms + (4 * model.hidden + 4 * model.intermediate) * width // layout.tensor
     boundary = model.hidden * width // norms_share
     chunks = layer_placement(config)[device :: layout.pipeline]
@@ -95,7 +96,7 @@ def logits(config: RunConfig, device: int) -> int:
     labels = layout.micro_batch_rows * config.data.row_length * share / layout.context
     whole = round(labels * vocabulary_rows(config.model.vocabulary, layout.tensor) * 4)
     chunk = min(whole, config.compute.loss_chunk_bytes or LOSS_CHUNK_BYTES)
-    copies = 0 if config.compute.compile else LOSS_COPIES
+    copies = LOSS_COPIES if config.compute.kernels == "torch" and not config.compute.compile else 0
     return chunk * WEIGHT_BYTES[config.compute.precision] // 4 + copies * chunk
 
 

@@ -11,7 +11,7 @@ from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
 from megatron_ettin.cost.memory import LOSS_CHUNK_BYTES
 from megatron_ettin.cost.placement import layer_placement
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.kernels.kind import describe, kernel_kind, require_triton
+from megatron_ettin.kernels.kind import kernel_kind, require_triton
 from megatron_ettin.model.attention.choice import attention_report, choices, installed, last_layer_narrows
 from megatron_ettin.model.attention.core import attend_by
 from megatron_ettin.model.canonical import canonical_parameters
@@ -51,7 +51,6 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
     if groups.world.is_first:
         for line in attention_report(made, layer_kinds(config), narrows):
             logger.info(line)
-        logger.info(describe(kernels, groups.device.kind))
     specs = [
         layer_spec(
             kind, config, groups, attend_by(choice.backend, kind, config, has), narrows and kind.index == last, kernels

@@ -149,6 +149,11 @@ def compute_capability(device: Device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device.torch_device) if device.kind == "cuda" else None
 
 
+def device_memory(device: Device) -> int | None:
+    """Bytes of a GPU; None without one."""
+    return torch.cuda.get_device_properties(device.torch_device).total_memory if device.kind == "cuda" else None
+
+
 def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A host tensor on the device; from pinned memory, so that nobody waits for the copy. On a CPU it is there."""
     if device.type == "cpu":

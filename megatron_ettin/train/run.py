@@ -13,13 +13,17 @@ from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.parallel.device import limit_threads
+from megatron_ettin.cost.fit import choice_line, fitting_micro_batch, with_micro_batch
+from megatron_ettin.cost.hardware import GIBI
+from megatron_ettin.errors import ConfigError
+from megatron_ettin.kernels.kind import describe, kernel_kind
+from megatron_ettin.parallel.device import device_memory, limit_threads
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.parallel.together import ahead_of_all, everywhere_own, on_first
 from megatron_ettin.parallel.watchdog import Watchdog
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.report import source_table
-from megatron_ettin.rows.run_data import open_data
+from megatron_ettin.rows.run_data import open_data, stored_vocabulary
 from megatron_ettin.run_folder import rewound_steps
 from megatron_ettin.train.guard import rewind
 from megatron_ettin.train.loop import SpikeError, train_loop
@@ -65,6 +69,7 @@ def train(
         config = with_world_size(config, world)
         rules.check(config, world)
         groups = initialize(config.layout)
+        config, fitted = on_first(lambda: fitted_to(config, device_memory(groups.device)))
         ahead_of_all(lambda: open_data(config).fingerprint)  # builds row indexes that are not there yet
         data = everywhere_own(lambda: open_data(config))
         config = with_vocabulary(config, data.vocabulary.size)
@@ -78,8 +83,10 @@ def train(
         ):
             parts = build_parts(config, groups, len(data.sources))
             recorder.say(source_table(data))
-            if groups.device.kind == "cuda" and not config.compute.compile:
-                recorder.say("compute.compile is off: each pointwise part reads and writes all its numbers by itself")
+            if groups.device.kind == "cuda":
+                recorder.say(describe(kernel_kind(config.compute, "cuda"), "cuda"))
+            if fitted:
+                recorder.say(fitted)
             state = start(parts, run, data.fingerprint, data.vocabulary.tokenizer, read_huggingface, recorder.say)
             everywhere_own(lambda: recorder.open(state))
             if config.data.held_out_share and on_first(lambda: data.held_out_rows) == 0:
@@ -99,3 +106,20 @@ def train(
                 recorder.say(f"step {found.step}: {verdict.found}; back to step {state.step} by guard.on_spike=rewind")
             recorder.close(state, stopped)
         return Outcome(state=state, signal=0 if state.finished else stopped)
+
+
+def fitted_to(config: RunConfig, device_bytes: int | None) -> tuple[RunConfig, str]:
+    """The run with the micro-batches that fit into a GPU's memory, where nobody has chosen others, and a line about it.
+
+    Rows of a step, their order, masks and loss do not depend on it. Raises ConfigError where not even one row fits.
+    """
+    if device_bytes is None or not config.layout.fit_micro_batch:
+        return config, ""
+    known = with_vocabulary(config, config.model.vocabulary or stored_vocabulary(config))
+    rows = fitting_micro_batch(known, device_bytes)
+    if not rows:
+        raise ConfigError(
+            f"not one row of {config.data.row_length} tokens fits into the {device_bytes / GIBI:.0f} GiB of this GPU; "
+            "share the model by --tensor or --pipeline, or give --layout.recompute full"
+        )
+    return with_micro_batch(config, rows), choice_line(with_micro_batch(known, rows), device_bytes)
