@@ -31,6 +31,7 @@ VERBS: dict[str, Verb] = {
     "estimate": Verb("megatron_ettin.commands.estimate", "parameters, work, time, memory and bubble, before a run"),
     "convert": Verb("megatron_ettin.commands.convert", "checkpoints to Hugging Face folders, or a folder to a run"),
     "merge-weights": Verb("megatron_ettin.commands.merge_weights", "the weights of several models joined into one"),
+    "vocabulary": Verb("megatron_ettin.commands.vocabulary", "the same model with more, other or fewer tokens"),
     "evaluate": Verb("megatron_ettin.commands.evaluate", "held-out losses of any kind of model, and what it writes"),
     "order": Verb("megatron_ettin.commands.order", "what a run has read: by step, by document, between checkpoints"),
     "pack": Verb("megatron_ettin.commands.pack", "build pack indexes ahead of training, and report what a stage reads"),

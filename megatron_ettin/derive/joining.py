@@ -12,8 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-BLOCK = 2**16
-"""Values of each model that are joined at a time: all that is made of them stays in a core's cache."""
+BLOCK = 2**15
+"""Values of each model that are joined at a time. What is made of them stays in a core's cache, and so few of them are
+not shared among threads, which would wait for one another at each of many small steps."""
 LOW_BITS = 15
 """A magnitude's 31 bits are counted in two passes: the 16 high ones, then these of those that share the high ones."""
 

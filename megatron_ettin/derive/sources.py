@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
+from megatron_ettin.adapt.start import roles_elsewhere, tokenizer_of, training_of
 from megatron_ettin.checkpoint.load import find
 from megatron_ettin.config.objective import OBJECTIVES
-from megatron_ettin.errors import CheckpointError, DataError
+from megatron_ettin.errors import CheckpointError
 from megatron_ettin.export.huggingface import Export, open_folder
-from megatron_ettin.export.runs import TRAINING_FILE, described, load_checkpoint
+from megatron_ettin.export.runs import described, load_checkpoint
 from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.run_folder import TOKENIZER, being_trained, is_run, parse_source
-from megatron_ettin.tokenizer.identity import TokenizerIdentity, read_identity
-from megatron_ettin.typed_json import parse_json
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, read_identity, vocabulary_of
+from megatron_ettin.tokenizer.special_tokens import ROLE_NAMES, missing_roles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +59,15 @@ def open_source(text: str, say: Callable[[str], None]) -> Source:
     if step is not None or not folder.is_dir():
         raise CheckpointError(f"{text} is neither a run nor a Hugging Face folder; give the folder of a model")
     read = open_folder(folder)
-    if not (folder / TOKENIZER).is_file():
-        raise DataError(f"{folder} has no {TOKENIZER}; copy that of the model's training into it")
+    content = tokenizer_of(folder, read.config.model)
+    ids, identity = vocabulary_of(content), read_identity(folder / TOKENIZER)
+    elsewhere = {ROLE_NAMES[role]: ids[token] for role, token in roles_elsewhere(folder, content).items()}
+    identity = replace(identity, special_ids=identity.special_ids | elsewhere)
     export = Export(
         model=read.config.model,
         objective=OBJECTIVES[read.config.objective],
         tensors=read.tensors,
         tokenizer_json=folder / TOKENIZER,
+        special_ids=None if missing_roles(identity.special_ids) else identity.special_ids,
     )
-    identity, training = read_identity(folder / TOKENIZER), _training(folder / TRAINING_FILE)
-    return Source(name=text, export=export, tokenizer=identity, training=training)
-
-
-def _training(path: Path) -> dict[str, Any]:
-    """The content of a training.json; empty where there is none. Raises CheckpointError."""
-    try:
-        return dict(parse_json(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}; remove it, or export the run again") from error
+    return Source(name=text, export=export, tokenizer=identity, training=training_of(folder))

@@ -69,7 +69,7 @@ def text_settings(folder: Path, *, data: str, held_out_share: float, row_length:
     """
     model = read_folder_config(folder).model
     trained = trained_data(folder)
-    if not data and trained is None:
+    if not data and (trained is None or not trained.data):
         raise ConfigError(f"{folder} does not say what it was trained on; name a corpus with --data")
     length = row_length or min(USUAL_ROW, model.maximum_length)
     settings = DataConfig(

@@ -136,7 +136,8 @@ def test_runs_checkpoints_and_folders_are_merged_together(runs: Path, tmp_path: 
     record = json.loads((tmp_path / "out" / "merge.json").read_text())
     assert [model["model"] for model in record["models"]] == [f"{run}@{first.step}", str(tmp_path / "export"), str(run)]
     assert record["models"][1]["checkpoint"] == record["models"][2]["checkpoint"] != record["models"][0]["checkpoint"]
-    assert main(["evaluate", str(tmp_path / "out"), "--rows", "4", "--sample", "5", "--row-length", "128"]) == 0
+    few = ["--rows", "4", "--sample", "5", "--row-length", "128", "--out", str(tmp_path / "evaluation")]
+    assert main(["evaluate", str(tmp_path / "out"), *few]) == 0
 
 
 def test_models_that_do_not_compute_alike_are_refused_by_name(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ettin.cli import main
+from tests.support.tokenizers import write_texts
 
 
 def test_the_commands_of_the_page_run(
@@ -17,10 +18,13 @@ def test_the_commands_of_the_page_run(
 ) -> None:
     for seed, name in enumerate(("my_extension", "my_decay_a", "my_decay_b", "my_decay_c")):
         make_folder("mlm", name, seed=seed)
+    make_folder("clm", "my_model")
+    write_texts(tmp_path / "my_text.jsonl")
+    (tmp_path / "my_tokens.txt").write_text("myocardial\n infarction\n")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", (root / "docs" / "vocabulary.md").read_text(), flags=re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines() if line]
-    assert len(commands) == 2
+    assert len(commands) == 6
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "ettin"
