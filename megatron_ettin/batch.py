@@ -40,6 +40,9 @@ class Batch:
     """Tokens seen: [CLS], text and end positions; the tail of a row is not counted."""
     first_row: int = 0
     """Place of the first row among the rows of its step, all data ranks together; the others follow it."""
+    causal_B: NDArray[np.bool_] | None = None
+    """Whether a row is one of next tokens, in which attention looks to the left only, shape [B]. Its labels stand at
+    the first positions of a segment, side by side. None: the run has rows of one kind, its objective's."""
 
     @property
     def rows(self) -> int:
@@ -60,6 +63,11 @@ class Batch:
     def empty(self) -> bool:
         """Nothing but padding: no row of the step, no labels."""
         return self.tokens == 0
+
+    @property
+    def causal_S(self) -> NDArray[np.bool_] | None:
+        """The same for each segment, shape [S]."""
+        return None if self.causal_B is None else self.causal_B[self.cu_seqlens_S[:-1] // self.row_length]
 
     def digest(self) -> int:
         """Sum of a 64-bit hash of each row, modulo 2**64: ids, positions and labels of its tokens, and its number.

@@ -11,7 +11,8 @@ namespace ettin {
 struct AttentionSegment {
   int64_t first_query, queries;
   int64_t first_key, keys;
-  int64_t diagonal;  // the key, counted from first_key, of the first query's own token
+  int64_t diagonal;     // the key, counted from first_key, of the first query's own token
+  int64_t left, right;  // keys that a query sees beside its own; negative: all
 };
 
 // [token][head][element] with elements side by side; strides count elements. Keys and values share strides, and so do
@@ -28,7 +29,6 @@ struct AttentionProblem {
   AttentionTensors inputs;
   std::vector<AttentionSegment> segments;
   size_t tokens, heads, head_size;  // tokens: of the queries
-  int64_t left, right;              // keys that a query sees beside its own; negative: all
   int threads;
 };
 

@@ -102,6 +102,7 @@ class Assembler {
     py::dict result;
     for (size_t i = 0; i < std::size(parts); ++i)
       result[names[i]] = BufferPool::lend(pools_[i], std::move(*parts[i]), counts[i]);
+    result["next_token"] = adopt(std::move(out.next_token));
     result["tokens"] = out.tokens;
     return result;
   }
@@ -214,18 +215,20 @@ void bind_masking(py::module_& module) {
 void bind_assembly(py::module_& module) {
   py::class_<SourceRows>(module, "SourceRows")
       .def(py::init([](const Corpus& corpus, const Pack& pack, std::string name, PhiloxKey choice_key,
-                       PhiloxKey replacement_key) {
-             return SourceRows{corpus, pack, std::move(name), choice_key, replacement_key};
+                       PhiloxKey replacement_key, PhiloxKey kind_key) {
+             return SourceRows{corpus, pack, std::move(name), choice_key, replacement_key, kind_key};
            }),
            py::kw_only(), py::arg("corpus"), py::arg("pack"), py::arg("name"), py::arg("choice_key"),
-           py::arg("replacement_key"));
+           py::arg("replacement_key"), py::arg("kind_key") = PhiloxKey{});
   py::class_<RowFormat>(module, "RowFormat")
       .def(py::init([](uint32_t row_length, int32_t cls_id, int32_t sep_id, int32_t pad_id, bool always_ends,
-                       bool masked, int32_t label_offset, MaskRule mask) {
-             return RowFormat{row_length, cls_id, sep_id, pad_id, always_ends, masked, label_offset, std::move(mask)};
+                       bool masked, int32_t label_offset, MaskRule mask, uint32_t next_token_below) {
+             return RowFormat{row_length, cls_id,       sep_id,          pad_id,          always_ends,
+                              masked,     label_offset, std::move(mask), next_token_below};
            }),
            py::kw_only(), py::arg("row_length"), py::arg("cls_id"), py::arg("sep_id"), py::arg("pad_id"),
-           py::arg("always_ends"), py::arg("masked"), py::arg("label_offset"), py::arg("mask"));
+           py::arg("always_ends"), py::arg("masked"), py::arg("label_offset"), py::arg("mask"),
+           py::arg("next_token_below") = 0);
   py::class_<Assembler>(module, "Assembler")
       .def(py::init<std::vector<SourceRows>, RowFormat, InstructionSet>(), py::kw_only(), py::arg("sources"),
            py::arg("format"), py::arg("instructions") = best_instruction_set())

@@ -41,7 +41,7 @@ bool RowAssembler::add_piece(const SourceRows& source, const Piece& piece, uint3
   if (!where.files->tokens(offset, piece.length, row + at + 1, byte_scratch_, error)) return false;
   if (!check_ids(source, piece, row + at + 1, error)) return false;
   const uint32_t end = at + 1 + piece.length;
-  ends = format_.always_ends || piece.start + piece.length == where.length;
+  ends = always_ends_ || piece.start + piece.length == where.length;
   row[at] = format_.cls_id;
   row[end] = ends ? format_.sep_id : format_.pad_id;
   const auto base = static_cast<int32_t>(row - out.input_ids.data());
@@ -59,14 +59,14 @@ void RowAssembler::add_labels(const RowRequest& request, uint32_t index, Assembl
   const auto base = static_cast<int32_t>(index * format_.row_length);
   const SourceRows& source = sources_[static_cast<size_t>(request.source)];
   const auto number = static_cast<uint64_t>(request.row);
-  if (format_.masked) {
+  if (masked_) {
     format_.mask.bounds = request.masks;
     start_row_masks({source.choice_key, number, request.pass}, format_.row_length, mask_scratch_, set_);
   }
   uint32_t at = 0;
   for (size_t p = 0; p < pieces_.size(); ++p) {
     const uint32_t end = at + 1 + pieces_[p].length;
-    if (format_.masked) {
+    if (masked_) {
       mask_span(row, at + 1, end, format_.mask, {source.replacement_key, number, request.pass},
                 base + format_.label_offset, out.labels, mask_scratch_, set_);
     } else {
@@ -84,7 +84,13 @@ bool RowAssembler::add_row(const RowRequest& request, uint32_t index, AssembledR
   pieces_.clear();
   if (request.row >= 0) {
     const SourceRows& source = sources_[static_cast<size_t>(request.source)];
-    if (!source.pack->row(static_cast<uint64_t>(request.row), pieces_, entry_scratch_, error)) return false;
+    const auto number = static_cast<uint64_t>(request.row);
+    const bool next_token =
+        format_.next_token_below > 0 && row_draw({source.kind_key, number, request.pass}, 0) < format_.next_token_below;
+    out.next_token[index] = next_token;
+    masked_ = format_.masked && !next_token;
+    always_ends_ = format_.always_ends && !next_token;
+    if (!source.pack->row(number, pieces_, entry_scratch_, error)) return false;
     ends_.resize(pieces_.size());
     for (size_t p = 0; p < pieces_.size(); ++p) {
       bool ends = false;
@@ -108,6 +114,7 @@ bool RowAssembler::assemble(const std::vector<RowRequest>& requests, AssembledRo
   out.input_ids.resize(size);
   out.positions.resize(size);
   out.segments.assign(1, 0);
+  out.next_token.assign(requests.size(), 0);
   out.labels.count = 0;
   out.tokens = 0;
   for (size_t i = 0; i < requests.size(); ++i)

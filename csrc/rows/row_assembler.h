@@ -18,6 +18,7 @@ struct SourceRows {
   std::shared_ptr<const PackFile> pack;
   std::string name;
   PhiloxKey choice_key, replacement_key;
+  PhiloxKey kind_key;  // of the draw that makes a row one of next tokens
 };
 
 struct RowRequest {
@@ -35,11 +36,14 @@ struct RowFormat {
   bool masked;           // else every next token is predicted
   int32_t label_offset;  // where the label of token i stands: i + label_offset
   MaskRule mask;
+  // Rows whose draw is below this predict every next token and end with [PAD] where a piece was cut; 0: none.
+  uint32_t next_token_below = 0;
 };
 
 struct AssembledRows {
   std::vector<int32_t> input_ids, positions, segments;
   Labels labels;
+  std::vector<uint8_t> next_token;  // by row: it was drawn to predict every next token
   int64_t tokens = 0;
 };
 
@@ -60,6 +64,7 @@ class RowAssembler {
   std::vector<SourceRows> sources_;
   RowFormat format_;
   InstructionSet set_;
+  bool masked_ = false, always_ends_ = false;  // the facts of the row at hand
   std::vector<Piece> pieces_;
   std::vector<uint8_t> ends_;  // by piece: the end position holds [SEP]
   std::vector<uint64_t> entry_scratch_;

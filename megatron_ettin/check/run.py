@@ -14,6 +14,7 @@ from megatron_ettin.config import rules
 from megatron_ettin.config.codec import check_resume
 from megatron_ettin.config.compatible import changes, refuse_other_shape
 from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_world_size
+from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import every_of
 from megatron_ettin.config.sharing import sharing_at
@@ -121,6 +122,9 @@ def step_findings(config: RunConfig) -> Iterator[Finding]:
     else:
         text += f"{sizes[0]} rows per step"
     yield Finding("ok", "steps", text)
+    if OBJECTIVES[config.objective].mixes:
+        text = f"{config.data.causal_share:.1%} are of next tokens, drawn one by one, the others masked"
+        yield Finding("ok", "rows", text)
     if config.data.mask_share_end:
         text = f"{config.data.mask_share:.1%} of the tokens at the start, {config.data.mask_share_end:.1%} at the end"
         yield Finding("ok", "masks", text)

@@ -40,6 +40,9 @@ USAGE = f"""{PROGRAM} [flags]
 START is a Hugging Face folder or hub name (OWNER/NAME, OWNER/NAME@REVISION); TEXT files, folders, globs, the prefix of
 a corpus or a mixture file; N takes K, M, B and T"""
 
+EXPORTED = [name for name, objective in OBJECTIVES.items() if not objective.mixes]
+"""Objectives whose end is one folder."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptFlags(PretrainFlags):
@@ -138,7 +141,7 @@ def asked_for(arguments: list[str]) -> Asked:
         start=names[0],
         data=tuple(data),
         tokens=int(token_count(tokens)),
-        objective=known_name("objective", objective, list(OBJECTIVES)) if objective else "",
+        objective=known_name("objective", objective, EXPORTED) if objective else "",
         run=Path(run or default),
         rest=tuple(rest),
     )

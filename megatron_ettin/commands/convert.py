@@ -31,6 +31,9 @@ class ConvertFlags:
     """What to write: a Hugging Face folder, with --all a folder of them, or a run folder."""
     all: bool = False
     """Every checkpoint of the run, as TARGET/step1200, TARGET/ext50, TARGET/decay20, TARGET/cross60 by stage."""
+    kind: Annotated[Literal["encoder", "decoder"] | None, tyro.conf.arg(name="as")] = None
+    """What is exported of a run of objective mixed, which trains both in one: the encoder, whose predictions of a
+    [MASK] are read one position before it, or the decoder."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How tensors are stored."""
     tokenizer: Path | None = None
@@ -64,10 +67,10 @@ def to_huggingface(flags: ConvertFlags) -> int:
     if flags.all:
         if step is not None:
             raise ConfigError(f"--all takes every checkpoint; leave out @{step}")
-        for _ in export_all(run, flags.target, flags.dtype, flags.tokenizer, print):
+        for _ in export_all(run, flags.target, flags.dtype, flags.tokenizer, print, flags.kind):
             pass
         return 0
-    made = export_checkpoint(find(run, step), flags.target, flags.dtype, flags.tokenizer, print)
+    made = export_checkpoint(find(run, step), flags.target, flags.dtype, flags.tokenizer, print, flags.kind)
     print(f"{flags.target}: {summary(flags.target)}{'' if made else ' (there already)'}")
     return 0
 
@@ -90,8 +93,8 @@ def from_huggingface(flags: ConvertFlags) -> int:
         from megatron_ettin.export.huggingface import open_folder
         from megatron_ettin.train.from_weights import save_weights_as_run
 
-    if flags.all or flags.tokenizer or flags.dtype != "float32":
-        raise ConfigError("--all, --dtype and --tokenizer belong to exports; SOURCE is a Hugging Face folder")
+    if flags.all or flags.tokenizer or flags.kind or flags.dtype != "float32":
+        raise ConfigError("--all, --as, --dtype and --tokenizer belong to exports; SOURCE is a Hugging Face folder")
     source = Path(flags.source)
     read = open_folder(source)
     with own_run(flags.target, shlex.join(sys.orig_argv)):

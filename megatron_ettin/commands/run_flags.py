@@ -54,8 +54,9 @@ ALIASES = {
 # It ends the process on a misspelt flag, with a box of text; here one ConfigError names the nearest flag, which
 # torchrun repeats in its summary.
 NAMES = """\
-SIZE is 17m 32m 68m 150m 400m 1b, tiny, or a .toml file; OBJECTIVE is mlm, clm or mntp; STAGE is pretrain,
-extension, decay or cross. --variant released follows the published artifacts where they differ from the paper.
+SIZE is 17m 32m 68m 150m 400m 1b, tiny, or a .toml file; OBJECTIVE is mlm, clm, mntp or mixed (rows of mntp and of clm,
+a share --data.causal-share of them clm); STAGE is pretrain, extension, decay or cross.
+--variant released follows the published artifacts where they differ from the paper.
 --scale X multiplies the token counts of the recipe, rise, fall and growth of the batch included: --scale 0.03.
 The folder of a run in place of the three takes the settings from it.
 SIZE --plan NAME|FILE.toml [--scale X] [--objective NAME] [--split X] [--data PREFIX STAGE=PREFIX ...] takes the stages

@@ -130,6 +130,12 @@ def rows(config: RunConfig) -> Iterator[str]:
             f"data.mask_share=0 leaves {config.objective} nothing to predict; use a share above 0 (the recipe: 0.3, "
             "later 0.15)"
         )
+    if OBJECTIVES[config.objective].mixes and not 0.0 < data.causal_share < 1.0:
+        masked, following = OBJECTIVES[config.objective].row_kinds
+        yield (
+            f"data.causal_share={data.causal_share} leaves {config.objective} rows of one kind; use a share between 0 "
+            f"and 1, or objective {masked} or {following}"
+        )
     if data.mask_token_share + data.random_token_share > 1.0 + 1e-9:
         yield (
             f"data.mask_token_share={data.mask_token_share} and data.random_token_share={data.random_token_share} "
@@ -345,9 +351,11 @@ def without_effect(config: RunConfig, base: RunConfig) -> list[str]:
         dead |= dict.fromkeys((f"data.{name}" for name in shares), reason)
     elif config.data.mask_share_end == config.data.mask_share:
         dead["data.mask_share_end"] = "data.mask_share has the same value from the start"
-    dead["model.window" if objective.causal else "model.causal_window"] = f"objective {config.objective} attends " + (
-        "to the left" if objective.causal else "to both sides"
-    )
+    if not objective.mixes:
+        dead["data.causal_share"] = f"objective {config.objective} has rows of one kind"
+        side = "to the left" if objective.causal else "to both sides"
+        unused = "model.window" if objective.causal else "model.causal_window"
+        dead[unused] = f"objective {config.objective} attends {side}"
     if config.schedule.shape == "one_minus_sqrt":
         dead["schedule.warmup_tokens"] = "schedule.shape=one_minus_sqrt has no rise"
     if config.schedule.shape == "warmup_stable":

@@ -68,6 +68,9 @@ class DataConfig:
     mask_share_end: float = 0.0
     """Share at the end of the stage, which mask_share goes to evenly from row to row; 0: mask_share all along. Held-out
     text is always masked by mask_share."""
+    causal_share: float = 0.5
+    """Share of the rows that a mixed objective trains on next tokens, with attention to the left; the others are
+    masked."""
     mask_token_share: float = 0.8
     """Share of the chosen tokens that become [MASK]."""
     random_token_share: float = 0.1

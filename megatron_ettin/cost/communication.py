@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.objective import OBJECTIVES, kinds_of
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import is_global, vocabulary_rows
 from megatron_ettin.cost.count import label_share
@@ -145,8 +145,11 @@ def context(config: RunConfig, place: Place) -> Iterator[Message]:
     yield Message(kind="context", operation="all_gather", count=micro * whole * (2 if again else 1), bytes=stream)
     yield Message(kind="context", operation="reduce_scatter", count=micro * whole, bytes=stream)
     # the window's edge of local layers: forward to the neighbours that see it, backward to those it came from
-    causal = OBJECTIVES[config.objective].causal
-    left, right = (model.causal_window, 0) if causal else (model.window, model.window)
+    windows = [
+        (model.causal_window, 0) if kind.causal else (model.window, model.window)
+        for kind in kinds_of(OBJECTIVES[config.objective])
+    ]
+    left, right = map(max, zip(*windows, strict=True))
     backward = micro * (len(layers) - whole)
     forward = backward * (2 if again else 1)
     before, after = place.context > 0, place.context < layout.context - 1

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 
-from megatron_ettin.config.objective import Objective
+from megatron_ettin.config.objective import Objective, kinds_of
 from megatron_ettin.config.run import SPECIALS_PER_PIECE, DataConfig, ModelConfig
 from megatron_ettin.config.shapes import global_layers
 
@@ -121,20 +121,38 @@ def flops(model: ModelConfig, causal: bool, lengths: Iterable[int], labels: floa
 
 
 def label_share(objective: Objective, data: DataConfig) -> float:
-    """Predicted positions per token of a full piece, the mean over the stage."""
-    end = data.mask_share_end or data.mask_share
-    return _label_share(objective, data.piece_length, (data.mask_share + end) / 2)
+    """Predicted positions per token of a full piece, the mean over the rows of the stage."""
+    return sum(share * labels for _, share, labels in row_shares(objective, data))
 
 
 def largest_label_share(objective: Objective, data: DataConfig) -> float:
     """The same where the stage predicts most: what a rank must have memory for."""
-    return _label_share(objective, data.piece_length, max(data.mask_share, data.mask_share_end))
+    most = max(data.mask_share, data.mask_share_end)
+    return max(_label_share(kind, data.piece_length, most) for kind in kinds_of(objective))
+
+
+def row_shares(objective: Objective, data: DataConfig) -> Iterator[tuple[Objective, float, float]]:
+    """For each kind of rows (its objective, its share of the rows, its predicted positions per token)."""
+    mean = (data.mask_share + (data.mask_share_end or data.mask_share)) / 2
+    shares = (1.0 - data.causal_share, data.causal_share) if objective.mixes else (1.0,)
+    for kind, share in zip(kinds_of(objective), shares, strict=True):
+        yield kind, share, _label_share(kind, data.piece_length, mean)
 
 
 def _label_share(objective: Objective, length: int, mask_share: float) -> float:
     if objective.masked:
         return mask_share * (length - SPECIALS_PER_PIECE) / length
     return (length - 1) / length
+
+
+def mean_flops_per_token(model: ModelConfig, objective: Objective, data: DataConfig) -> Flops:
+    """Forward FLOPs per token of full pieces, the mean over the rows of the stage."""
+    found = Flops(matrices=0.0, attention_global=0.0, attention_local=0.0, head=0.0)
+    for kind, share, labels in row_shares(objective, data):
+        part = flops_per_token(model, kind.causal, data.piece_length, labels)
+        sums = {item.name: getattr(found, item.name) + share * getattr(part, item.name) for item in fields(Flops)}
+        found = Flops(**sums)
+    return found
 
 
 def flops_per_token(model: ModelConfig, causal: bool, length: int, share: float) -> Flops:

@@ -8,7 +8,7 @@ from pathlib import Path
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.communication import Traffic, traffic
-from megatron_ettin.cost.count import Flops, Parameters, flops_per_token, label_share, parameters
+from megatron_ettin.cost.count import Flops, Parameters, mean_flops_per_token, parameters
 from megatron_ettin.cost.hardware import ACCELERATORS, GIBI, accelerator, peak_flops
 from megatron_ettin.cost.idle import Idle, advice, idle
 from megatron_ettin.cost.memory import Memory, heaviest
@@ -90,7 +90,6 @@ def estimate_run(config: RunConfig, speed: Speed) -> Estimate:
         raise ConfigError(f"mfu={speed.mfu} must lie between 0 and 1, for example 0.4")
     if config.model.vocabulary == 0:
         raise ConfigError("model.vocabulary=0 is taken from the data; give --data or --model.vocabulary")
-    objective = OBJECTIVES[config.objective]
     length = min(speed.mean_piece or config.data.piece_length, config.data.piece_length)
     piece = replace(config.data, piece_length=length)
     rank, most = heaviest(config)
@@ -98,7 +97,7 @@ def estimate_run(config: RunConfig, speed: Speed) -> Estimate:
         config=config,
         speed=speed,
         parameters=parameters(config.model),
-        flops=flops_per_token(config.model, objective.causal, length, label_share(objective, piece)),
+        flops=mean_flops_per_token(config.model, OBJECTIVES[config.objective], piece),
         peak=peak,
         memory=most,
         heaviest_rank=rank,

@@ -19,6 +19,7 @@ from megatron_ettin.cost.count import (
     label_share,
     layer_matrix_flops,
     pair_flops,
+    row_shares,
 )
 from megatron_ettin.cost.simulator import Timeline, simulate
 
@@ -35,10 +36,11 @@ MICRO_BATCHES_CAP = 32
 def layer_costs(config: RunConfig) -> list[float]:
     """Forward FLOPs per token of each layer, for full pieces; of an encoder's last one what labels need."""
     model, length = config.model, config.data.piece_length
-    causal = OBJECTIVES[config.objective].causal
-    window = model.causal_window if causal else model.window
-    whole = attention_pairs(length, causal) / length * pair_flops(model)
-    windowed = attention_pairs(length, causal, window) / length * pair_flops(model)
+    whole = windowed = 0.0
+    for kind, share, _ in row_shares(OBJECTIVES[config.objective], config.data):
+        window = model.causal_window if kind.causal else model.window
+        whole += share * attention_pairs(length, kind.causal) / length * pair_flops(model)
+        windowed += share * attention_pairs(length, kind.causal, window) / length * pair_flops(model)
     matrices = layer_matrix_flops(model)
     costs = [matrices + (whole if is_global(model, layer) else windowed) for layer in range(model.layers)]
     if last_layer_can_narrow(config):

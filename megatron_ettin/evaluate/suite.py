@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from megatron_ettin.config.codec import run_from_dict
+from megatron_ettin.config.objective import OBJECTIVES, kinds_of
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import DataConfig, RunConfig
 from megatron_ettin.errors import CheckpointError, ConfigError, DataError
@@ -17,6 +18,7 @@ from megatron_ettin.evaluate.losses import HeldOut, held_out, losses
 from megatron_ettin.evaluate.report import Results
 from megatron_ettin.evaluate.scorer import Scorer, load_scorer
 from megatron_ettin.evaluate.text import masked_pieces, plain_pieces, token_bytes
+from megatron_ettin.export.config_json import kind_of
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.runs import TRAINING_FILE, export_checkpoint
 from megatron_ettin.regular_files import refuse_special_files
@@ -42,7 +44,10 @@ def named_sources(models: Sequence[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def exported(models: Mapping[str, str]) -> Iterator[dict[str, Path]]:
-    """Name -> Hugging Face folder; runs among the sources are exported to a temporary place for the while."""
+    """Name -> Hugging Face folder; runs among the sources are exported to a temporary place for the while.
+
+    A run that trains an encoder and a decoder in one becomes two models, NAME-encoder and NAME-decoder.
+    """
     with tempfile.TemporaryDirectory(prefix="ettin-evaluate-") as temporary:
         folders = {}
         for name, source in models.items():
@@ -50,11 +55,16 @@ def exported(models: Mapping[str, str]) -> Iterator[dict[str, Path]]:
             refuse_special_files(run)
             if is_run(run):
                 from megatron_ettin.checkpoint.load import find
+                from megatron_ettin.checkpoint.standing import stored_run
 
                 if line := being_trained(run):
                     print(line)
-                folders[name] = Path(temporary, name)
-                export_checkpoint(find(run, step), folders[name])
+                checkpoint = find(run, step)
+                objective = OBJECTIVES[stored_run(checkpoint)[1].objective]
+                for kind in map(kind_of, kinds_of(objective)):
+                    called = f"{name}-{kind}" if objective.mixes else name
+                    folders[called] = Path(temporary, called)
+                    export_checkpoint(checkpoint, folders[called], kind=kind)
             elif Path(source).is_dir():
                 folders[name] = Path(source)
             else:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_ettin.config.objective import OBJECTIVES, Objective, ObjectiveName
+from megatron_ettin.config.objective import OBJECTIVES, Objective, ObjectiveName, kinds_of
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.config.shapes import every_of
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.export.mapping import Kind
 
 Fields = dict[str, Any]
@@ -40,6 +40,23 @@ class FolderConfig:
 def kind_of(objective: Objective) -> Kind:
     """The Hugging Face class that computes what ``objective`` trained."""
     return "decoder" if objective.causal else "encoder"
+
+
+def objective_as(objective: Objective, kind: Kind | None) -> Objective:
+    """The objective that an export of one kind was trained on: itself, or that of the rows which this kind computes.
+
+    Raises ConfigError for a kind that the objective does not train, and for none where it trains both.
+    """
+    kinds = {kind_of(one): one for one in kinds_of(objective)}
+    if kind is None and len(kinds) > 1:
+        raise ConfigError(
+            f"a run of objective {objective.name} trains an encoder and a decoder in one; say which of them is meant: "
+            f"ettin convert RUN FOLDER --as {' or --as '.join(kinds)}"
+        )
+    chosen = kind or kind_of(objective)
+    if chosen not in kinds:
+        raise ConfigError(f"--as {chosen}: objective {objective.name} trains no {chosen}; leave --as out")
+    return kinds[chosen]
 
 
 def layer_types(layers: int, global_every: int) -> list[str]:
@@ -130,7 +147,8 @@ def read_config(fields: Fields, where: str, size: str) -> FolderConfig:
         pattern = f"global at 0, {global_every}, {2 * global_every}, ..."
         raise CheckpointError(f"{where}: layer_types is not '{pattern}', the only pattern")
     objective = fields.get(OBJECTIVE_FIELD, "mlm" if kind == "encoder" else "clm")
-    if not isinstance(objective, str) or objective not in OBJECTIVES or kind_of(OBJECTIVES[objective]) != kind:
+    plain = isinstance(objective, str) and objective in OBJECTIVES and not OBJECTIVES[objective].mixes
+    if not plain or kind_of(OBJECTIVES[objective]) != kind:
         raise CheckpointError(f"{where}: {OBJECTIVE_FIELD}={objective!r} does not fit an {kind}")
     half = _integer(fields, "local_attention", where, default=128, least=2) // 2
     model = ModelConfig(

@@ -18,13 +18,13 @@ from megatron_ettin.checkpoint.standing import stored_run
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.checkpoint.weights import StoredWeights
 from megatron_ettin.config import codec
-from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.objective import OBJECTIVES, Objective
 from megatron_ettin.config.run import RunConfig, StageName
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import CheckpointError, DataError
-from megatron_ettin.export.config_json import kind_of
-from megatron_ettin.export.huggingface import Export, StoredType
-from megatron_ettin.export.mapping import huggingface_shapes, to_huggingface
+from megatron_ettin.export.config_json import OBJECTIVE_FIELD, kind_of, objective_as
+from megatron_ettin.export.huggingface import Export, StoredType, read_folder_config
+from megatron_ettin.export.mapping import Kind, huggingface_shapes, to_huggingface
 from megatron_ettin.export.parity import PARITY_FILE
 from megatron_ettin.export.published import publish_export
 from megatron_ettin.export.tokenizer_files import write_json
@@ -100,30 +100,37 @@ def export_checkpoint(
     dtype: StoredType = "float32",
     tokenizer: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    kind: Kind | None = None,
 ) -> bool:
     """Publish one verified checkpoint as ``folder`` with its parity; False when it is there already.
 
+    ``kind``: encoder or decoder, which must be said of a run that mixes masked rows with those of next tokens.
     What a killed export to it has left is removed. ``say`` takes the line that only the size of the vocabulary could be
     compared. Raises CheckpointError when the folder holds something else or the logits differ, DataError for another
     tokenizer than that of the training, OwnershipError when another process is writing it; then nothing is published.
     """
     remove_dead_staging(folder)
-    if is_exported(checkpoint, folder, dtype):
+    objective = objective_as(OBJECTIVES[stored_run(checkpoint)[1].objective], kind)
+    if is_exported(checkpoint, folder, dtype, objective):
         return False
-    export, training = described(load_checkpoint(checkpoint), dtype, tokenizer, say)
+    export, training = described(load_checkpoint(checkpoint), dtype, tokenizer, say, kind)
     publish_export(folder, export, {TRAINING_FILE: training})
     return True
 
 
 def described(
-    loaded: Loaded, dtype: StoredType, tokenizer: Path | None, say: Callable[[str], None]
+    loaded: Loaded,
+    dtype: StoredType,
+    tokenizer: Path | None,
+    say: Callable[[str], None],
+    kind: Kind | None = None,
 ) -> tuple[Export, dict[str, Any]]:
     """A checkpoint on its way out, and the content of its training.json. Raises DataError for another tokenizer."""
     run = loaded.checkpoint.path.parent.parent
     tokenizer_json, identity = accepted_tokenizer(loaded, tokenizer or tokenizer_of(run, loaded.config), say)
     export = Export(
         model=loaded.config.model,
-        objective=OBJECTIVES[loaded.config.objective],
+        objective=objective_as(OBJECTIVES[loaded.config.objective], kind),
         tensors=loaded.tensors,
         tokenizer_json=tokenizer_json,
         special_ids=None if missing_roles(identity.special_ids) else identity.special_ids,
@@ -134,6 +141,7 @@ def described(
             "revision": loaded.revision,
             "steps of the stage": f"{loaded.state.step:,}",
             "tokens of the stage": f"{loaded.state.tokens:,}",
+            **_mixture(loaded.config),
         },
     )
     training = _facts(loaded) | {"tokenizer": identity.to_dict()}
@@ -156,6 +164,12 @@ def ancestry(run: Path) -> dict[str, Any]:
     return facts
 
 
+def _mixture(config: RunConfig) -> dict[str, str]:
+    """Which rows it was trained on, where there were two kinds of them."""
+    kinds, share = OBJECTIVES[config.objective].row_kinds, config.data.causal_share
+    return {"rows": f"{1 - share:.1%} {kinds[0]}, {share:.1%} {kinds[1]}"} if kinds else {}
+
+
 def _facts(loaded: Loaded) -> dict[str, Any]:
     return {
         "run": codec.to_dict(loaded.config),
@@ -170,7 +184,7 @@ def refill(folder: Path, loaded: Loaded) -> None:
 
     Its model card stays that of the first. Whoever has the earlier weights open keeps them.
     """
-    kind = kind_of(OBJECTIVES[loaded.config.objective])
+    kind = read_folder_config(folder).kind
     tensors = to_huggingface(loaded.tensors, loaded.config.model, kind)
     staging = folder / f".{WEIGHTS}.incomplete"
     save_weights(staging, tensors, huggingface_shapes(loaded.config.model, kind), torch.float32)
@@ -179,18 +193,21 @@ def refill(folder: Path, loaded: Loaded) -> None:
     write_json(folder / TRAINING_FILE, training | _facts(loaded))
 
 
-def is_exported(checkpoint: Checkpoint, folder: Path, dtype: StoredType) -> bool:
+def is_exported(checkpoint: Checkpoint, folder: Path, dtype: StoredType, objective: Objective) -> bool:
     """Whether a folder is the export of a checkpoint; raises CheckpointError when it is there and is something else."""
     if not folder.exists():
         return False
     try:
         origin = parse_json((folder / TRAINING_FILE).read_text(encoding="utf-8"))["checkpoint"]
-        stored_type = parse_json((folder / "config.json").read_text(encoding="utf-8"))["dtype"]
+        fields = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        found = (origin, fields["dtype"], fields[OBJECTIVE_FIELD])
     except (OSError, ValueError, KeyError, TypeError):
-        origin, stored_type = None, None
-    if (origin, stored_type) != (fingerprint_of(checkpoint), dtype) or not (folder / PARITY_FILE).exists():
+        found = None
+    wanted = (fingerprint_of(checkpoint), dtype, objective.name)
+    if found != wanted or not (folder / PARITY_FILE).exists():
         raise CheckpointError(
-            f"{folder} exists and is no {dtype} export of {checkpoint.path}; give another folder or remove it"
+            f"{folder} exists and is no {dtype} export of {checkpoint.path} as {kind_of(objective)}; give another "
+            "folder or remove it"
         )
     return True
 
@@ -213,7 +230,12 @@ def accepted_tokenizer(
 
 
 def export_all(
-    run: Path, folder: Path, dtype: StoredType, tokenizer: Path | None, say: Callable[[str], None]
+    run: Path,
+    folder: Path,
+    dtype: StoredType,
+    tokenizer: Path | None,
+    say: Callable[[str], None],
+    kind: Kind | None = None,
 ) -> Iterator[Path]:
     """Every checkpoint of a run as ``folder``/REVISION, oldest first; those that are there are left alone."""
     checkpoints = list_checkpoints(run)
@@ -223,6 +245,6 @@ def export_all(
         checkpoint = find(run, listed.step)
         _, config = stored_run(checkpoint)
         target = folder / f"{REVISIONS[config.stage]}{checkpoint.step}"
-        made = export_checkpoint(checkpoint, target, dtype, tokenizer, say)
+        made = export_checkpoint(checkpoint, target, dtype, tokenizer, say, kind)
         say(f"{target}: {'written' if made else 'there already'}")
         yield target

@@ -45,6 +45,9 @@ class DeviceBatch:
         first_token, length = context_slice(batch.rows * batch.row_length, groups)
         first, last = np.searchsorted(batch.label_positions_L, [first_token, first_token + length])
         bounds = np.searchsorted(batch.label_positions_L, batch.cu_seqlens_S).clip(first, last) - first
+        causal_S = batch.causal_S
+        if causal_S is not None:
+            require_first_labels(batch, causal_S)
         label_positions_L = _to(device, batch.label_positions_L[first:last] - first_token)
         ids = batch.input_ids_BT.reshape(-1)[first_token : first_token + length]
         positions = batch.positions_BT.reshape(-1)[first_token : first_token + length]
@@ -54,6 +57,7 @@ class DeviceBatch:
                 cu_seqlens=tuple(batch.cu_seqlens_S.tolist()),
                 positions_T=_to(device, positions),
                 first_token=first_token,
+                causal_S=() if causal_S is None else tuple(causal_S.tolist()),
                 first_place=batch.first_row * batch.row_length,
                 dropout_key=dropout_key,
                 step=step,
@@ -62,6 +66,17 @@ class DeviceBatch:
             label_positions_L=label_positions_L,
             label_ids_L=_to(device, batch.label_ids_L[first:last]),
         )
+
+
+def require_first_labels(batch: Batch, causal_S: np.ndarray) -> None:
+    """Raise ValueError unless segments that look to the left have their labels first, side by side.
+
+    What is computed at labels alone would else take one token for another.
+    """
+    starts, counts = batch.cu_seqlens_S[:-1], np.diff(np.searchsorted(batch.label_positions_L, batch.cu_seqlens_S))
+    expected = np.arange(len(batch.label_positions_L)) - np.repeat(np.cumsum(counts) - counts - starts, counts)
+    if (expected != batch.label_positions_L)[np.repeat(causal_S, counts)].any():
+        raise ValueError("the labels of a segment that looks to the left must stand at its first positions")
 
 
 def context_slice(tokens: int, groups: Groups) -> tuple[int, int]:

@@ -45,7 +45,8 @@ class Wanted:
     positions_L: Tensor
     """Ascending, int64."""
     bounds: tuple[int, ...]
-    """Bounds of the stream's segments among these positions, on the host, S + 1 numbers."""
+    """Bounds of the stream's segments among these positions, on the host, S + 1 numbers. Of a segment that looks to the
+    left only these are this rank's first, side by side."""
 
 
 @dataclass(kw_only=True)
@@ -62,6 +63,8 @@ class PackedRows:
     """Position of each token of this rank in its segment, int64."""
     first_token: int
     """First token of the stream that this rank holds."""
+    causal_S: tuple[bool, ...] = ()
+    """Whether a segment looks to the left only, in a run with rows of both kinds; empty: all are alike."""
     first_place: int = 0
     """Place of the stream's first token among all tokens of the step: row of the step * row length."""
     dropout_key: int = 0
@@ -106,6 +109,12 @@ class PackedRows:
         queries = [high - low for low, high in self.of_mine(wanted.bounds)]
         return replace(whole, queries_S=self._bounds(queries), most_queries=max(queries))
 
+    def causal_of_mine(self) -> list[bool]:
+        """Whether each of the segments that this rank holds some of looks to the left only."""
+        stop, flags = self.first_token + self.length, self.causal_S or (False,) * (len(self.cu_seqlens) - 1)
+        segments = zip(pairwise(self.cu_seqlens), flags, strict=True)
+        return [flag for (low, high), flag in segments if low < stop and high > self.first_token]
+
     def of_mine(self, bounds: tuple[int, ...]) -> list[tuple[int, int]]:
         """Of bounds of all segments the pairs of those that this rank holds some of."""
         stop = self.first_token + self.length
@@ -122,14 +131,18 @@ class PackedRows:
         end = stop if left < 0 and right < 0 else last
         queries = [min(high, end) - max(low, self.first_token) for low, high in pieces]
         keys = [min(high, last) - max(low, first) for low, high in pieces]
+        return self.span_of(queries, keys, first, end - stop)
+
+    def span_of(self, queries: list[int], keys: list[int], first_key: int, empty_queries: int) -> Span:
+        """A span of segments with so many queries and keys."""
         return Span(
             queries_S=self._bounds(queries),
             keys_S=self._bounds(keys),
             most_queries=max(queries),
             most_keys=max(keys),
-            first_key=first,
-            last_key=last,
-            empty_queries=end - stop,
+            first_key=first_key,
+            last_key=first_key + sum(keys),
+            empty_queries=empty_queries,
         )
 
     def _bounds(self, lengths: list[int]) -> Tensor:

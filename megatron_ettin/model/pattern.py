@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
@@ -17,6 +17,8 @@ class Reach:
     """Keys to the left; None: all."""
     right: int | None
     """Keys to the right; None: all; 0: causal."""
+    causal: Reach | None = None
+    """Reach in segments that look to the left only, in a run with rows of both kinds."""
 
     @property
     def is_local(self) -> bool:
@@ -33,6 +35,18 @@ class Reach:
         """(left, right) as flash-attention kernels take it: -1 is unbounded."""
         return (-1 if self.left is None else self.left, -1 if self.right is None else self.right)
 
+    @property
+    def halo(self) -> tuple[int, int]:
+        """(left, right) that holds what any segment sees, of a local layer."""
+        left, right = self.window
+        return (left, right) if self.causal is None else (max(left, self.causal.window[0]), right)
+
+    def of(self, *, causal: bool) -> Reach:
+        """The reach of a segment of either kind, in a run with both."""
+        if self.causal is None:
+            return self
+        return self.causal if causal else replace(self, causal=None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerKind:
@@ -48,9 +62,12 @@ class LayerKind:
 
 def layer_kinds(config: RunConfig) -> tuple[LayerKind, ...]:
     """Every layer of the run's model, in order."""
-    model, causal = config.model, OBJECTIVES[config.objective].causal
-    whole = Reach(left=None, right=0 if causal else None)
-    window = Reach(left=model.causal_window, right=0) if causal else Reach(left=model.window, right=model.window)
+    model, objective = config.model, OBJECTIVES[config.objective]
+    whole, window = Reach(left=None, right=0), Reach(left=model.causal_window, right=0)
+    if not objective.causal:
+        to_left, in_window = (whole, window) if objective.mixes else (None, None)
+        whole = Reach(left=None, right=None, causal=to_left)
+        window = Reach(left=model.window, right=model.window, causal=in_window)
     return tuple(
         LayerKind(index=layer, reach=whole, rope_base=model.rope_base_global)
         if is_global(model, layer)

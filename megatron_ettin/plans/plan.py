@@ -31,7 +31,7 @@ class PlanStage:
     like: StageName
     """The stage of the recipe whose figures hold where nothing else is said."""
     objective: str = ""
-    """mlm, clm or mntp; empty: the plan's."""
+    """mlm, clm, mntp or mixed; empty: the plan's."""
     carries: tuple[Carried, ...] = ()
     """What it takes over from what comes before: weights always; the optimizer's state; the order of the data, in which
     it goes on where the stage before ended. The clock, and what its fields change, begins anew."""

@@ -23,8 +23,8 @@ def write_order_file(data: RunData, first: int, last: int, path: Path, refused: 
     """Write every row of the steps ``first + 1`` to ``last`` in order; returns the number of rows.
 
     Columns ``input_ids`` (before masking, the whole row) and ``step`` as in the published data-order files, then
-    ``source``, ``row`` (of the pool), ``pass``, for the pieces of the row ``documents``, ``starts``, ``lengths``, and
-    ``updated``: false in the steps ``refused``, which changed no weight.
+    ``source``, ``row`` (of the pool), ``pass``, for the pieces of the row ``documents``, ``starts``, ``lengths``,
+    ``updated``: false in the steps ``refused``, which changed no weight, and ``objective``, of the row.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -35,7 +35,7 @@ def write_order_file(data: RunData, first: int, last: int, path: Path, refused: 
     fields = [
         ("input_ids", pa.list_(ids)), ("step", pa.uint64()), ("source", pa.string()), ("row", pa.int64()),
         ("pass", pa.uint32()), ("documents", pa.list_(pa.int64())), ("starts", pa.list_(pa.int32())),
-        ("lengths", pa.list_(pa.int32())), ("updated", pa.bool_()),
+        ("lengths", pa.list_(pa.int32())), ("updated", pa.bool_()), ("objective", pa.string()),
     ]  # fmt: skip
     schema = pa.schema(fields, metadata={"sequence_length": str(data.config.data.row_length)})
     begin, end = data.batch_schedule.rows_at(first)[0], sum(data.batch_schedule.rows_at(last - 1))
@@ -72,5 +72,6 @@ def _table(data: RunData, first: int, count: int, refused: Collection[int], sche
             for part, name in enumerate(("documents", "starts", "lengths"))
         ),
         pa.array([step not in refused for step in steps]),
+        pa.array([row.objective for row in rows]),
     ]
     return pa.Table.from_arrays(columns, schema=schema)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.batch import Batch
-from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import SPECIALS_PER_PIECE
 from megatron_ettin.errors import DataError
 from megatron_ettin.observe.records import last_recorded_step, recorded_step
@@ -43,6 +43,8 @@ class SeenRow:
     """How often the source had been read before."""
     pieces: list[tuple[int, int, int]]
     """(document, first text token, text tokens) of each piece."""
+    objective: ObjectiveName
+    """What its tokens are predicted by: the run's objective, or the one that was drawn for the row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,8 @@ def open_run_data(run: Path) -> RunData:
 
 
 def seen_rows(data: RunData, numbers: RowNumbers) -> list[SeenRow]:
-    """Source, pass and pieces of some pool rows."""
-    resolved = data.pool.resolve(numbers)
+    """Source, pass, pieces and objective of some pool rows."""
+    resolved, names = data.pool.resolve(numbers), data.row_objectives(numbers)
     return [
         SeenRow(
             number=int(number),
@@ -95,9 +97,10 @@ def seen_rows(data: RunData, numbers: RowNumbers) -> list[SeenRow]:
             row=int(row),
             pass_number=int(pass_number),
             pieces=data.packs[source].native.row(int(row)),
+            objective=name,
         )
-        for number, source, pass_number, row in zip(
-            numbers, resolved.sources, resolved.passes, resolved.rows, strict=True
+        for number, source, pass_number, row, name in zip(
+            numbers, resolved.sources, resolved.passes, resolved.rows, names, strict=True
         )
     ]
 
@@ -200,7 +203,8 @@ def newest_step(run: Path, data: RunData) -> tuple[int, str]:
 def row_lines(data: RunData, seen: SeenStep, place: int) -> Iterator[str]:
     """One line for a row, and one for each piece with the number of tokens that are predicted in it."""
     row = seen.rows[place]
-    yield f"row {place}: pool row {row.number}, source {row.source}, its row {row.row}, pass {row.pass_number}"
+    kind = f", {row.objective}" if OBJECTIVES[data.config.objective].mixes else ""
+    yield f"row {place}: pool row {row.number}, source {row.source}, its row {row.row}, pass {row.pass_number}{kind}"
     length, positions = seen.batch.row_length, seen.batch.label_positions_L
     bounds = np.array((place * length, (place + 1) * length), positions.dtype)  # another type would copy all labels
     first, last = np.searchsorted(positions, bounds)

@@ -11,6 +11,7 @@ from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import DataConfig, RunConfig
 from megatron_ettin.rows.order import FIXED_SEED, RowNumbers, Stream, stream_key
 from megatron_ettin.rows.packing import PackIndex, Side
+from megatron_ettin.rows.pool import PoolRows
 from megatron_ettin.tokenizer.special_tokens import CLS, MASK, PAD, SEP
 
 LARGEST_DRAW = 2**32 - 1
@@ -26,14 +27,19 @@ def mask_shares(config: RunConfig, consumed: RowNumbers) -> NDArray[np.float64]:
     return data.mask_share + (data.mask_share_end - data.mask_share) * passed
 
 
+def draws_below(shares: NDArray[np.float64]) -> NDArray[np.uint32]:
+    """Bounds on 32-bit draws: those below make up the share of all, to one part in 2^32."""
+    bounds: NDArray[np.float64] = np.rint(shares * 2**32)
+    return bounds.clip(max=LARGEST_DRAW).astype(np.uint32)
+
+
 def mask_bounds(data: DataConfig, shares: ArrayLike) -> NDArray[np.uint32]:
     """Shares of chosen tokens as bounds on 32-bit draws: below them a token becomes [MASK], a random id, is predicted.
 
-    Draws below a bound make up its share of all, to one part in 2^32. Shape [shares, 3].
+    Shape [shares, 3].
     """
     parts = np.array([data.mask_token_share, data.mask_token_share + data.random_token_share, 1.0])
-    bounds: NDArray[np.float64] = np.rint(np.asarray(shares, np.float64).reshape(-1, 1) * parts * 2**32)
-    return bounds.clip(max=LARGEST_DRAW).astype(np.uint32)
+    return draws_below(np.asarray(shares, np.float64).reshape(-1, 1) * parts)
 
 
 def mask_rule(data: DataConfig, vocabulary: int, special_ids: dict[str, int], eod: int | None) -> _native.MaskRule:
@@ -48,6 +54,22 @@ def mask_rule(data: DataConfig, vocabulary: int, special_ids: dict[str, int], eo
         vocabulary=vocabulary,
         protected_ids=sorted(protected),
     )
+
+
+def next_token_below(data: DataConfig) -> int:
+    """Rows whose draw is below this are rows of next tokens, where a run mixes them with masked ones."""
+    return int(draws_below(np.array([data.causal_share]))[0])
+
+
+def draw_next_token(config: RunConfig, resolved: PoolRows) -> NDArray[np.bool_]:
+    """Which training rows of a mixed run are rows of next tokens: what the assembler draws for them. Shape [rows]."""
+    keys = {
+        source: stream_key(config.data.seed, Stream.KIND, stage_number(config), source)
+        for source in set(resolved.sources.tolist())
+    }
+    rows = zip(resolved.sources.tolist(), resolved.rows.tolist(), resolved.passes.tolist(), strict=True)
+    draws = [_native.row_draws(keys[source], row, pass_number, 1)[0] for source, row, pass_number in rows]
+    return np.array(draws, np.uint32) < next_token_below(config.data)
 
 
 def make_assembler(
@@ -71,6 +93,7 @@ def make_assembler(
             name=name,
             choice_key=stream_key(seed, choice, stage, index),
             replacement_key=stream_key(seed, replacement, stage, index),
+            kind_key=stream_key(seed, Stream.KIND, stage, index),
         )
         for index, (name, pack) in enumerate(packs.items())
     ]
@@ -83,5 +106,6 @@ def make_assembler(
         masked=OBJECTIVES[objective].masked,
         label_offset=OBJECTIVES[objective].label_offset,
         mask=rule,
+        next_token_below=next_token_below(config.data) if OBJECTIVES[objective].mixes else 0,
     )
     return _native.Assembler(sources=sources, format=row_format)

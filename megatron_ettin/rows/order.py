@@ -35,6 +35,7 @@ class Stream(enum.IntEnum):
     HELD_OUT_ORDER = 6
     HELD_OUT_CHOICE = 7
     HELD_OUT_REPLACEMENT = 8
+    KIND = 9
 
 
 def philox_words(seed: int, stream: Stream, first: int, second: int, third: int = 0) -> tuple[int, int, int, int]:

@@ -20,7 +20,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
-from megatron_ettin.rows.assembly import make_assembler, mask_bounds, mask_rule, mask_shares
+from megatron_ettin.rows.assembly import draw_next_token, make_assembler, mask_bounds, mask_rule, mask_shares
 from megatron_ettin.rows.mixture import Mixture, MixtureSource, mixture_of, read_mixture
 from megatron_ettin.rows.order import (
     FIXED_SEED,
@@ -133,7 +133,24 @@ class RunData:
             sources_B=resolved.sources,
             tokens=int(parts["tokens"]),
             first_row=first_row,
+            causal_B=self._causal(objective, parts["next_token"]),
         )
+
+    def _causal(self, objective: ObjectiveName, drawn_B: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+        """Which rows look to the left only, in a run that has rows of both kinds."""
+        if not OBJECTIVES[self.config.objective].mixes:
+            return None
+        if OBJECTIVES[objective].mixes:
+            return drawn_B.astype(np.bool_)
+        return np.full(len(drawn_B), OBJECTIVES[objective].causal)
+
+    def row_objectives(self, pool_rows: ArrayLike) -> list[ObjectiveName]:
+        """By which objective each row is trained on: the run's own, or the one that is drawn for it. Reads no text."""
+        resolved, kinds = self.pool.resolve(pool_rows), OBJECTIVES[self.config.objective].row_kinds
+        if not kinds:
+            return [self.config.objective] * len(resolved.rows)
+        drawn = draw_next_token(self.config, resolved)
+        return [kinds[int(next_token)] for next_token in drawn]
 
     @cached_property
     def held_out_packs(self) -> list[PackIndex]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from megatron_ettin.checkpoint.retention import Reason
 from megatron_ettin.checkpoint.state import TrainState
+from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import CheckpointConfig
 from megatron_ettin.config.sharing import sharing_at
 from megatron_ettin.errors import EttinError
@@ -24,7 +26,7 @@ from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.record import Recorder
 from megatron_ettin.train.saves import Saves
 from megatron_ettin.train.signals import StopRequest
-from megatron_ettin.train.step import Asks, held_out_loss, train_step
+from megatron_ettin.train.step import Asks, held_out_sums, train_step
 from megatron_ettin.train.totals import Totals
 
 
@@ -119,12 +121,28 @@ def evaluate(parts: Parts, data: RunData, state: TrainState, recorder: Recorder)
     try:
         if not config.data.held_out_share or on_first(lambda: data.held_out_rows) == 0:
             return
-        held_out = everywhere_own(lambda: data.held_out(config.objective, config.observe.evaluate_rows))
-        recorder.evaluation(state, held_out_loss(parts, held_out))
+        recorder.evaluation(state, *held_out_losses(parts, data))
     except Exception as error:
         if parts.groups.world.size > 1 and not isinstance(error, EttinError):
             raise  # of this rank alone: the others wait for it in the middle of the evaluation
         recorder.say(f"no evaluation at step {state.step}: {error or type(error).__name__}; the training goes on")
+
+
+def held_out_losses(parts: Parts, data: RunData) -> tuple[float, dict[ObjectiveName, float]]:
+    """The held-out loss; and where the run mixes rows of two kinds, that of the same text as either of them.
+
+    The first is then the mean over the labels of both, weighted as rows are drawn.
+    """
+    config = parts.config
+    kinds = OBJECTIVES[config.objective].row_kinds
+    sums = []
+    for name in kinds or (config.objective,):
+        batches = everywhere_own(partial(data.held_out, name, config.observe.evaluate_rows))
+        sums.append(held_out_sums(parts, batches))
+    shares = (1.0 - config.data.causal_share, config.data.causal_share) if kinds else (1.0,)
+    total, count = (sum(share * part[side] for share, part in zip(shares, sums, strict=True)) for side in (0, 1))
+    by_kind = {name: total / count if count else math.nan for name, (total, count) in zip(kinds, sums, strict=False)}
+    return total / count if count else math.nan, by_kind
 
 
 @dataclass(kw_only=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from megatron_ettin.checkpoint.state import TrainState
+from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.hardware import peak_flops
 from megatron_ettin.observe import Meter, Sinks, open_sinks, peak_bytes
@@ -65,6 +67,7 @@ class Recorder:
         """A step has ended that took ``seconds``, waiting for data included; ``state`` is the one after it."""
         totals = result.totals
         reading = self._meter.add(seconds, totals.tokens, totals.flops, result.accepted)
+        kinds = OBJECTIVES[self._config.objective].row_kinds
         by_source = zip(self._sources, totals.source_loss, totals.source_labels, strict=True)
         record: MetricsRecord = {
             "kind": "step",
@@ -80,6 +83,8 @@ class Recorder:
             "peak_bytes": peak_bytes(),
             **asdict(reading),
         }
+        if kinds:
+            record |= {f"loss_{name}": loss for name, loss in zip(kinds, totals.kind_loss, strict=True)}
         verdict = result.verdict
         if verdict.note:
             record["note"] = verdict.note
@@ -90,9 +95,10 @@ class Recorder:
             rows = look_at(self._run, state.step, verdict.rows)
             self.say(f"step {state.step}: {verdict.note}; look at its rows: {rows}")
 
-    def evaluation(self, state: TrainState, loss: float) -> None:
-        """Held-out loss of the weights after ``state``."""
-        self._write({"kind": "evaluation", "step": state.step, "tokens": state.tokens, "loss": loss})
+    def evaluation(self, state: TrainState, loss: float, kinds: Mapping[ObjectiveName, float] | None = None) -> None:
+        """Held-out loss of the weights after ``state``, and by the objectives of rows where the run mixes them."""
+        by_kind = {f"loss_{name}": value for name, value in (kinds or {}).items()}
+        self._write({"kind": "evaluation", "step": state.step, "tokens": state.tokens, "loss": loss, **by_kind})
 
     def close(self, state: TrainState, received: int) -> None:
         """Say how the run ended and how to go on."""

@@ -16,11 +16,12 @@ import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megatron.core.utils import get_model_config
+from numpy.typing import NDArray
 from torch import Tensor
 
 from megatron_ettin.batch import DIGEST_MODULUS, Batch, empty_batch
 from megatron_ettin.config.objective import OBJECTIVES
-from megatron_ettin.config.run import RunConfig
+from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.config.sharing import sharing_at
 from megatron_ettin.cost.count import flops
 from megatron_ettin.model.device_batch import DeviceBatch
@@ -73,7 +74,7 @@ def train_step(
     The host waits for the device once, for the numbers by which ``judge`` decides whether the update is applied; and
     once more after bad ones, to name their rows.
     """
-    causal = OBJECTIVES[parts.config.objective].causal
+    objective = OBJECTIVES[parts.config.objective]
     for chunk in parts.chunks:
         chunk.zero_grad_buffer()
     sums_R2 = forward_backward(parts, batches, step=step)
@@ -81,13 +82,11 @@ def train_step(
     read = [batch for batch in batches if not batch.empty]
     totals = add_up(
         Local(
-            source_sums=sums_of_sources(sums_R2, batches, parts.sources),
+            source_sums=sums_by(sums_R2, [batch.sources_B for batch in batches], parts.sources),
+            kind_sums=sums_by(sums_R2, kinds_of_rows(batches), len(objective.row_kinds)),
             square_norm=parts.optimizer.square_norm(),
             tokens=sum(batch.tokens for batch in read),
-            flops=sum(
-                flops(parts.config.model, causal, np.diff(batch.cu_seqlens_S).tolist(), batch.labels).training
-                for batch in read
-            ),
+            flops=sum(training_flops(parts.config.model, batch, causal=objective.causal) for batch in read),
             digest=sum(batch.digest() for batch in read) % DIGEST_MODULUS,
             stop=asks.stop,
             save=asks.save,
@@ -104,7 +103,13 @@ def train_step(
 
 
 def held_out_loss(parts: Parts, batches: Sequence[Batch]) -> float:
-    """Mean loss over the labels of ``batches``, in nats, equal on every rank; nan without labels.
+    """Mean loss over the labels of ``batches``, in nats, equal on every rank; nan without labels."""
+    total, count = held_out_sums(parts, batches)
+    return total / count if count else math.nan
+
+
+def held_out_sums(parts: Parts, batches: Sequence[Batch]) -> tuple[float, float]:
+    """Sum of the losses of the labels of ``batches``, in nats, and number of labels, equal on every rank.
 
     Every data rank takes a contiguous part, and empty micro-batches where it has too few: with overlap the ranks still
     gather the weights in it. The result depends on the layout by rounding only.
@@ -124,7 +129,7 @@ def held_out_loss(parts: Parts, batches: Sequence[Batch]) -> float:
     if parts.groups.world.size > 1:
         torch.distributed.all_reduce(sums)
     total, count = sums.tolist()
-    return total / count if count else math.nan
+    return total, count
 
 
 def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forward_only: bool = False) -> Tensor:
@@ -149,13 +154,33 @@ def forward_backward(parts: Parts, batches: Sequence[Batch], *, step: int, forwa
     return torch.cat([torch.zeros(0, 2, dtype=torch.float64, device=parts.groups.device.torch_device), *sums])
 
 
-def sums_of_sources(sums_R2: Tensor, batches: Sequence[Batch], sources: int) -> Tensor:
-    """Loss sums and label counts of each source from those of the rows, shape [sources, 2], float64."""
-    by_source = torch.zeros(sources, 2, dtype=torch.float64, device=sums_R2.device)
-    if sums_R2.shape[0]:
-        sources_R = torch.from_numpy(np.concatenate([batch.sources_B for batch in batches])).long()
-        by_source.index_add_(0, to_device(sources_R, sums_R2.device), sums_R2)
-    return by_source
+def sums_by(sums_R2: Tensor, groups: Sequence[NDArray[np.int32]], count: int) -> Tensor:
+    """Loss sums and label counts of each of ``count`` groups from those of the rows, shape [count, 2], float64.
+
+    ``groups``: for each batch the group of its rows.
+    """
+    by_group = torch.zeros(count, 2, dtype=torch.float64, device=sums_R2.device)
+    if sums_R2.shape[0] and count:
+        groups_R = torch.from_numpy(np.concatenate(groups)).long()
+        by_group.index_add_(0, to_device(groups_R, sums_R2.device), sums_R2)
+    return by_group
+
+
+def kinds_of_rows(batches: Sequence[Batch]) -> list[NDArray[np.int32]]:
+    """For the rows of each batch 1 where they are of next tokens in a run that mixes them with masked ones, else 0."""
+    return [
+        np.zeros(batch.rows, np.int32) if batch.causal_B is None else batch.causal_B.astype(np.int32)
+        for batch in batches
+    ]
+
+
+def training_flops(model: ModelConfig, batch: Batch, *, causal: bool) -> float:
+    """Training FLOPs of a micro-batch; ``causal``: where its rows are all alike, they look to the left."""
+    lengths_S, causal_S = np.diff(batch.cu_seqlens_S), batch.causal_S
+    if causal_S is None:
+        return flops(model, causal, lengths_S.tolist(), batch.labels).training
+    to_left = flops(model, True, lengths_S[causal_S].tolist(), labels=0)
+    return to_left.training + flops(model, False, lengths_S[~causal_S].tolist(), batch.labels).training
 
 
 def _forward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,8 @@ class Totals:
     """Mean loss of each source of the mixture; nan where the step had no label of it."""
     source_labels: tuple[int, ...]
     """Labels of each source."""
+    kind_loss: tuple[float, ...] = ()
+    """Mean loss of each kind of rows, where a run mixes them; nan where the step had no label of it."""
 
     @property
     def finite(self) -> bool:
@@ -60,6 +63,8 @@ class Local:
 
     source_sums: Tensor
     """Loss sums and label counts for each source on this rank, [sources, 2], float64; 0 off the last pipeline stage."""
+    kind_sums: Tensor
+    """The same for each kind of rows that the run mixes, [kinds, 2]; without any [0, 2]."""
     square_norm: Tensor
     """Part of the squared gradient norm, shape [], float64."""
     tokens: int
@@ -76,9 +81,14 @@ class Local:
     """The save in the background is over here."""
 
 
+def means(sums: Sequence[float], counts: Sequence[float]) -> tuple[float, ...]:
+    """Mean of each group; nan of an empty one."""
+    return tuple(total / count if count else math.nan for total, count in zip(sums, counts, strict=True))
+
+
 def add_up(local: Local, groups: Groups) -> Totals:
     """Add the ranks' numbers. One all-reduce over all ranks and one wait of the host for the device."""
-    sources = local.source_sums.shape[0]
+    sources, kinds = local.source_sums.shape[0], local.kind_sums.shape[0]
     counted = float(all(axis.is_first for axis in (groups.tensor, groups.context, groups.pipeline)))
     parts = [float((local.digest >> (DIGEST_BITS * part)) & (2**DIGEST_BITS - 1)) for part in range(DIGEST_PARTS)]
     # by one of those that share the rows
@@ -86,13 +96,13 @@ def add_up(local: Local, groups: Groups) -> Totals:
     numbers += [float(flag and groups.world.is_first) for flag in (local.save, local.saved)]
     numbers += [float(local.stop == number) for number in SIGNALS]
     host = to_device(torch.tensor(numbers, dtype=torch.float64), local.square_norm.device)
-    losses = local.source_sums.flatten() * float(groups.tensor.is_first)
+    losses = torch.cat([local.source_sums, local.kind_sums]).flatten() * float(groups.tensor.is_first)
     vector = torch.cat([losses, local.square_norm.reshape(1), host])
     if groups.world.size > 1:
         torch.distributed.all_reduce(vector)
     summed: list[float] = vector.tolist()
     sums, counts = summed[0 : 2 * sources : 2], summed[1 : 2 * sources : 2]
-    square_norm, tokens, flops, *rest = summed[2 * sources :]
+    of_kinds, (square_norm, tokens, flops, *rest) = summed[2 * sources :][: 2 * kinds], summed[2 * (sources + kinds) :]
     digest, (saves, saved, *stops) = rest[:DIGEST_PARTS], rest[DIGEST_PARTS:]
     labels = sum(counts)
     return Totals(
@@ -105,6 +115,7 @@ def add_up(local: Local, groups: Groups) -> Totals:
         stop=next((int(number) for number, flag in zip(SIGNALS, stops, strict=True) if flag), 0),
         save=saves > 0,
         saved=saved > 0,
-        source_loss=tuple(total / count if count else math.nan for total, count in zip(sums, counts, strict=True)),
+        source_loss=means(sums, counts),
         source_labels=tuple(int(count) for count in counts),
+        kind_loss=means(of_kinds[0::2], of_kinds[1::2]),
     )

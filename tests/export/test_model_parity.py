@@ -142,4 +142,4 @@ def test_the_names_and_shapes_are_those_of_the_model(make_export):
     found = {entry.name: entry.parameter.shape for entry in canonical_parameters([ours])}
     assert found.keys() == expected.keys()
     assert all(found[name][1:] == shape[1:] and found[name][0] >= shape[0] for name, shape in expected.items())
-    assert set(OBJECTIVES) == {"mlm", "clm", "mntp"}
+    assert set(OBJECTIVES) == {"mlm", "clm", "mntp", "mixed"}

@@ -14,8 +14,10 @@ from megatron_ettin.cli import main
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import DataError
+from megatron_ettin.evaluate.suites.subjects import opened_subjects
 from megatron_ettin.export import read_canonical, read_folder
 from megatron_ettin.export.runs import export_checkpoint, load_checkpoint
+from megatron_ettin.observe import read_records
 from megatron_ettin.run_folder import TOKENIZER
 from megatron_ettin.train.run import train
 from tests.export.conftest import VOCABULARY
@@ -69,6 +71,49 @@ def test_a_checkpoint_is_exported_with_the_weights_of_the_run(name, runs, tmp_pa
     assert all(torch.equal(read.tensors[key], tensor) for key, tensor in loaded.tensors.items())
     assert read.config.model.vocabulary == VOCABULARY
     assert read.config.kind == name
+
+
+@pytest.fixture(scope="module")
+def mixed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("mixed") / "run"
+    train(config_of(corpus, "mixed"), run, read_canonical)
+    return run
+
+
+@pytest.mark.parametrize(("kind", "objective"), [("encoder", "mntp"), ("decoder", "clm")])
+def test_a_mixed_run_is_exported_in_both_forms_with_parity(mixed, tmp_path, kind, objective):
+    assert main(["convert", "--as", kind, str(mixed), str(tmp_path / "out")]) == 0
+    parity, loaded = json.loads((tmp_path / "out" / "parity.json").read_text()), load_checkpoint(find(mixed))
+    assert parity["met"] and len(parity["cases"]) == 2
+    read = read_folder(tmp_path / "out")
+    assert (read.config.kind, read.config.objective) == (kind, objective)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["ettin_label_offset"] == -1
+    assert all(torch.equal(read.tensors[key], tensor) for key, tensor in loaded.tensors.items())
+    assert "50.0% mntp, 50.0% clm" in (tmp_path / "out" / "README.md").read_text()
+    other = "decoder" if kind == "encoder" else "encoder"
+    assert main(["convert", "--as", other, str(mixed), str(tmp_path / "out")]) == 2
+
+
+def test_the_form_of_an_export_is_said_of_a_mixed_run_and_of_no_other(mixed, runs, tmp_path, capsys):
+    assert main(["convert", str(mixed), str(tmp_path / "out")]) == 2
+    assert "--as encoder or --as decoder" in capsys.readouterr().err
+    assert main(["convert", "--as", "decoder", str(runs / "encoder"), str(tmp_path / "out")]) == 2
+    assert "objective mlm trains no decoder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mixed_run_records_and_evaluates_both_kinds_of_rows(mixed, corpus):
+    steps, (evaluation,) = read_records(mixed, "step"), read_records(mixed, "evaluation")
+    both = [step for step in steps if None not in (step["loss_mntp"], step["loss_clm"])]  # by chance rows are alike
+    assert both
+    for step in both:
+        assert min(step["loss_mntp"], step["loss_clm"]) <= step["loss"] <= max(step["loss_mntp"], step["loss_clm"])
+    low, high = sorted((evaluation["loss_mntp"], evaluation["loss_clm"]))
+    assert low < evaluation["loss"] < high
+    with opened_subjects({"both": str(mixed)}) as subjects:
+        assert [(subject.name, subject.kind, subject.label_offset) for subject in subjects] == [
+            ("both-encoder", "encoder-from-decoder", -1), ("both-decoder", "decoder", -1),
+        ]  # fmt: skip
 
 
 def test_a_bf16_run_is_exported_from_its_float32_main_weights(runs):

@@ -149,14 +149,25 @@ def _cases(objective: str, layouts: tuple[Case, ...]) -> tuple[Case, ...]:
     )
 
 
+_MIXED_BY_DEFAULT = (
+    "one", "micro2", "micro4", "chunked-loss", "tp2-sp", "pp2", "dp2-overlap", "cp2-micro2", "sdpa", "cp4",
+)  # fmt: skip
+"""Rows of both kinds meet in one micro-batch, on one context rank, and on different data ranks."""
+
 _ALL = (*_LAYOUTS, *_GROWING_LAYOUTS)
 
-CASES = _cases("mlm", _ALL) + _cases("clm", tuple(case for case in _ALL if case.name in _DECODER_BY_DEFAULT))
+CASES = (
+    *_cases("mlm", _ALL),
+    *_cases("clm", tuple(case for case in _ALL if case.name in _DECODER_BY_DEFAULT)),
+    *_cases("mixed", tuple(case for case in _ALL if case.name in _MIXED_BY_DEFAULT)),
+)
 """What runs by default."""
 
 SLOW_CASES = (
     *_cases("clm", tuple(case for case in _ALL if case.name.endswith("one") or case.name not in _DECODER_BY_DEFAULT)),
+    *_cases("mixed", tuple(case for case in _ALL if case.name.endswith("one") or case.name not in _MIXED_BY_DEFAULT)),
     *_cases("mlm", (Case("one"), Case("one10", layers=10), *_SLOW_LAYOUTS)),
+    *_cases("mixed", (Case("one10", layers=10), *_SLOW_LAYOUTS)),
     *_cases("clm", (Case("one10", layers=10), *_SLOW_LAYOUTS)),
 )
 """The rest: minutes."""

@@ -35,7 +35,14 @@ def batch_of(config: RunConfig, rows: range, first_row: int | None = None) -> Ba
         sources_B=np.zeros(len(parts), dtype=np.int32),
         tokens=length * len(parts),
         first_row=rows[0] % ROWS if first_row is None else first_row,
+        causal_B=np.array([is_causal(config, row) for row in rows]) if OBJECTIVES[config.objective].mixes else None,
     )
+
+
+def is_causal(config: RunConfig, row: int) -> bool:
+    """Whether a row predicts next tokens; of a mixed run the rows 1 and 2 of each four, so that kinds meet anywhere."""
+    objective = OBJECTIVES[config.objective]
+    return row % ROWS in (1, 2) if objective.mixes else objective.causal
 
 
 def _row(config: RunConfig, row: int) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray]:
@@ -45,7 +52,7 @@ def _row(config: RunConfig, row: int) -> tuple[np.ndarray, list[int], np.ndarray
     bounds = [0]
     while bounds[-1] < length:
         bounds.append(min(length, bounds[-1] + int(random.integers(1, length))))
-    if OBJECTIVES[config.objective].masked:
+    if not is_causal(config, row):
         count = 0 if row == ROW_WITHOUT_LABELS else int(random.integers(1, length // 2))
         positions = np.sort(random.choice(length, count, replace=False))
         return ids, bounds, positions, random.integers(0, vocabulary, count)

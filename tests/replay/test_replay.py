@@ -65,7 +65,10 @@ FALLING = CARRIED | {"mask_share": 0.5, "mask_share_end": 0.1}
 """Beside that, a share of masked tokens that falls over the stage."""
 
 
-@pytest.fixture(scope="module", params=[("mlm", {}), ("clm", {}), ("mntp", {}), ("mlm", CARRIED), ("mlm", FALLING)])
+RUNS = [("mlm", {}), ("clm", {}), ("mntp", {}), ("mlm", CARRIED), ("mlm", FALLING), ("mixed", {})]
+
+
+@pytest.fixture(scope="module", params=RUNS)
 def run(request, corpora):
     (folder, _), (objective, fields) = corpora, request.param
     config = run_config(folder / "mixture.json", objective=objective, batch=BATCH, **fields)
@@ -210,11 +213,24 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
 def test_original_ids_are_what_no_objective_changes(run):
     data = open_run_data(run)
     seen = seen_step(data, 4)
-    offset = {"mlm": 0, "mntp": -1, "clm": -1}[data.config.objective]
+    offset = {"mlm": 0, "mntp": -1, "clm": -1, "mixed": -1}[data.config.objective]
     plain = data.batch(data.step_rows(3), "clm").input_ids_BT
     found = original_ids(seen.batch, offset)
     differs = plain != found
     assert differs.mean() < 0.05 and set(found[differs]) <= {253}
+
+
+def test_the_objective_of_each_row_of_a_mixed_run_is_told(corpora, tmp_path, capsys):
+    folder, _ = corpora
+    run = start_run(tmp_path / "run", run_config(folder / "mixture.json", objective="mixed", batch=BATCH))
+    data = open_run_data(run)
+    expected = ["clm" if causal else "mntp" for causal in seen_step(data, 5).batch.causal_B]
+    assert set(expected) == {"clm", "mntp"}
+    assert main(["order", str(run), "--step", "5"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("row ")]
+    assert [line.rpartition(", ")[2] for line in rows] == expected
+    assert main(["order", str(run), "--between", "4", "5", "--output", str(tmp_path / "order.parquet")]) == 0
+    assert pq.read_table(tmp_path / "order.parquet")["objective"].to_pylist() == expected
 
 
 def test_realised_counts_are_exact(corpora, capsys):

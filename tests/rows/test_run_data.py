@@ -21,7 +21,7 @@ from tests.twins import rows as twin
 from tests.twins.corpus_writer import SPECIAL_IDS, random_documents, write_corpus
 from tests.twins.packing import Piece
 
-OBJECTIVE_NAMES = ("mlm", "clm", "mntp")
+OBJECTIVE_NAMES = ("mlm", "clm", "mntp", "mixed")
 
 
 def all_rows(batches):
@@ -81,7 +81,7 @@ def test_batches_are_those_of_the_plain_definition(corpus, documents, objective,
 FALLING = {"mask_share": 0.4, "mask_share_end": 0.1}
 
 
-@pytest.mark.parametrize("objective", ["mlm", "mntp"])
+@pytest.mark.parametrize("objective", ["mlm", "mntp", "mixed"])
 def test_the_mask_share_goes_evenly_from_row_to_row_over_the_stage(corpus, documents, objective):
     config = run_config(corpus, **FALLING)
     stage = open_data(replace(config, schedule=replace(config.schedule, tokens=64 * 1200)))
@@ -121,6 +121,32 @@ def test_a_falling_mask_share_is_the_same_for_every_layout_and_start(corpus):
         assert {step: digest % 2**64 for step, digest in found.items()} == {
             step: digest for step, digest in expected.items() if step >= start
         }
+
+
+@pytest.mark.parametrize("share", [0.25, 0.9])
+def test_rows_of_both_kinds_are_drawn_one_by_one_in_the_order_of_all_objectives(corpus, share):
+    mixed = open_data(run_config(corpus, objective="mixed", causal_share=share))
+    plain = open_data(run_config(corpus))
+    numbers = np.concatenate([mixed.step_rows(step) for step in range(200)])
+    assert mixed.fingerprint == plain.fingerprint and (mixed.step_rows(7) == plain.step_rows(7)).all()
+    batch = mixed.batch(numbers, "mixed")
+    assert batch.causal_B.tolist() == [name == "clm" for name in mixed.row_objectives(numbers)]
+    assert abs(batch.causal_B.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(numbers))
+    again = mixed.batch(numbers[::-1], "mixed")  # whatever stands beside a row
+    assert (again.causal_B[::-1] == batch.causal_B).all()
+    other = mixed.batch(numbers + mixed.pool_rows, "mixed")  # another pass
+    assert (other.causal_B != batch.causal_B).any()
+    for objective, causal in (("mntp", False), ("clm", True)):
+        chosen = numbers[batch.causal_B == causal]
+        assert mixed.batch(chosen, "mixed").digest() == plain.batch(chosen, objective).digest()
+
+
+def test_held_out_text_of_a_mixed_run_is_that_of_either_objective(mixture):
+    mixed, plain = open_data(run_config(mixture, objective="mixed")), open_data(run_config(mixture))
+    for objective, causal in (("mntp", False), ("clm", True)):
+        for ours, theirs in zip(mixed.held_out(objective, 10, 4), plain.held_out(objective, 10, 4), strict=True):
+            assert ours.digest() == theirs.digest() and (ours.causal_B == causal).all()
+            assert theirs.causal_B is None
 
 
 def test_both_members_of_a_pair_see_the_same_text(stage):

@@ -41,7 +41,9 @@ def signal_after(monkeypatch, step, number):
     monkeypatch.setattr(Recorder, "step", step_and_signal)
 
 
-@pytest.mark.parametrize(("objective", "number"), [("mlm", signal.SIGTERM), ("clm", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("objective", "number"), [("mlm", signal.SIGTERM), ("clm", signal.SIGINT), ("mixed", signal.SIGTERM)]
+)
 def test_resume_is_bitwise_equal(corpus, tmp_path, monkeypatch, objective, number):
     """Stopped at an odd step by a signal, with dropout on: weights, moments and records equal an uninterrupted run."""
     config = config_of(corpus, objective, schedule__warmup_tokens=1000)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from megatron_ettin.config.objective import OBJECTIVES
 from tests.twins.corpus_writer import SPECIAL_IDS, VOCABULARY
 from tests.twins.randomness import row_draw, stream_words
 
-CHOICE, REPLACEMENT = 3, 4
+CHOICE, REPLACEMENT, KIND = 3, 4, 9
 
 
 @dataclass
@@ -23,8 +24,18 @@ def assemble(rows, documents, row_length, objective, data, stage, source=0, shar
     """``rows``: (row number, pass, pieces) for each row; ``data`` has seed and shares, ``shares`` one a row."""
     out = Rows()
     for (number, pass_number, pieces), share in zip(rows, shares or [data.mask_share] * len(rows), strict=True):
-        add_row(out, number, pass_number, pieces, documents, row_length, objective, data, stage, source, share)
+        kind = kind_of_row(number, pass_number, objective, data, stage, source)
+        add_row(out, number, pass_number, pieces, documents, row_length, kind, data, stage, source, share)
     return out
+
+
+def kind_of_row(number, pass_number, objective, data, stage, source):
+    """The objective of a row: drawn, where there are two kinds."""
+    if not objective.row_kinds:
+        return objective
+    key = stream_words(data.seed, KIND, stage, source)[:2]
+    masked, following = objective.row_kinds
+    return OBJECTIVES[following if row_draw(key, number, pass_number, 0) / 2**32 < data.causal_share else masked]
 
 
 def add_row(out, number, pass_number, pieces, documents, row_length, objective, data, stage, source, share):

@@ -13,8 +13,8 @@ struct Sight {
 
   explicit Sight(const AttentionPart& part)
       : diagonal(part.segment.diagonal),
-        left(part.problem.left < 0 ? INT64_C(1) << 40 : part.problem.left),
-        right(part.problem.right < 0 ? INT64_C(1) << 40 : part.problem.right),
+        left(part.segment.left < 0 ? INT64_C(1) << 40 : part.segment.left),
+        right(part.segment.right < 0 ? INT64_C(1) << 40 : part.segment.right),
         keys(part.segment.keys) {}
 
   int64_t first(int64_t query) const { return most(0, least(keys, query + diagonal - left)); }

@@ -75,7 +75,8 @@ def opened_subjects(models: Mapping[str, str], mntp: Collection[str] = ()) -> It
     if unknown:
         raise ConfigError(f"--mntp names {', '.join(unknown)}, but the models are called {', '.join(models)}")
     with exported({name: str(fetched(source)) for name, source in models.items()}) as folders:
-        yield [subject_of(name, models[name], folder, name in mntp) for name, folder in folders.items()]
+        sources = {name: models.get(name) or models[name.rpartition("-")[0]] for name in folders}
+        yield [subject_of(name, sources[name], folder, name in mntp) for name, folder in folders.items()]
 
 
 def fetched(source: str) -> str | Path:

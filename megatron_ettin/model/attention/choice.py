@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from megatron_ettin.config.derived import last_layer_can_narrow
+from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.model.pattern import LayerKind, layer_kinds
+from megatron_ettin.model.pattern import LayerKind, Reach, layer_kinds
 from megatron_ettin.parallel.device import Device, compute_capability
 
 
@@ -120,7 +121,7 @@ def _preferences(has: Installed) -> Sequence[tuple[str, str]]:
 
 
 NARROWING = ("native", "varlen", "flash")
-"""Back ends that compute some queries of a piece against all its keys."""
+"""Back ends that compute some queries of a piece against all its keys; with rows of both kinds the first alone."""
 
 
 def last_layer_narrows(config: RunConfig, choice: Choice, layers: int) -> bool:
@@ -128,7 +129,8 @@ def last_layer_narrows(config: RunConfig, choice: Choice, layers: int) -> bool:
 
     `layers` of the last pipeline stage: without any, the last layer's output is sent on, in full.
     """
-    return last_layer_can_narrow(config) and choice.backend in NARROWING and layers > 0
+    able = ("native",) if OBJECTIVES[config.objective].mixes else NARROWING
+    return last_layer_can_narrow(config) and choice.backend in able and layers > 0
 
 
 def attention_report(made: Sequence[Choice], kinds: Sequence[LayerKind], narrows: bool) -> list[str]:
@@ -143,7 +145,11 @@ def attention_report(made: Sequence[Choice], kinds: Sequence[LayerKind], narrows
 
 
 def _sees(kind: LayerKind) -> str:
-    left, right = kind.reach.left, kind.reach.right
-    if left is None:
-        return "everything to the left" if kind.reach.is_causal else "the whole piece"
-    return f"{left} to the left" if kind.reach.is_causal else f"{left} to the left, {right} to the right"
+    also = "" if kind.reach.causal is None else f"; in rows of next tokens {_seen(kind.reach.causal)}"
+    return _seen(kind.reach) + also
+
+
+def _seen(reach: Reach) -> str:
+    if reach.left is None:
+        return "everything to the left" if reach.is_causal else "the whole piece"
+    return f"{reach.left} to the left" + ("" if reach.is_causal else f", {reach.right} to the right")

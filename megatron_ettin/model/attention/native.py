@@ -25,7 +25,7 @@ def attend(
 ) -> Tensor:
     """Attention output [T, N, D] of rotated queries, keys and values, each query within its own segment.
 
-    With `wanted`, of its queries alone, [L, N, D], which must see their whole segments.
+    With `wanted`, of its queries alone, [L, N, D], for an unbounded reach.
     """
     if not is_native(qkv_TN3D):
         raise TypeError(f"the native kernel takes float32 and bfloat16 on a CPU, not {qkv_TN3D.dtype}")
@@ -93,7 +93,7 @@ def _keys(qkv_TN3D: Tensor, reach: Reach, exchange: Exchange | None) -> Tensor:
         return kv_TN2D
     if not reach.is_local:
         return exchange.gather(kv_TN2D)
-    before, after = exchange.halo(kv_TN2D, *reach.window)
+    before, after = exchange.halo(kv_TN2D, *reach.halo)
     return torch.cat([before, kv_TN2D, after])
 
 
@@ -101,7 +101,7 @@ def _returned(d_kv_KN2D: Tensor, tokens: int, reach: Reach, exchange: Exchange) 
     """The gradient of this rank's own keys and values, with what the other ranks found for them."""
     if not reach.is_local:
         return exchange.scatter_sum(d_kv_KN2D)
-    left, _ = reach.window
+    left, _ = reach.halo
     own = d_kv_KN2D[left : left + tokens]
     exchange.return_halo(own, d_kv_KN2D[:left], d_kv_KN2D[left + tokens :])
     return own
@@ -111,18 +111,20 @@ def _kernel(query_LND: Tensor, kv_KN2D: Tensor, reach: Reach, packed: PackedRows
     queries, heads, size = query_LND.shape
     left, right = reach.window
     keys = kv_KN2D.shape[0]
-    halo = left if reach.is_local and keys > packed.length else 0
+    halo = reach.halo[0] if reach.is_local and keys > packed.length else 0
     first_key = 0 if keys > packed.length and not reach.is_local else packed.first_token - halo
     pieces = packed.derived(("native", first_key, keys), lambda: segments(packed, first_key, keys))
-    if wanted is not None:  # which token a query is does not matter to what it sees, which is its whole segment
+    if wanted is not None:  # a segment's first queries side by side, or such as see all of it whichever they are
         mine = zip(packed.of_mine(wanted.bounds), pieces, strict=True)
-        pieces = [(low, high - low, key, stop, 0) for (low, high), (_, _, key, stop, _) in mine]
+        pieces = [(low, high - low, key, keys, own) for (low, high), (_, _, key, keys, own) in mine]
+    reaches = [] if reach.causal is None else [reach.of(causal=causal).window for causal in packed.causal_of_mine()]
     return _native.Attention(
         inputs=(query_LND.data_ptr(), kv_KN2D[:, :, 0].data_ptr(), kv_KN2D[:, :, 1].data_ptr()),
         strides=(query_LND.stride(0), query_LND.stride(1), kv_KN2D.stride(0), kv_KN2D.stride(1)),
         bfloat16=query_LND.dtype == torch.bfloat16,
         segments=pieces,
-        tokens=queries, heads=heads, head_size=size, left=left, right=right, threads=torch.get_num_threads(),
+        tokens=queries, heads=heads, head_size=size, left=left, right=right,
+        threads=torch.get_num_threads(), reaches=reaches,
     )  # fmt: skip
 
 

@@ -38,16 +38,17 @@ def attend(
     if reach.is_local:
         return _local(qkv_TN3D, reach, packed)
     outputs = []
-    for low, high in pairwise(packed.cu_seqlens):
+    for (low, high), causal in zip(pairwise(packed.cu_seqlens), packed.causal_of_mine(), strict=True):
+        is_causal = reach.of(causal=causal).is_causal
         query, key, value = (qkv_TN3D[low:high, :, part].transpose(0, 1)[None] for part in range(3))
-        output_1NLD = functional.scaled_dot_product_attention(query, key, value, is_causal=reach.is_causal)
+        output_1NLD = functional.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
         outputs.append(output_1NLD[0].transpose(0, 1))
     return torch.cat(outputs)
 
 
 def _local(qkv_TN3D: Tensor, reach: Reach, packed: PackedRows) -> Tensor:
     """Blocks of queries against their own keys and their neighbours'; a stream that does not divide is filled up."""
-    left, right = reach.window
+    left, right = reach.halo
     missing = -qkv_TN3D.shape[0] % QUERIES
     query_TND = functional.pad(qkv_TN3D[:, :, 0], (0, 0, 0, 0, 0, missing))
     query_CNQD = query_TND.reshape(-1, QUERIES, *query_TND.shape[1:]).transpose(1, 2)
@@ -64,7 +65,7 @@ def block_mask(packed: PackedRows, reach: Reach, dtype: torch.dtype) -> Tensor:
 
     Key k of block c is token c * Q + k - left. Costs T * (Q + left + right) numbers, never T * T.
     """
-    left, right = reach.window
+    left, right = reach.halo
     lengths = [high - low for low, high in pairwise(packed.cu_seqlens)]
     missing = -packed.length % QUERIES
     # Filling is a segment of its own, -1, which sees itself: a softmax over nothing would be NaN.
@@ -74,7 +75,11 @@ def block_mask(packed: PackedRows, reach: Reach, dtype: torch.dtype) -> Tensor:
     query_CQ = segments[left : len(segments) - right].view(-1, QUERIES)
     key_CK = segments.unfold(0, QUERIES + left + right, QUERIES)
     queries, keys = (torch.arange(size, device=segments.device) for size in (QUERIES, key_CK.shape[1]))
-    offset_QK = keys - queries[:, None]
-    seen_CQK = (query_CQ[:, :, None] == key_CK[:, None, :]) & (offset_QK >= 0) & (offset_QK <= left + right)
+    distance_QK = keys - queries[:, None] - left
+    windows = [reach.of(causal=causal).window for causal in packed.causal_of_mine()]
+    # behind the last segment stands the window of the filling, -1
+    bounds = to_device(torch.tensor([*windows, (0, 0)]), segments.device)
+    before_CQ1, after_CQ1 = (bounds[query_CQ, side][:, :, None] for side in (0, 1))
+    seen_CQK = (query_CQ[:, :, None] == key_CK[:, None, :]) & (distance_QK >= -before_CQ1) & (distance_QK <= after_CQ1)
     mask = torch.zeros(seen_CQK.shape, dtype=dtype, device=segments.device)
     return mask.masked_fill_(~seen_CQK, float("-inf"))[:, None]

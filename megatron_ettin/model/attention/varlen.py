@@ -1,10 +1,13 @@
 """Attention on packed segments by variable-length GPU kernels: torch's, flash-attn's and Transformer Engine's."""
 
-# T tokens of this rank, N heads, D head size; the axis of three holds query, key, value; the axis of two key, value
+# T tokens of this rank, K keys, N heads, D head size
+# the axis of three holds query, key, value; the axis of two key, value
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 from megatron_ettin.model.attention.exchange import Exchange
 from megatron_ettin.model.packed import PackedRows, Span, Wanted
 from megatron_ettin.model.pattern import Reach
+from megatron_ettin.parallel.device import to_device
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Span, Reach], Tensor]
 """(query [T, N, D], key, value, bounds, reach) -> output [T, N, D]. Bounds are aligned at the segments' ends."""
@@ -35,6 +39,8 @@ def attend(
     local layers, the whole stream for global ones. Kernels align a segment's queries and keys at the end, so where
     keys to the right belong to another rank, empty queries stand in for theirs.
     """
+    if reach.causal is not None:
+        return _attend_both_kinds(kernel, qkv_TN3D, reach, packed, exchange)
     span = packed.span(reach, wanted)
     # The gradient of unbind is one stack; that of slices fills a whole tensor with zeros for each of them.
     if exchange is None:
@@ -50,6 +56,61 @@ def attend(
         return kernel(query_TND, key_TND, value_TND, span, reach)
     padded_TND = functional.pad(query_TND, (0, 0, 0, 0, 0, span.empty_queries))
     return kernel(padded_TND, key_TND, value_TND, span, reach)[: packed.length]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The segments of one kind among this rank's, gathered."""
+
+    span: Span
+    """Their bounds among what is gathered."""
+    queries_T: Tensor
+    """Which of this rank's tokens they are, int64."""
+    keys_K: Tensor
+    """Which of the keys that this rank has they see, int64."""
+
+
+def _attend_both_kinds(
+    kernel: Kernel, qkv_TN3D: Tensor, reach: Reach, packed: PackedRows, exchange: Exchange | None
+) -> Tensor:
+    """The same in a run with rows of both kinds: keys are exchanged once, and each kind is gathered for a call."""
+    widest = Reach(left=reach.halo[0], right=reach.right) if reach.is_local else Reach(left=None, right=None)
+    span = packed.span(widest)
+    query_TND, kv_TN2D = qkv_TN3D[:, :, 0], qkv_TN3D[:, :, 1:]
+    if exchange is not None:
+        kv_TN2D = _keys_and_values(kv_TN2D, widest, packed, span, exchange)
+    output_TND = torch.zeros_like(query_TND, memory_format=torch.contiguous_format)
+    for causal in sorted(set(packed.causal_of_mine())):
+        seen = reach.of(causal=causal)
+        part = packed.derived(("part", seen), partial(_part, packed, seen, causal, span.first_key))
+        own_TND = query_TND.index_select(0, part.queries_T)
+        padded_TND = functional.pad(own_TND, (0, 0, 0, 0, 0, part.span.empty_queries))
+        key_KND, value_KND = kv_TN2D.index_select(0, part.keys_K).unbind(2)
+        found_TND = kernel(padded_TND, key_KND, value_KND, part.span, seen)[: own_TND.shape[0]]
+        output_TND = output_TND.index_copy(0, part.queries_T, found_TND)
+    return output_TND
+
+
+def _part(packed: PackedRows, reach: Reach, causal: bool, first_key: int) -> _Part:
+    """The segments of one kind, where the keys begin with token ``first_key`` of the stream."""
+    first, stop = packed.first_token, packed.first_token + packed.length
+    left, right = reach.window
+    mine = zip(packed.of_mine(packed.cu_seqlens), packed.causal_of_mine(), strict=True)
+    pieces = [piece for piece, looks_left in mine if looks_left == causal]
+    queries = [(max(low, first), min(high, stop)) for low, high in pieces]
+    keys = [(low if left < 0 else max(low, first - left), high if right < 0 else min(high, stop + right))
+            for low, high in pieces]  # fmt: skip
+    # Kernels align a bounded segment at its end: only the last one can have keys behind this rank's queries.
+    empty = 0 if left < 0 and right < 0 else keys[-1][1] - queries[-1][1]
+    lengths = [high - low for low, high in queries]
+    lengths[-1] += empty
+    span = packed.span_of(lengths, [high - low for low, high in keys], first_key, empty)
+    device = packed.positions_T.device
+    indices = [
+        to_device(torch.cat([torch.arange(low - origin, high - origin) for low, high in pairs]), device)
+        for pairs, origin in ((queries, first), (keys, first_key))
+    ]
+    return _Part(span=span, queries_T=indices[0], keys_K=indices[1])
 
 
 def _keys_and_values(kv_TN2D: Tensor, reach: Reach, packed: PackedRows, span: Span, exchange: Exchange) -> Tensor:
@@ -141,13 +202,12 @@ def te_kernel(layer: int, heads: int, head_size: int, reach: Reach) -> Kernel:
     """Transformer Engine's dot-product attention on packed segments, one module a layer."""
     from transformer_engine.pytorch import DotProductAttention
 
-    mask = "padding_causal" if reach.is_causal else "padding"
     module = DotProductAttention(
         num_attention_heads=heads,
         kv_channels=head_size,
         attention_dropout=0.0,
         qkv_format="thd",
-        attn_mask_type=mask,
+        attn_mask_type=_mask_type(reach),
         window_size=reach.window,
         layer_number=layer + 1,
     )
@@ -162,9 +222,13 @@ def te_kernel(layer: int, heads: int, head_size: int, reach: Reach) -> Kernel:
             cu_seqlens_kv=span.keys_S,
             max_seqlen_q=span.most_queries,
             max_seqlen_kv=span.most_keys,
-            attn_mask_type=mask,
+            attn_mask_type=_mask_type(reach),
             window_size=reach.window,
         )
         return output.view(query.shape)
 
     return kernel
+
+
+def _mask_type(reach: Reach) -> str:
+    return "padding_causal" if reach.is_causal else "padding"
