@@ -4,8 +4,12 @@
 #   sbatch --nodes 4 examples/pretrain_ettin.sh 150m mlm pretrain --run runs/150m-mlm --data mixture.json
 #
 # Everything after the script's name goes to `ettin pretrain`. Ten minutes ahead of the time limit Slurm sends SIGUSR1:
-# the ranks save after their step, and the job asks for another slot until the stage is finished. When a node fails the
+# the ranks save after their step, and the job asks for another slot until it is finished. When a node fails the
 # job asks for another slot too, and the run goes on from its newest whole checkpoint. scancel saves and asks for none.
+#
+# All stages of a model as one job, which is requeued through all of them (docs/plans.md):
+#
+#   sbatch --nodes 4 examples/pretrain_ettin.sh 150m --plan ettin-paper --run runs/150m --data pool.json decay=decay.json
 #
 # The stages of a model as jobs that wait for one another: examples/slurm_stages.sh. Several models as one array: sbatch
 # --array=0-3 a script that picks its arguments by SLURM_ARRAY_TASK_ID and runs this one; each task is requeued by itself.
@@ -55,7 +59,10 @@ done
 finished=0 stopped=75 unheard=$((128 + 10))
 slots_without_progress=3
 
-newest_checkpoint() { find "$run/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null | sort | tail -n 1 || true; }
+# Of a run, or of the furthest stage of a plan, whose folders are numbered.
+newest_checkpoint() {
+  find "$run"/checkpoints "$run"/[0-9]*-*/checkpoints -maxdepth 1 -name 'step-*' 2>/dev/null | sort -V | tail -n 1 || true
+}
 node_failed() {
   scontrol show nodes "$SLURM_JOB_NODELIST" 2>/dev/null | grep -Eq 'State=\S*(DOWN|FAIL|NOT_RESPONDING|NO_RESPOND)'
 }
@@ -93,6 +100,6 @@ elif [[ $asked == USR1 ]] && ((status == stopped || status == unheard)); then
 elif node_failed; then
   ask_again "a node failed (status $status)"
 else
-  echo "ended with status $status before the stage was finished; asking for no other slot" >&2
+  echo "ended with status $status before it was finished; asking for no other slot" >&2
   exit "$status"
 fi

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.launch import ROOT, with_programs
+from tests.train.plans import PLAN, assert_same_end, size_file
 from tests.train.runs import write_toy
 
 SCRIPT, STAGES = (ROOT / "examples" / name for name in ("pretrain_ettin.sh", "slurm_stages.sh"))
@@ -145,6 +146,40 @@ def test_slots_that_never_save_are_not_asked_for_again_for_ever(slurm, tmp_path)
     ends = {"FAKE_RUN": "/dev/null", "SLURM_RESTART_COUNT": "3"}
     status, output, requeued, _ = ended(slurm, tmp_path, [signal.SIGUSR1], **ends)
     assert status == 1 and requeued == [] and "saved nothing" in output
+
+
+def test_stages_of_a_plan_are_progress(slurm, tmp_path):
+    """A slot that saved in the tenth stage is not taken for one that saved nothing."""
+    run = tmp_path / "run"
+    for stage in ("1-pretrain", "9-decay"):
+        (run / stage / "checkpoints" / "step-99999999").mkdir(parents=True)
+    ends = {"FAKE_RUN": str(run / "10-end"), "SLURM_RESTART_COUNT": "3"}
+    status, output, requeued, _ = ended(slurm, tmp_path, [signal.SIGUSR1], **ends)
+    assert (status, requeued) == (0, [slurm["SLURM_JOB_ID"]]) and "10-end/checkpoints/step-" in output
+
+
+@pytest.mark.slow
+def test_a_plan_is_requeued_through_all_of_its_stages(slurm, tmp_path):
+    """Real trainings on two pretended nodes: the time limit falls into the first, the second and the last stage."""
+    corpus, run = write_toy(tmp_path), tmp_path / "run"
+    (tmp_path / "four.toml").write_text(PLAN)
+    size, plan = size_file(tmp_path), tmp_path / "four.toml"
+    flags = f"{size} --plan {plan} --run {run} --data {corpus} --observe.no-tensorboard"
+    for slot, stage in enumerate(("1-words", "2-masks", "4-end", "")):
+        started = start({**slurm, "SLURM_RESTART_COUNT": str(slot)}, *flags.split())
+        if stage:
+            wait_for(run / stage / "metrics.jsonl", started)
+            started.send_signal(signal.SIGUSR1)
+        output, _ = started.communicate(timeout=PATIENCE)
+        assert started.returncode == 0, output
+        asked = (tmp_path / "requeued").read_text().split()
+        assert len(asked) == slot + bool(stage), output
+    assert f"finished: {run}" in output
+    whole = tmp_path / "whole"
+    undisturbed = start(slurm, *flags.replace(str(run), str(whole)).split())
+    output, _ = undisturbed.communicate(timeout=PATIENCE)
+    assert undisturbed.returncode == 0, output
+    assert_same_end(run, whole)
 
 
 def test_a_job_whose_node_failed_is_given_another_slot(slurm, tmp_path):
