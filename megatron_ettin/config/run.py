@@ -207,7 +207,8 @@ class ComputeConfig:
     compile: bool = False
     """torch.compile the pointwise parts that no own kernel computes, and on a GPU the optimizer's."""
     deterministic: bool = False
-    """Ask for deterministic kernels, and refuse where there are none."""
+    """On a GPU: kernels that give the same bits every time, slower ones where it must be, and an error where there is
+    none. A CPU has no others."""
     threads: int = 0
     """CPU threads per rank; 0: what the environment says, which under torchrun is OMP_NUM_THREADS or 1."""
 

@@ -2,7 +2,7 @@
 
 Megatron-Core has no CPU path: its schedules, gradient buffers and optimizers name CUDA inside functions.
 Without a CUDA device, and only then, `prepare` enters one `TorchFunctionMode` that sends what they ask of CUDA to the
-CPU, and replaces the functions of `torch.cuda` that have no device argument. On a GPU this module changes nothing.
+CPU, and replaces the functions of `torch.cuda` that have no device argument. On a GPU it replaces nothing.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import megatron_ettin.parallel.megatron  # noqa: F401
 from megatron_ettin.parallel.megatron import check_packages
 
+import contextlib
 import functools
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,35 @@ def prepare() -> Device:
                 f"local rank {index} has no GPU: this machine has {torch.cuda.device_count()}; "
                 "start at most one process for each GPU (torchrun --nproc-per-node)"
             )
+        # Tensors behind the head have another size in every micro-batch: fixed segments would be left in pieces.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
         torch.cuda.set_device(index)
         return Device(kind="cuda", backend="nccl", torch_device=torch.device("cuda", index))
     _install()
     use_fast_products()
     _native.keep_freed_memory(KEPT_BYTES)
     return Device(kind="cpu", backend="gloo", torch_device=torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def deterministic_kernels(device: Device, wanted: bool) -> Iterator[None]:
+    """Inside, a GPU computes the same bits from the same numbers: torch's choice of kernels, cuBLAS' memory.
+
+    A CPU does so anyway. An operation without such a kernel raises RuntimeError.
+    """
+    if not wanted or device.kind == "cpu":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    settings: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    settings.fill_uninitialized_memory = False  # a pass over each new tensor, for debugging
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        settings.fill_uninitialized_memory = before[1]
 
 
 def use_fast_products() -> bool:

@@ -87,7 +87,8 @@ def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minut
                 virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
                 context_parallel_size=layout.context,
                 distributed_timeout_minutes=int(timeout_minutes),
-                create_gloo_process_groups=dist.get_backend() in ("gloo", "nccl"),
+                # A second set, which nothing uses beside NCCL's: threads and connections of every rank.
+                create_gloo_process_groups=dist.get_backend() == "gloo",
             )
     # Its generator tracker insists on states; nothing of ours draws from them.
     model_parallel_cuda_manual_seed(1, force_reset_rng=True)

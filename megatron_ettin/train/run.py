@@ -17,7 +17,7 @@ from megatron_ettin.cost.fit import choice_line, fitting_micro_batch, with_micro
 from megatron_ettin.cost.hardware import GIBI
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.kernels.kind import describe, kernel_kind
-from megatron_ettin.parallel.device import device_memory, limit_threads
+from megatron_ettin.parallel.device import deterministic_kernels, device_memory, limit_threads
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.parallel.together import ahead_of_all, everywhere_own, on_first
 from megatron_ettin.parallel.watchdog import Watchdog
@@ -78,6 +78,7 @@ def train(
         on_first(lambda: open_run_folder(run, config, start_over=start_over, change_at=change_at))
         on_first(lambda: record_data(data, run))
         with (
+            deterministic_kernels(groups.device, config.compute.deterministic),
             Watchdog(groups.world.rank, groups.world.size, 60 * config.observe.hang_minutes) as watchdog,
             Recorder(config, groups, run, data.sources) as recorder,
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from megatron_ettin.parallel.megatron import check_packages
 
+import importlib
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.model.attention.choice import Installed, attention_report, choices
+from megatron_ettin.model.attention.choice import Installed, attention_report, choices, is_package
 from megatron_ettin.model.attention.core import Attend, attend_by
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.device_batch import DeviceBatch
@@ -81,8 +82,22 @@ def test_what_is_used_and_what_is_refused(size: str, objective: str) -> None:
 
 def test_deterministic_runs_avoid_kernels_that_are_not() -> None:
     config = asked(run_of("mlm"), "auto", "bf16", deterministic=True)
-    assert {choice.backend for choice in choices(config, BARE)} == {"sdpa"}
-    assert {choice.backend for choice in choices(config, AMPERE)} == {"flash"}
+    assert {choice.backend for choice in choices(config, BARE)} == {"varlen"}
+    with pytest.raises(ConfigError, match="choice of kernel is not deterministic"):
+        choices(asked(run_of("mlm"), "te", "bf16", deterministic=True), HOPPER)
+
+
+def test_a_folder_that_another_version_left_is_not_taken_for_flash_attn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    assert not is_package("flash_attn")
+    (tmp_path / "flash_attn" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    assert is_package("flash_attn")
+    assert not is_package("no_such_package_anywhere")
 
 
 def test_context_parallel_runs_avoid_back_ends_that_cannot_follow() -> None:

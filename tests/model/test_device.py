@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_ettin.parallel.device import FP32_PRODUCT, Device, limit_threads, prepare, product_error
+from megatron_ettin.parallel.device import (
+    FP32_PRODUCT,
+    Device,
+    deterministic_kernels,
+    limit_threads,
+    prepare,
+    product_error,
+)
 from megatron_ettin.parallel.groups import Groups
 
 MEGATRON = "0.16.1"
@@ -46,6 +54,17 @@ def without_cuda(groups: Groups) -> None:
 
 def test_this_is_the_version_that_was_checked() -> None:
     assert metadata.version("megatron-core") == MEGATRON
+
+
+def test_deterministic_kernels_are_asked_of_a_gpu_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    gpu = Device(kind="cuda", backend="nccl", torch_device=torch.device("meta"))
+    for device, wanted, expected in ((gpu, True, True), (gpu, False, False), (prepare(), True, False)):
+        with deterministic_kernels(device, wanted):
+            assert torch.are_deterministic_algorithms_enabled() == expected
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_tensors_asked_for_on_cuda_are_made_on_the_cpu() -> None:

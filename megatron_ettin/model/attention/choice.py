@@ -62,10 +62,16 @@ def installed(device: Device) -> Installed:
         cuda=True,
         hopper=capability[0] == 9,
         varlen=varlen,
-        flash=importlib.util.find_spec("flash_attn") is not None,
+        flash=is_package("flash_attn"),
         flash_hopper=importlib.util.find_spec("flash_attn_interface") is not None,
         te=genuine("transformer_engine"),
     )
+
+
+def is_package(name: str) -> bool:
+    """Whether a package has code of its own: flash-attn 4 alone leaves a folder with the name of the second."""
+    found = importlib.util.find_spec(name)
+    return found is not None and found.origin is not None
 
 
 def choices(config: RunConfig, has: Installed) -> tuple[Choice, ...]:
@@ -102,8 +108,8 @@ def obstacles(backend: str, config: RunConfig, has: Installed) -> str:
         return "" if has.flash or (has.flash_hopper and has.hopper) else "flash-attn is not installed"
     if backend == "varlen":
         if not has.varlen:
-            return "this torch has no variable-length attention with a window (2.13 has)"
-        return "its backward pass is not deterministic" if compute.deterministic else ""
+            return "this torch has no variable-length attention with a window (2.11 has)"
+        return ""  # its backward pass follows torch.use_deterministic_algorithms, which a deterministic run sets
     if not has.te:
         return "NVIDIA's Transformer Engine is not installed"
     if context > 1:
