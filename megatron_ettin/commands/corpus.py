@@ -1,4 +1,4 @@
-"""``ettin corpus``: inspect, verify, show, join, merge and adopt corpora."""
+"""``ettin corpus``: inspect, verify, show, join, merge and adopt corpora, and how far their shards are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import shlex
 
 from megatron_ettin.corpus.build.adopt import adopt_corpus
-from megatron_ettin.corpus.build.join import join_corpora, shards_beside
+from megatron_ettin.corpus.build.join import join_corpora
 from megatron_ettin.corpus.build.merge import merge_corpora
+from megatron_ettin.corpus.build.shards import STATES, array_list, shard_count, shard_states, shards_beside
 from megatron_ettin.corpus.inspect import corpus_summary, document_text
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.corpus.verify import verify_corpus
@@ -29,6 +30,10 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("prefix")
     show.add_argument("document", type=int, nargs="+")
     show.add_argument("--ids", action="store_true", help="print ids instead of text")
+    status = verbs.add_parser("status", help="how far the shards of a build are; exit status 1 when some are left")
+    status.add_argument("prefix", help="as given to `ettin prepare --shard i/n`")
+    status.add_argument("--shards", type=int, metavar="N", help="of how many (default: as those that are there say)")
+    status.add_argument("--left", action="store_true", help="print nothing but the list for sbatch --array")
     join = verbs.add_parser("join", help="make one corpus of several, in order, which are read where they lie")
     join.add_argument("prefix", help="of the corpus to make: PREFIX.json alone")
     join.add_argument("parts", nargs="*", help="corpora (default: the shards PREFIX-*-of-*)")
@@ -58,6 +63,25 @@ def _verify(prefixes: list[str], workers: int) -> int:
     return status
 
 
+def _status(prefix: str, told: int | None, *, left_alone: bool) -> int:
+    count = shard_count(prefix, told)
+    states = shard_states(prefix, count)
+    found = {state: [shard for shard in states if shard.state == state] for state in STATES}
+    left = array_list(shard.index for shard in states if shard.state in ("interrupted", "missing"))
+    if left_alone:
+        print(left)
+        return int(len(found["finished"]) < count)
+    print(f"{prefix}: " + ", ".join(f"{len(shards):,} {state}" for state, shards in found.items()) + f" of {count:,}")
+    for state in ("running", "damaged"):
+        for shard in found[state]:
+            print(f"  {shard.index} {state}: {shard.detail}")
+    if left:
+        print(f"left: --array={left}")
+    if found["damaged"]:
+        print(f"to be built again with --overwrite: --array={array_list(shard.index for shard in found['damaged'])}")
+    return int(len(found["finished"]) < count)
+
+
 def _show(prefix: str, numbers: list[int], *, ids: bool) -> int:
     corpus = open_corpus(prefix)
     for number in numbers:
@@ -69,7 +93,7 @@ def _show(prefix: str, numbers: list[int], *, ids: bool) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the verbs; exit status 1 when a corpus is damaged."""
+    """Run one of the verbs; exit status 1 when a corpus is damaged, or shards are left to be built."""
     given = make_parser().parse_args(arguments)
     if given.verb == "verify":
         return _verify(given.prefix, given.workers)
@@ -78,6 +102,8 @@ def main(arguments: list[str]) -> int:
     if given.verb == "inspect":
         print("\n\n".join(corpus_summary(open_corpus(prefix)) for prefix in given.prefix))
         return 0
+    if given.verb == "status":
+        return _status(given.prefix, given.shards, left_alone=given.left)
     command = shlex.join(["ettin", "corpus", *arguments])
     if given.verb == "join":
         parts = given.parts or shards_beside(given.prefix)

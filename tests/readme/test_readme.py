@@ -27,7 +27,8 @@ SHIMS = {
 }
 MEGABYTES = "0.5"
 PAGES = (
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/evaluate.md", "docs/glossary.md",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/corpora.md", "docs/evaluate.md",
+    "docs/glossary.md",
     "docs/operations.md", "docs/plans.md", "docs/python.md", "docs/vocabulary.md", "examples/own_data.md",
     "benchmarks/README.md",
     "benchmarks/results/README.md", "csrc/README.md",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from megatron_ettin.corpus.build.job import BuildOptions, make_job
 from megatron_ettin.corpus.build.publish import is_complete, keep_roles, publish_job
 from megatron_ettin.corpus.build.run import run_build
+from megatron_ettin.corpus.build.shards import require_same_build
 from megatron_ettin.corpus.build.staging import Staging
 from megatron_ettin.corpus.format import dtype_for, member
 from megatron_ettin.corpus.manifest import Manifest, read_manifest
@@ -70,6 +71,7 @@ def build_corpus(
     options = options or BuildOptions()
     names = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     job = make_job(names, prefix, tokenizer, options, command or shlex.join(sys.argv))
+    require_same_build(job)
     staging = Staging(job.prefix, len(job.targets), dtype_for(job.tokenizer.vocabulary_size))
     try:
         job.prefix.parent.mkdir(parents=True, exist_ok=True)

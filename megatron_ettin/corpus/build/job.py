@@ -118,6 +118,8 @@ class Job:
     """A build with everything resolved."""
 
     prefix: Path
+    base: Path
+    """The prefix that was asked for; that of a shard has its number behind it."""
     targets: tuple[Path, ...]
     """Prefix of each output: PREFIX for one key; PREFIX_KEY_document, as in Megatron-LM, for several."""
     sources: tuple[Source, ...]
@@ -128,6 +130,8 @@ class Job:
     command: str
     left_out: dict[str, tuple[str, ...]]
     """By reason: what folders and globs hold and is not read."""
+    inputs: str
+    """A hash of the names and sizes of all input files, those of other shards included."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -149,6 +153,12 @@ class Job:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     @property
+    def manifest_settings(self) -> dict[str, Any]:
+        """What a manifest says of this build: settings, the hash of its identity, for a shard that of all inputs."""
+        inputs = {} if self.options.shard is None else {"inputs": self.inputs}
+        return {**self.options.content_settings(), "plan": self.identity_hash, **inputs}
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all sources."""
         return sum(source.bytes for source in self.sources)
@@ -159,16 +169,23 @@ def megatron_prefix(prefix: Path, key: str, level: str) -> Path:
     return prefix.with_name(f"{prefix.name}_{key}_{level}")
 
 
+def shard_prefix(base: Path, index: int, count: int) -> Path:
+    """The prefix of one shard of a build."""
+    return base.with_name(f"{base.name}-{index:05d}-of-{count:05d}")
+
+
 def make_job(
     inputs: Sequence[str | Path], prefix: str | Path, tokenizer: str | Path, options: BuildOptions, command: str
 ) -> Job:
     """Resolve inputs, tokenizer and names. Raises DataError or ConfigError."""
     found = find_inputs(inputs, options.input_format, remedy=f"say --input-format {'|'.join(FORMAT_NAMES)}")
     sources = make_sources(found.files)
-    base = corpus_prefix(prefix)
+    listed = json.dumps([[source.path.name, source.size] for source in sources])
+    inputs = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
+    base = named = corpus_prefix(prefix)
     if options.shard is not None:
         sources = shard_of(sources, *options.shard)
-        base = base.with_name(f"{base.name}-{options.shard[0]:05d}-of-{options.shard[1]:05d}")
+        named = shard_prefix(base, *options.shard)
     for source in sources:
         if source.format == "txt" and len(options.keys) > 1:
             raise ConfigError(f"{source.path}: a text file has no keys, but {list(options.keys)} are asked for")
@@ -178,14 +195,16 @@ def make_job(
     many = len(options.keys) > 1
     loaded = Tokenizer.from_file(tokenizer, options.specials_in_text, options.engine, options.special)
     return Job(
-        prefix=base,
-        targets=tuple(megatron_prefix(base, key, options.level) if many else base for key in options.keys),
+        prefix=named,
+        base=base,
+        targets=tuple(megatron_prefix(named, key, options.level) if many else named for key in options.keys),
         sources=tuple(sources),
         tokenizer=loaded,
         eod=_find_eod(Path(tokenizer), loaded, options),
         options=options,
         command=command,
         left_out={reason: tuple(map(str, paths)) for reason, paths in found.left_out.items()},
+        inputs=inputs,
     )
 
 

@@ -6,7 +6,6 @@ A joined corpus has the documents, the rows and the fingerprint of the merged on
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from megatron_ettin.corpus.format import corpus_prefix, member
 from megatron_ettin.corpus.manifest import JoinedPart
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.corpus.together import joined_tokens, merged_index, whole_manifest
-from megatron_ettin.errors import DataError
 from megatron_ettin.publish import write_atomically
 
 
@@ -55,18 +53,3 @@ def _name_from(part: Path, folder: Path) -> str:
     """A prefix as a joined manifest in ``folder`` names it: relative where it lies there or below, else absolute."""
     path, start = os.path.abspath(part), os.path.abspath(folder)
     return os.path.relpath(path, start) if os.path.commonpath([path, start]) == start else path
-
-
-def shards_beside(prefix: str | Path) -> list[Path]:
-    """The finished shards PREFIX-i-of-n of a build, in order. Raises DataError when there is none, or several n."""
-    prefix = Path(prefix)
-    name = re.compile(re.escape(prefix.name) + r"-(\d{5,})-of-(\d{5,})\.json")
-    found = [match for path in sorted(os.listdir(prefix.parent)) if (match := name.fullmatch(path))]
-    if not found:
-        raise DataError(f"{prefix}: no shards {prefix.name}-*-of-*.json there; name the corpora to join")
-    if len(counts := {match[2] for match in found}) > 1:
-        raise DataError(
-            f"{prefix}: shards of builds in {' and in '.join(str(int(count)) for count in sorted(counts))} parts; "
-            "remove those of one build"
-        )
-    return [corpus_prefix(prefix.parent / match[0]) for match in sorted(found, key=lambda match: int(match[1]))]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_ettin.corpus.build.shards import require_same_settings
 from megatron_ettin.corpus.build.staging import Staging
 from megatron_ettin.corpus.checksum import ChecksummedWriter
 from megatron_ettin.corpus.format import (
@@ -87,6 +88,9 @@ def open_parts(prefixes: Sequence[str | Path], verb: str) -> list[Corpus]:
         raise DataError(f"nothing to {verb}: name at least one corpus")
     given = [open_corpus(prefix) for prefix in prefixes]
     require_fit(given)
+    for part in given[1:]:
+        if part.manifest.shard is not None:
+            require_same_settings(given[0].manifest, part.manifest.settings, given[0].prefix, part.prefix)
     found = []
     for corpus in given:
         found += [open_corpus(pair.prefix) for pair in corpus.pairs] if corpus.manifest.parts else [corpus]

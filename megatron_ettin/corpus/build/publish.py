@@ -161,6 +161,6 @@ def _manifest(
         key=job.options.keys[output],
         level=job.options.level,
         shard=Shard(index=shard[0], count=shard[1]) if shard else None,
-        settings={**job.options.content_settings(), "plan": job.identity_hash},
+        settings=job.manifest_settings,
         left_out=job.left_out,
     )

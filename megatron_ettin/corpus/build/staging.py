@@ -40,12 +40,22 @@ class OutputFiles(NamedTuple):
         }
 
 
+def staging_folder(prefix: Path) -> Path:
+    """The hidden folder of an unfinished build beside its prefix."""
+    return prefix.parent / f".{prefix.name}.incomplete"
+
+
+def claim_name(prefix: Path) -> str:
+    """What a build owns in the folder of its prefix."""
+    return f"{prefix.name}.build"
+
+
 class Staging:
     """The hidden folder of an unfinished build beside its prefix."""
 
     def __init__(self, prefix: Path, outputs: int, dtype: str) -> None:
         self.prefix = prefix
-        self.folder = prefix.parent / f".{prefix.name}.incomplete"
+        self.folder = staging_folder(prefix)
         self._claim: Claim | None = None
         self._lost: OwnershipError | None = None
         self.dtype = dtype
@@ -65,10 +75,9 @@ class Staging:
 
         The claim lies beside the folder and is removed in the end.
         """
-        name = f"{self.prefix.name}.build"
         with contextlib.ExitStack() as stack:
             try:
-                claim = owned(self.prefix.parent, name, command, remove=True, on_loss=self._lose)
+                claim = owned(self.prefix.parent, claim_name(self.prefix), command, remove=True, on_loss=self._lose)
                 self._claim = stack.enter_context(claim)
             except OwnershipError as error:
                 raise DataError(f"{self.prefix}: another process is building this corpus: {error}") from error
