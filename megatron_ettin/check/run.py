@@ -14,6 +14,7 @@ from megatron_ettin.config import rules
 from megatron_ettin.config.codec import check_resume
 from megatron_ettin.config.compatible import changes, refuse_other_shape
 from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_world_size
+from megatron_ettin.config.freezing import frozen_line
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import every_of
@@ -275,6 +276,8 @@ def memory_findings(config: RunConfig) -> Iterator[Finding]:
     rank, held = heaviest(config)
     count = parameters(config.model)
     yield Finding("ok", "model", f"{count.total:,} parameters, {config.model.vocabulary:,} of vocabulary")
+    if config.optimizer.freeze:
+        yield Finding("ok", "frozen", frozen_line(config.model, config.optimizer.freeze))
     if config.layout.pipeline > 1:
         placed = " ".join(map(str, layer_placement(config)))
         yield Finding("ok", "pipeline", f"layers {placed}; {timeline(config).bubble:.1%} of the time waiting")

@@ -47,6 +47,7 @@ ALIASES = {
     "--context": "--layout.context",
     "--micro-batch": "--layout.micro-batch-rows",
     "--precision": "--compute.precision",
+    "--freeze": "--optimizer.freeze",
 }
 # Why arguments are looked through before tyro sees them. A recipe is chosen by name first, and its values are the
 # defaults of the flags. tyro's constructors are chosen by type, after annotations of other makers are stripped, and

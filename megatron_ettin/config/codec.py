@@ -79,7 +79,7 @@ FP8_FIELDS = ("compute.fp8_recipe", "compute.fp8_ends_in_bf16")
 """Without effect in another precision, and then no part of what a run is."""
 UNSAID_AT_DEFAULT = (
     "data.temperature", "data.stage_number", "data.first_row", "start.planned", "data.mask_share_end",
-    "data.causal_share",
+    "data.causal_share", "optimizer.freeze",
 )  # fmt: skip
 """Fields that fingerprints hold only where they are set: runs are recognised that began before there were these."""
 GUARD_PREFIX = "guard."

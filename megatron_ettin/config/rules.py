@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from megatron_ettin.config.codec import flatten
 from megatron_ettin.config.derived import batch_sizes, model_ranks
+from megatron_ettin.config.freezing import problems_of
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import SPECIALS_PER_PIECE, RunConfig
 from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
@@ -248,6 +249,13 @@ def micro_batches(config: RunConfig) -> Iterator[str]:
             return
 
 
+def freezing(config: RunConfig) -> Iterator[str]:
+    """What is frozen exists, and something is left to learn."""
+    yield from problems_of(config.model, config.optimizer.freeze)
+    if config.optimizer.freeze and config.layout.overlap:
+        yield "layout.overlap waits for the gradient of every weight, and optimizer.freeze leaves some out; turn it off"
+
+
 def checkpoints(config: RunConfig) -> Iterator[str]:
     """One kept checkpoint would leave nothing to fall back to."""
     if config.checkpoint.keep == 1:
@@ -324,7 +332,8 @@ def world_rules(config: RunConfig, world_size: int | None) -> Iterator[str]:
 Rule = Callable[[RunConfig], Iterator[str]]
 POSITIVE_RULES: tuple[Rule, ...] = (numbers, shares)
 RULES: tuple[Rule, ...] = (
-    shape, rows, schedule, batch, tensor, context, pipeline, micro_batches, precision, checkpoints, packages, start,
+    shape, rows, schedule, batch, tensor, context, pipeline, micro_batches, precision, freezing, checkpoints, packages,
+    start,
 )  # fmt: skip
 
 

@@ -133,6 +133,9 @@ class OptimizerConfig:
     """Added to the root of the second moment."""
     weight_decay: float = 1e-5
     """Fully decoupled decay per step at peak rate; none on tensors of fewer than 2 dimensions."""
+    freeze: tuple[str, ...] = ()
+    """Parts whose weights stay as they are: ranges of layers from 0, such as 0-11 or 3, and embeddings, which are the
+    vocabulary matrix too."""
 
 
 @dataclass(frozen=True, kw_only=True)

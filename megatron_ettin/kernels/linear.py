@@ -51,16 +51,21 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of input and weight; the weight's goes into its buffer where there is one."""
+        """Gradients of input and weight, as far as they learn; the weight's goes into its buffer where there is one."""
         input, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        d_input = products.product(gradient, weight)
-        if ctx.sequence:
+        of_input, of_weight, *_ = ctx.needs_input_grad
+        d_input = products.product(gradient, weight) if of_input else None
+        if d_input is None:
+            input = _gathered(input, ctx.group) if ctx.sequence else input
+        elif ctx.sequence:
             input, whole = _gathered(input, ctx.group), d_input
             d_input = whole.new_empty(whole.shape[0] // dist.get_world_size(ctx.group), *whole.shape[1:])
             dist.reduce_scatter_tensor(d_input, whole, group=ctx.group)
         elif ctx.group is not None:
             dist.all_reduce(d_input, group=ctx.group)
+        if not of_weight:
+            return d_input, None, None, None, None
         rows, outputs = input.reshape(-1, input.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
         if ctx.buffer is None:
             return d_input, products.weight_gradient(rows, outputs), None, None, None

@@ -56,7 +56,7 @@ class WordEmbedding(VocabParallelEmbedding):  # type: ignore[misc]
     def forward(self, ids: Tensor) -> Tensor:
         """Rows of the weight; the shape of the ids and one axis more."""
         buffer_VH = gradient_buffer(self.weight, self.axis)
-        if buffer_VH is None or not torch.is_grad_enabled():
+        if buffer_VH is None or not (torch.is_grad_enabled() and self.weight.requires_grad):
             rows: Tensor = super().forward(ids)
             return rows
         return look_up(ids.reshape(-1), self.weight, buffer_VH, self.shared).view(*ids.shape, -1)
@@ -222,6 +222,8 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
 
     def _through_layers(self, batch: DeviceBatch, packed: PackedRows) -> Tensor:
         embedded = self.embedding(batch.input_ids_T) if self.pre_process else None
+        if embedded is not None and self.config.recompute_granularity and torch.is_grad_enabled():
+            embedded.requires_grad_()  # behind frozen embeddings too: layers that are computed again learn only so
         hidden: Tensor = self.decoder(hidden_states=embedded, attention_mask=None, packed_seq_params=packed)
         return hidden
 

@@ -67,8 +67,9 @@ class _VocabularyLoss(torch.autograd.Function):
         hidden, weight = hidden_LH, weight_VH
         if hidden_LH.dtype == torch.bfloat16 and hidden_LH.device.type == "cpu" and products.widens():
             hidden, weight = hidden_LH.float(), products.widened("vocabulary", weight_VH)
-        late = buffer_VH is not None and with_gradients and 0 < labels <= chunk
-        sums = _Sums(hidden, weight, bias_V, None if late else chunk)
+        learns = ctx.needs_input_grad[1]
+        late = learns and buffer_VH is not None and with_gradients and 0 < labels <= chunk
+        sums = _Sums(hidden, weight, bias_V, chunk if learns and not late else None)
         for first in range(0, labels, chunk):
             part = slice(first, first + chunk)
             logits_LV = shard.workspace.take(hidden[part].shape[0], weight)
@@ -100,6 +101,8 @@ class _VocabularyLoss(torch.autograd.Function):
             scale = None
         if scale is not None:
             hidden_LH, bias_V = (x.mul_(scale.to(x.dtype)) for x in (hidden_LH, bias_V))
+        if not ctx.needs_input_grad[1]:
+            return hidden_LH, None, bias_V, None, None, None, None, None
         if ctx.buffer_VH is None:
             weight_VH = torch.zeros_like(ctx.weight_VH) if d_weight_VH is None else d_weight_VH
             weight_VH = weight_VH if scale is None else weight_VH.mul_(scale.to(weight_VH.dtype))

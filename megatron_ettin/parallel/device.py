@@ -165,6 +165,7 @@ def _install() -> CudaOnCpu:
     from megatron.core.tensor_parallel import layers as megatron_layers
 
     megatron_layers.linear_with_grad_accumulation_and_async_allreduce = linear
+    megatron_layers.linear_with_frozen_weight = linear
     return mode
 
 

@@ -59,6 +59,13 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
             group["lr"] = rate
         self.step_with_ready_grads()
 
+    def take_main_weight(self, parameter: Parameter, local: Tensor) -> None:
+        """Set what this data rank holds of a parameter's main weight, from this tensor rank's part of it in float32."""
+        if parameter in self.model_param_group_index_map:
+            group, place = self.model_param_group_index_map[parameter]
+            held = self._get_model_param_range_map(parameter)["param"]
+            self.optimizer.param_groups[group]["params"][place].data.copy_(local.view(-1)[held.start : held.end])
+
     @property
     def updates(self) -> int:
         """Updates applied so far: the step index of the debiased betas."""
@@ -112,7 +119,7 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
             return described
 
     def attach(self, sizes: Sequence[int], groups: Groups) -> None:
-        """Learn which whole tensor each local one is a part of, and the elements of each. Called once."""
+        """Learn which whole tensor each local one is a part of, how large that is, and what is frozen. Called once."""
         wholes = [parameter for chunk in self.model_chunks for parameter in chunk.parameters()]
         slot_of = {id(parameter): slot for slot, parameter in enumerate(wholes)}
         owners: list[Parameter] = []  # the model parameter behind each local tensor, in the optimizer's order
@@ -121,6 +128,8 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
                 raise RuntimeError("parameters of one optimizer group must share a dtype")
             owners += floats + halves
         device = wholes[0].device
+        self.optimizer.leave(not owner.requires_grad for owner in owners)
+        owners = [owner for owner in owners if owner.requires_grad]
 
         def sum_over_ranks(vector: Tensor) -> None:
             group = groups.collection.tp_dp_cp
@@ -165,11 +174,13 @@ def positions_without_padding(buffers: Sequence[_ParamAndGradBuffer]) -> Iterato
 
 
 def build_optimizer(
-    chunks: Sequence[DistributedDataParallel], sizes: Sequence[int], config: RunConfig, groups: Groups
+    chunks: Sequence[DistributedDataParallel], sizes: Sequence[int], config: RunConfig, groups: Groups,
+    frozen: Sequence[Parameter] = (),
 ) -> ShardedOptimizer:
     """The optimizer of this rank's model chunks. State is allocated at the first step or load.
 
-    Weight decay is for tensors of two and more dimensions, none for the others.
+    Weight decay is for tensors of two and more dimensions, none for the others. The parameters ``frozen`` have a place
+    and a state as the others, so that checkpoints are alike and a change at one can free them, and never move.
     ``sizes``: for each parameter of the chunks, in order, the elements of its whole tensor without padding.
     """
     parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
@@ -199,5 +210,7 @@ def build_optimizer(
     )  # fmt: skip
     optimizer.tp_group = groups.collection.tp
     optimizer.grad_stats_parallel_group = groups.world.group
+    for parameter in frozen:  # not before: Megatron-Core gives buffers and state only to what has a gradient
+        parameter.requires_grad_(False)
     optimizer.attach(sizes, groups)
     return optimizer

@@ -16,6 +16,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.utils import get_model_config
 
+from megatron_ettin.config.freezing import frozen_weights
 from megatron_ettin.config.run import LayoutConfig, RunConfig
 from megatron_ettin.config.weights import shapes
 from megatron_ettin.model.build import build_model
@@ -46,10 +47,12 @@ def build_parts(config: RunConfig, groups: Groups, sources: int, bucket_size: in
     chunks = wrap(models, config.layout, groups, bucket_size=bucket_size)
     whole = shapes(config.model)
     sizes = [math.prod(whole[entry.name]) for entry in canonical_parameters(models)]
+    stay = frozen_weights(config.model, config.optimizer.freeze)
+    frozen = [entry.parameter for entry in canonical_parameters(models) if entry.name in stay]
     return Parts(
         config=config,
         chunks=chunks,
-        optimizer=build_optimizer(chunks, sizes, config, groups),
+        optimizer=build_optimizer(chunks, sizes, config, groups, frozen),
         groups=groups,
         sources=sources,
     )

@@ -93,17 +93,28 @@ class StableAdamW(torch.optim.AdamW):
         torch.optim.Optimizer.__init__(self, groups, defaults)
         self.peak_rate, self.compiled = peak_rate, compiled
         self.sharding: Sharding | None = None
+        self._frozen: set[int] = set()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         torch.optim.Optimizer.__setstate__(self, state)
 
     def tensors(self) -> list[Tensor]:
-        """The local tensors in the order of the groups; ``sharding`` speaks of the same order."""
-        return [tensor for group in self.param_groups for tensor in group["params"]]
+        """The local tensors that learn, in the order of the groups; ``sharding`` speaks of the same order."""
+        return [tensor for _, tensor in self._learning()]
+
+    def leave(self, frozen: Iterable[bool]) -> None:
+        """Leave some local tensors and their state as they are from here on: a mark for each, in the same order."""
+        tensors = [tensor for group in self.param_groups for tensor in group["params"]]
+        self._frozen = {id(tensor) for tensor, stays in zip(tensors, frozen, strict=True) if stays}
+
+    def _learning(self) -> list[tuple[dict[str, Any], Tensor]]:
+        """Each tensor that learns with its group."""
+        pairs = [(group, tensor) for group in self.param_groups for tensor in group["params"]]
+        return [(group, tensor) for group, tensor in pairs if id(tensor) not in self._frozen]
 
     def prepare_state(self) -> None:
         """Give every tensor its zero moments; tensors that have them keep them."""
-        for tensor in self.tensors():
+        for tensor in (tensor for group in self.param_groups for tensor in group["params"]):
             if not self.state[tensor]:
                 self.state[tensor] = {"exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
 
@@ -120,8 +131,8 @@ class StableAdamW(torch.optim.AdamW):
         self.sharding = self.sharding or Sharding.none(self.tensors())
         kernel = self._kernel(group["eps"], self.sharding.sizes.device)
         means = self.sharding.means(kernel.second_moments(beta2))
-        asked = [float(group["lr"]) for group in self.param_groups for _ in group["params"]]
-        decays = [group["weight_decay"] / self.peak_rate for group in self.param_groups for _ in group["params"]]
+        asked = [float(group["lr"]) for group, _ in self._learning()]
+        decays = [group["weight_decay"] / self.peak_rate for group, _ in self._learning()]
         rates = to_device(torch.tensor(asked, dtype=torch.float64), means.device) / means.sqrt().clamp_(min=1)
         lost = to_device(torch.tensor(decays, dtype=torch.float64), rates.device) * rates
         kernel.apply(beta1, rates, 1.0 - lost)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from megatron_ettin.checkpoint.load import find, find_newest
@@ -15,7 +16,7 @@ from megatron_ettin.config.compatible import refuse_other_shape, start_line
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError, DamagedError
-from megatron_ettin.model.canonical import load_full_state
+from megatron_ettin.model.canonical import canonical_parameters, load_full_state
 from megatron_ettin.parallel.together import on_first
 from megatron_ettin.run_folder import (
     TOKENIZER,
@@ -104,12 +105,25 @@ def begin(parts: Parts, tokenizer: TokenizerIdentity, read_huggingface: ReadHugg
         say_compared(tokenizer, lambda: huggingface_tokenizer(Path(origin.huggingface)), origin.huggingface, say)
         shape, tensors = read_huggingface(Path(origin.huggingface))
         refuse_other_shape(parts.config.model, shape, origin.huggingface)
-        load_full_state([chunk.module for chunk in parts.chunks], parts.groups, tensors)
-        parts.optimizer.reload_model_params()
+        take_weights(parts, tensors)
         causal = OBJECTIVES[parts.config.objective].causal
         facts = start_line(parts.config.model, shape, causal=causal)
         say(f"starting from the weights in {origin.huggingface}: {facts}")
     return TrainState()
+
+
+@torch.no_grad()
+def take_weights(parts: Parts, tensors: Mapping[str, Tensor]) -> None:
+    """Set the weights, and the main weights without rounding them to the precision of the run. Raises CheckpointError.
+
+    ``tensors``: whole float32 tensors by canonical name.
+    """
+    load_full_state([chunk.module for chunk in parts.chunks], parts.groups, tensors)
+    rank, ranks, heads = parts.groups.tensor.rank, parts.groups.tensor.size, parts.config.model.heads
+    for entry in canonical_parameters(list(parts.chunks)):
+        local = torch.empty_like(entry.parameter, dtype=torch.float32)
+        entry.take(tensors[entry.name], rank, ranks, heads, into=local)
+        parts.optimizer.take_main_weight(entry.parameter, local)
 
 
 def huggingface_tokenizer(folder: Path) -> TokenizerIdentity | None:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from megatron_ettin.adapt.start import read_start
 from megatron_ettin.cli import main
 from megatron_ettin.commands.adapt import asked_for, resolve
+from megatron_ettin.config.freezing import frozen_weights
 from megatron_ettin.corpus.build.build import build_corpus
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.export import read_folder
@@ -158,6 +160,16 @@ def test_bad_input_is_one_clear_line_before_anything_is_written(arguments, messa
     assert main(["adapt", *words, "--tokens", "12K", "--run", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_frozen_parts_of_the_export_are_those_of_the_start_bit_for_bit(adapted, tmp_path):
+    """Also in bf16: the weights of the start are not rounded to it."""
+    data = ["--data", str(adapted.run / "corpus" / "text"), "--run", str(tmp_path / "run")]
+    freeze = ["--precision", "bf16", "--freeze", "0-1,embeddings"]
+    assert main(["adapt", str(adapted.start), *data, *FLAGS, *freeze]) == 0
+    before, after = read_folder(adapted.start), read_folder(tmp_path / "run" / "export")
+    same = {name for name, tensor in before.tensors.items() if torch.equal(tensor, after.tensors[name])}
+    assert same == frozen_weights(before.config.model, ["0-1", "embeddings"])
 
 
 def test_an_objective_may_be_crossed(tmp_path):
