@@ -149,7 +149,10 @@ def sharing_findings(config: RunConfig) -> Iterator[Finding]:
         text += f", {lost.growing:.1%} while the batch grows"
     text += f", {lost.stage:.1%} in the stage"
     less = advice(config)
-    yield Finding("ok", "sharing", f"{text}: {less}" if less else text)
+    text += f": {less}" if less else ""
+    if config.layout.fit_micro_batch:
+        text += "; a GPU takes as many rows as it holds and the ranks share evenly"
+    yield Finding("ok", "sharing", text)
 
 
 def start_findings(config: RunConfig, tokenizer: TokenizerIdentity | None = None) -> Iterator[Finding]:

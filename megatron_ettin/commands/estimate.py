@@ -19,7 +19,16 @@ from megatron_ettin.config.shapes import PUBLISHED_SIZES
 from megatron_ettin.cost.disk import disk
 from megatron_ettin.cost.estimate import Estimate, Speed, estimate_run, figures, measured_flops, notes
 from megatron_ettin.cost.fit import fitting_micro_batch
-from megatron_ettin.cost.hardware import GIBI, accelerator
+from megatron_ettin.cost.hardware import GIBI, H100_CLUSTER, accelerator
+from megatron_ettin.cost.scaling import (
+    efficiency,
+    fastest,
+    layout_name,
+    layouts,
+    on_gpus,
+    stage_seconds,
+    step_time,
+)
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.plans.table import plan_table
 from megatron_ettin.progress import format_count
@@ -27,6 +36,8 @@ from megatron_ettin.publish import write_atomically
 from megatron_ettin.tables import aligned, pairs
 
 HOURS_PER_DAY = 24
+GPU_COUNTS = (8, 64, 256)
+"""What the modelled step is shown for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +62,8 @@ class EstimateFlags(SpeedFlags, RunFlags):
 
     world: int = 0
     """Ranks; 0: one copy of the model, or layout.data copies."""
+    fastest: bool = False
+    """Also the fastest layout of 8, 64 and 256 H100 that the model of a step finds; takes seconds."""
 
 
 def main(arguments: list[str]) -> int:
@@ -75,6 +88,8 @@ def one_run(arguments: list[str]) -> int:
     config, flags = parse_flags(arguments, EstimateFlags, "estimate")
     found = estimated(config, flags)
     print(detail(found))
+    if accelerator(flags.device) == accelerator("H100") and config.compute.precision == "bf16":
+        print(f"\n{scaling(found.config, search=flags.fastest)}\n")
     finish([found], flags)
     return 0
 
@@ -207,6 +222,34 @@ def detail(found: Estimate) -> str:
     lines.append(("traffic", f"{sent.total / GIBI:.2f} GiB per step and rank"))
     lines += [("  " + name, f"{value / GIBI:.3f} GiB") for name, value in asdict(sent).items() if value]
     return pairs(lines)
+
+
+def scaling(config: RunConfig, *, search: bool) -> str:
+    """The modelled step of the run's layout on 8, 64 and 256 H100 and, where asked for, of the fastest layout."""
+    head = ("GPUs", "layout", "rows", "step ms", "messages ms", "no rows", "efficiency", "GPU hours", "limit")
+    ranks = model_ranks(config.layout)
+    rows = [on_gpus(config, gpus) for gpus in GPU_COUNTS if gpus % ranks == 0]
+    if search:
+        rows += [fastest(list(layouts(config, gpus, H100_CLUSTER)), H100_CLUSTER) for gpus in GPU_COUNTS]
+    lines = [
+        (
+            str(model_ranks(item.layout) * item.layout.data),
+            layout_name(item.layout),
+            str(item.layout.micro_batch_rows),
+            f"{step.total * 1e3:,.1f}",
+            f"{(step.exposed + step.shared) * 1e3:,.1f}",
+            f"{step.idle:.1%}",
+            f"{efficiency(item, H100_CLUSTER):.1%}",
+            f"{stage_seconds(item, H100_CLUSTER) / 3600 * model_ranks(item.layout) * item.layout.data:,.0f}",
+            step.limit,
+        )
+        for item, step in ((item, step_time(item, H100_CLUSTER)) for item in rows)
+    ]
+    links = f"NVLink {H100_CLUSTER.inside / 1e9:.0f} GB/s, InfiniBand {8 * H100_CLUSTER.across / 1e9:.0f} Gb/s a GPU"
+    return (
+        f"modelled, not measured on any GPU: H100 in nodes of {H100_CLUSTER.node}, {links}; own kernels, "
+        f"layout.overlap; efficiency against one GPU\n\n{aligned([head, *lines])}"
+    )
 
 
 def finish(found: Sequence[Estimate], flags: SpeedFlags) -> None:

@@ -9,6 +9,7 @@ from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.communication import Traffic, traffic
 from megatron_ettin.cost.count import Flops, Parameters, mean_flops_per_token, parameters
+from megatron_ettin.cost.fit import fitted
 from megatron_ettin.cost.hardware import ACCELERATORS, GIBI, accelerator, peak_flops
 from megatron_ettin.cost.idle import Idle, advice, idle
 from megatron_ettin.cost.memory import Memory, heaviest
@@ -104,9 +105,15 @@ def estimate_run(config: RunConfig, speed: Speed) -> Estimate:
         bubble=timeline(config).bubble if config.layout.pipeline > 1 else 0.0,
         placement=layer_placement(config),
         micro_batches=micro_batch_count(config),
-        idle=idle(config),
+        idle=idle(on_device(config, speed.device)),
         traffic=traffic(config, rank),
     )
+
+
+def on_device(config: RunConfig, device: str) -> RunConfig:
+    """The run with the micro-batches that it takes on that device."""
+    known = accelerator(device)
+    return fitted(config, known.memory) if known else config
 
 
 def measured_flops(run: Path) -> float:
@@ -136,7 +143,7 @@ def notes(found: Estimate) -> list[str]:
             f"pipeline ranks wait {found.bubble:.0%} of the time: at this size the head outweighs the layers; "
             "prefer data ranks"
         )
-    if less := advice(found.config):
+    if less := advice(on_device(found.config, found.speed.device)):
         lines.append(f"data ranks are without rows {found.idle.full:.1%} of the time of a full step: {less}")
     if not found.speed.mfu and not found.speed.achieved:
         lines.append("no --mfu and no --measured: times are the least possible ones, at the device's peak")

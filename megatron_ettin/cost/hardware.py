@@ -48,3 +48,32 @@ def peak_flops(device_name: str, precision: str) -> float | None:
     if known is None:
         return None
     return {"bf16": known.bf16, "fp8": known.fp8, "fp32": known.fp32}[precision]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Nodes of H100 SXM: what a modelled step takes for granted. Assumptions, not measurements."""
+
+    node: int = 8
+    """GPUs of a node."""
+    card: int = 80 * GIBI
+    """Bytes of a GPU."""
+    matrix: float = 700 * TERA
+    """FLOP/s of large products in bf16; the datasheet says 989 TFLOP/s."""
+    attention: tuple[float, float] = (300 * TERA, 230 * TERA)
+    """FLOP/s of FlashAttention 2 at head size 64, forward and backward."""
+    memory: float = 3.0e12
+    """Bytes a second that a kernel reads and writes; the datasheet says 3.35e12."""
+    launch: float = 12e-6
+    """Seconds of the host for each kernel: short kernels wait for it."""
+    inside: float = 450e9
+    """Bytes a second that a GPU sends to others of its node: NVLink 4, one direction."""
+    across: float = 50e9
+    """Bytes a second that a GPU sends to other nodes: an InfiniBand adapter of 400 Gb/s each."""
+    hop_inside: float = 2e-6
+    """Seconds from a GPU to the next one in a ring within a node."""
+    hop_across: float = 6e-6
+    """The same between nodes."""
+
+
+H100_CLUSTER = Cluster()

@@ -18,8 +18,8 @@ from tests.layouts.cases import RATE, STEPS, Case
 from tests.layouts.mutations import seeded
 from tests.layouts.rows import batch_of
 
-HELD_OUT = 3
-"""Micro-batches of an evaluation: four data ranks have too few, and interleaved stages no whole rounds."""
+HELD_OUT = range(2, 4)
+"""Rows of an evaluation, a micro-batch each: three data ranks have too few, and interleaved stages no whole rounds."""
 
 
 def compare(case: Case, groups: Groups) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ def compare(case: Case, groups: Groups) -> dict[str, Tensor]:
                 named["norm"] = torch.tensor(result.totals.gradient_norm, dtype=torch.float64)
                 named["labels"] = torch.tensor(result.totals.labels)
                 named["flops"] = torch.tensor(result.totals.flops, dtype=torch.float64)
-    held_out = [batch_of(parts.config, range(row, row + 1)) for row in range(HELD_OUT)]
+    held_out = [batch_of(parts.config, range(row, row + 1)) for row in HELD_OUT]
     named["held_out"] = torch.tensor(held_out_loss(parts, held_out), dtype=torch.float64)
     for chunk in parts.chunks:
         chunk.start_param_sync(force_sync=True)
