@@ -3,13 +3,18 @@
 #
 #   sbatch --nodes 4 examples/pretrain_ettin.sh 150m mlm pretrain --run runs/150m-mlm --data mixture.json
 #
-# Everything after the script's name goes to `ettin pretrain`. Ten minutes ahead of the time limit Slurm sends SIGUSR1:
-# the ranks save after their step, and the job asks for another slot until it is finished. When a node fails the
-# job asks for another slot too, and the run goes on from its newest whole checkpoint. scancel saves and asks for none.
+# Everything after the script's name goes to `ettin pretrain`, or behind `adapt` to `ettin adapt`. Ten minutes ahead of
+# the time limit Slurm sends SIGUSR1: the ranks save after their step, and the job asks for another slot until it is
+# finished. When a node fails the job asks for another slot too, and the run goes on from its newest whole checkpoint.
+# scancel saves and asks for none.
 #
 # All stages of a model as one job, which is requeued through all of them (docs/plans.md):
 #
 #   sbatch --nodes 4 examples/pretrain_ettin.sh 150m --plan ettin-paper --run runs/150m --data pool.json decay=decay.json
+#
+# Going on from a published model (docs/adapt.md), to its export:
+#
+#   sbatch examples/pretrain_ettin.sh adapt jhu-clsp/ettin-encoder-150m --data my_text --tokens 2B --run runs/mine
 #
 # The stages of a model as jobs that wait for one another: examples/slurm_stages.sh. Several models as one array: sbatch
 # --array=0-3 a script that picks its arguments by SLURM_ARRAY_TASK_ID and runs this one; each task is requeued by itself.
@@ -44,6 +49,8 @@ head_node=$(scontrol show hostnames "${SLURM_JOB_NODELIST:?start this script wit
 
 # The folder of the run is all that this script must know of the arguments. Under Python 3.11 torchrun takes --run for
 # one of its own options, so it is passed on by its other name.
+verb=pretrain
+if [[ ${1:-} == adapt ]]; then verb=adapt && shift; fi
 arguments=("$@")
 run=
 for i in "${!arguments[@]}"; do
@@ -78,7 +85,7 @@ if [[ -z $asked ]]; then
   srun --kill-on-bad-exit=1 python -m megatron_ettin.study.launch \
     --nnodes "$nodes" --nproc-per-node "$processes_per_node" \
     --rdzv-backend c10d --rdzv-endpoint "$head_node:$port" --rdzv-id "$job" \
-    -m megatron_ettin pretrain "${arguments[@]}" &
+    -m megatron_ettin "$verb" "${arguments[@]}" &
   step=$!
   while kill -0 "$step" 2>/dev/null; do
     status=0

@@ -30,15 +30,19 @@ SETTINGS = {"keys": "--json-key", "input_format": "--input-format", "text_separa
 
 
 def is_corpus(path: str) -> bool:
-    """Whether a path names a corpus, by its prefix or one of its files, or a mixture file."""
-    if path.endswith(".json") and Path(path).is_file() and Path(path).stat().st_size <= LARGEST_MIXTURE:
-        try:
-            content = parse_json(Path(path).read_bytes())
-        except ValueError:
-            content = None
-        if isinstance(content, dict) and "sources" in content and "tokenizer" not in content:
-            return True
-    return member(corpus_prefix(path), ".idx").is_file()
+    """Whether a path names a corpus, by its prefix or one of its files, or a mixture file; else it is text."""
+    prefix, named = corpus_prefix(path), Path(path)
+    if member(prefix, ".idx").is_file():
+        return True
+    if named.suffix != ".json":
+        return member(prefix, ".json").is_file() and not named.exists()  # a joined corpus
+    if not named.is_file() or named.stat().st_size > LARGEST_MIXTURE:
+        return False
+    try:
+        content = parse_json(named.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "sources" in content
 
 
 def require_tokenizer_of(start: Start, data: str, say: Say) -> None:

@@ -31,7 +31,9 @@ from megatron_ettin.heavy_imports import heavy_imports
 from megatron_ettin.launcher import end_with_launcher
 from megatron_ettin.progress import format_count
 from megatron_ettin.publish import write_atomically
-from megatron_ettin.run_folder import CORPUS, START, own_run
+from megatron_ettin.rows.run_data import open_remembered
+from megatron_ettin.run_folder import CORPUS, START, TOKENIZER, own_run
+from megatron_ettin.tokenizer.identity import read_identity
 from megatron_ettin.tokenizer.special_tokens import parse_special
 from megatron_ettin.train.signals import StopRequest
 
@@ -52,7 +54,7 @@ class AdaptFlags(PretrainFlags):
     beside the run, once. The same command goes on where it stopped. Runs alone, or under torchrun.
     """
 
-    objective: Literal["", "mlm", "clm", "mntp"] = ""
+    objective: str = ""
     """What is predicted; empty: what START was trained on."""
     export_dtype: StoredType = "float32"
     """How the export at the end stores its tensors."""
@@ -109,7 +111,7 @@ def main(arguments: list[str]) -> int:
         start = ahead_of_all(lambda: read_record(asked.run / START) or read_start(asked.start))
         config, flags = resolve(asked, start, ranks)
         options = options_of(flags, start)
-        ahead_of_all(lambda: require(asked, start, options, say))
+        ahead_of_all(lambda: require(asked, start, config, options, say))
         command = shlex.join(sys.orig_argv)
         with own_run(asked.run, command, take_over=flags.take_over) if first else contextlib.nullcontext() as claim:
             ahead_of_all(lambda: get_ready(asked, start, options, command, say))
@@ -196,8 +198,13 @@ def options_of(flags: AdaptFlags, start: Start) -> BuildOptions:
     )
 
 
-def require(asked: Asked, start: Start, options: BuildOptions, say: Callable[[str], None]) -> None:
+def require(
+    asked: Asked, start: Start, config: RunConfig, options: BuildOptions, say: Callable[[str], None]
+) -> None:  # fmt: skip
     """Raise DataError or ConfigError for text that does not go with the start; nothing is written before."""
+    if config.observe.remember and not (asked.run / START).is_file():
+        require_tokenizer_of(start, config.observe.remember, say)
+        open_remembered(config, read_identity(Path(start.folder) / TOKENIZER))
     if asked.corpus:
         require_tokenizer_of(start, asked.corpus, say)
     elif not (asked.run / START).is_file():

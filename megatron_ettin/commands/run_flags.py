@@ -48,6 +48,7 @@ ALIASES = {
     "--micro-batch": "--layout.micro-batch-rows",
     "--precision": "--compute.precision",
     "--freeze": "--optimizer.freeze",
+    "--remember": "--observe.remember",
 }
 # Why arguments are looked through before tyro sees them. A recipe is chosen by name first, and its values are the
 # defaults of the flags. tyro's constructors are chosen by type, after annotations of other makers are stripped, and

@@ -246,6 +246,9 @@ class ObserveConfig:
     """Held-out rows of one evaluation."""
     evaluate_start: bool = False
     """Evaluate before the first step as well."""
+    remember: str = ""
+    """A corpus prefix or mixture file of text that the weights have learned before. Its held-out loss is recorded
+    beside that of the data, so that forgetting is seen; empty: none."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
     wandb: str = ""

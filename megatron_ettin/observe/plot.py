@@ -62,6 +62,8 @@ class Panel:
     """Held-out values of the same name are drawn as points."""
 
 
+REMEMBERED = "remembered"
+"""Of an evaluation: the loss on the text that is not to be forgotten, drawn beside that on the data."""
 LOSS = Panel("Loss", "loss", "nats per predicted token", smooth=True, evaluated=True)
 PANELS = (
     LOSS,
@@ -190,6 +192,12 @@ def draw_run(axes: Any, panel: Panel, item: Curves, color: str, alone: bool) -> 
             tokens, values, linestyle="none", marker="o", markersize=6, color=color, markeredgecolor="white",
             zorder=3, label="held out" if alone else None,
         )  # fmt: skip
+        tokens, values = series(item.evaluations, REMEMBERED) if panel.key == "loss" else ([], [])
+        if values:
+            axes.plot(
+                tokens, values, linestyle=":", linewidth=1.2, marker="s", markersize=5, color=color,
+                markerfacecolor="white", zorder=3, label="held out, text to remember" if alone else None,
+            )  # fmt: skip
 
 
 def draw_legend(figure: Any, curves: Sequence[Curves], reference: float = 0.0) -> None:  # noqa: ANN401
@@ -201,6 +209,11 @@ def draw_legend(figure: Any, curves: Sequence[Curves], reference: float = 0.0) -
     if any(item.evaluations for item in curves):
         handles.append(Line2D([], [], color="#444444", linestyle="none", marker="o", markeredgecolor="white"))
         names.append("held out")
+    if any(series(item.evaluations, REMEMBERED)[0] for item in curves):
+        handles.append(
+            Line2D([], [], color="#444444", linestyle=":", marker="s", markerfacecolor="white", linewidth=1.2)
+        )
+        names.append("held out, text to remember")
     if reference:
         handles.append(Line2D([], [], **REFERENCE))
         names.append("unigram entropy")

@@ -33,7 +33,7 @@ from megatron_ettin.rows.order import (
 from megatron_ettin.rows.packing import PackIndex, Side, open_pack, pack_spec
 from megatron_ettin.rows.pool import Pool, PoolRows, build_pool
 from megatron_ettin.schedule import BatchSchedule, batch_schedule
-from megatron_ettin.tokenizer.identity import TokenizerIdentity
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, compare_tokenizers
 from megatron_ettin.tokenizer.special_tokens import CLS, ROLE_NAMES, ROW_TOKENS, SEP, missing_roles
 
 
@@ -254,6 +254,26 @@ def open_corpora(config: RunConfig) -> tuple[Mixture, list[Corpus], Vocabulary]:
     for source, corpus in zip(mixture.sources, corpora, strict=True):
         refuse_empty(source, corpus)
     return mixture, corpora, vocabulary
+
+
+def open_remembered(config: RunConfig, tokenizer: TokenizerIdentity, threads: int | None = None) -> RunData | None:
+    """The text that is not to be forgotten (``observe.remember``), held-out side ready; None: none is named.
+
+    The split is that of the run, so that a mixture may replay some of this text. Raises DataError for text of which
+    nothing is held out, or of another tokenizer.
+    """
+    if not config.observe.remember:
+        return None
+    chosen = replace(config.data, data=config.observe.remember, stage_number=-1, first_row=0)
+    found = open_data(replace(config, data=chosen), threads)
+    where = f"observe.remember={config.observe.remember}"
+    compare_tokenizers(tokenizer, found.vocabulary.tokenizer, where, "prepare that text with the same tokenizer")
+    if not config.data.held_out_share or not found.held_out_rows:
+        raise DataError(
+            f"{where}: none of its documents is held out at data.held_out_share={config.data.held_out_share:g}; set a "
+            "larger share, or give more of that text"
+        )
+    return found
 
 
 def open_data(config: RunConfig, threads: int | None = None) -> RunData:

@@ -49,11 +49,13 @@ def train_loop(
     still_owned: Callable[[], None],
     watchdog: Watchdog,
     rewound: Collection[int] = (),
+    old: RunData | None = None,
 ) -> tuple[TrainState, int]:
     """Take steps until the stage has seen its tokens or a signal asks to stop.
 
     Saving comes before evaluating: nothing that is only looked at can cost a checkpoint. The updates of the steps
-    ``rewound`` are refused. Returns the saved state and the signal, whichever rank received it; 0: none.
+    ``rewound`` are refused. ``old``: the text that is not to be forgotten.
+    Returns the saved state and the signal, whichever rank received it; 0: none.
     Raises SpikeError or TrainingError where the guard asks for it.
     """
     config = parts.config
@@ -61,7 +63,7 @@ def train_loop(
     clock = SaveClock(minutes=config.checkpoint.every_minutes)
     if config.observe.evaluate_start and state.step == 0 and not on_first(lambda: has_evaluation(run, 0)):
         watchdog.moved(0, "evaluating")
-        evaluate(parts, data, state, recorder)
+        evaluate(parts, data, old, state, recorder)
     stopped = max(everywhere(lambda: stop.received))
     sharing = partial(sharing_at, config)
     with (
@@ -98,7 +100,7 @@ def train_loop(
                 clock.restart()
             if every and state.step % every == 0 and not state.finished:
                 watchdog.moved(state.step, "evaluating")
-                evaluate(parts, data, state, recorder)
+                evaluate(parts, data, old, state, recorder)
             if state.refused_in_a_row >= REFUSALS_BEFORE_STOP:
                 saves.finish()
                 break_off(run, parts, state, verdict)
@@ -106,7 +108,7 @@ def train_loop(
         saves.finish()
     watchdog.moved(state.step, "evaluating")
     if state.finished and not on_first(lambda: has_evaluation(run, state.step)):
-        evaluate(parts, data, state, recorder)
+        evaluate(parts, data, old, state, recorder)
     return state, stopped
 
 
@@ -115,13 +117,18 @@ def break_off(run: Path, parts: Parts, state: TrainState, verdict: Verdict) -> N
     on_first(lambda: stop_when_hopeless(state, verdict, parts.config, run))
 
 
-def evaluate(parts: Parts, data: RunData, state: TrainState, recorder: Recorder) -> None:
-    """Record the held-out loss. Where it fails, that is said and the run goes on; every rank calls this."""
+def evaluate(parts: Parts, data: RunData, old: RunData | None, state: TrainState, recorder: Recorder) -> None:
+    """Record the held-out loss, and that of ``old`` text. Where it fails, that is said and the run goes on.
+
+    Every rank calls this.
+    """
     config = parts.config
     try:
-        if not config.data.held_out_share or on_first(lambda: data.held_out_rows) == 0:
+        fresh = config.data.held_out_share and on_first(lambda: data.held_out_rows) > 0
+        if not (fresh or old):
             return
-        recorder.evaluation(state, *held_out_losses(parts, data))
+        loss, kinds = held_out_losses(parts, data) if fresh else (math.nan, {})
+        recorder.evaluation(state, loss, kinds, held_out_losses(parts, old)[0] if old else None)
     except Exception as error:
         if parts.groups.world.size > 1 and not isinstance(error, EttinError):
             raise  # of this rank alone: the others wait for it in the middle of the evaluation

@@ -95,10 +95,18 @@ class Recorder:
             rows = look_at(self._run, state.step, verdict.rows)
             self.say(f"step {state.step}: {verdict.note}; look at its rows: {rows}")
 
-    def evaluation(self, state: TrainState, loss: float, kinds: Mapping[ObjectiveName, float] | None = None) -> None:
-        """Held-out loss of the weights after ``state``, and by the objectives of rows where the run mixes them."""
+    def evaluation(
+        self, state: TrainState, loss: float, kinds: Mapping[ObjectiveName, float] | None = None,
+        remembered: float | None = None,
+    ) -> None:  # fmt: skip
+        """Held-out loss of the weights after ``state``, and by the objectives of rows where the run mixes them.
+
+        ``remembered``: that of the text that is not to be forgotten, where one is named.
+        """
         by_kind = {f"loss_{name}": value for name, value in (kinds or {}).items()}
-        self._write({"kind": "evaluation", "step": state.step, "tokens": state.tokens, "loss": loss, **by_kind})
+        beside = {} if remembered is None else {"remembered": remembered}
+        record = {"kind": "evaluation", "step": state.step, "tokens": state.tokens, "loss": loss, **by_kind, **beside}
+        self._write(record)
 
     def close(self, state: TrainState, received: int) -> None:
         """Say how the run ended and how to go on."""

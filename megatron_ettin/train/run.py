@@ -23,7 +23,7 @@ from megatron_ettin.parallel.together import ahead_of_all, everywhere_own, on_fi
 from megatron_ettin.parallel.watchdog import Watchdog
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.report import source_table
-from megatron_ettin.rows.run_data import open_data, stored_vocabulary
+from megatron_ettin.rows.run_data import open_data, open_remembered, stored_vocabulary
 from megatron_ettin.run_folder import rewound_steps
 from megatron_ettin.train.guard import rewind
 from megatron_ettin.train.loop import SpikeError, train_loop
@@ -73,6 +73,8 @@ def train(
         ahead_of_all(lambda: open_data(config).fingerprint)  # builds row indexes that are not there yet
         data = everywhere_own(lambda: open_data(config))
         config = with_vocabulary(config, data.vocabulary.size)
+        ahead_of_all(lambda: bool(open_remembered(config, data.vocabulary.tokenizer)))
+        old = everywhere_own(lambda: open_remembered(config, data.vocabulary.tokenizer))
         if change_at is not None:
             find(run, change_at)
         on_first(lambda: open_run_folder(run, config, start_over=start_over, change_at=change_at))
@@ -95,7 +97,9 @@ def train(
             while True:
                 rewound = on_first(lambda: rewound_steps(run))
                 try:
-                    state, stopped = train_loop(run, parts, data, state, recorder, stop, still_owned, watchdog, rewound)
+                    state, stopped = train_loop(
+                        run, parts, data, state, recorder, stop, still_owned, watchdog, rewound, old
+                    )
                     break
                 except SpikeError as spike:
                     found, verdict = spike.state, spike.verdict

@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing import event_accumulator
 
 from megatron_ettin.adapt.start import read_start
+from megatron_ettin.adapt.text import is_corpus
 from megatron_ettin.cli import main
 from megatron_ettin.commands.adapt import asked_for, resolve
 from megatron_ettin.config.freezing import frozen_weights
 from megatron_ettin.corpus.build.build import build_corpus
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.export import read_folder
+from megatron_ettin.observe.plot import plot_runs
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.run_folder import read_config
@@ -170,6 +173,47 @@ def test_frozen_parts_of_the_export_are_those_of_the_start_bit_for_bit(adapted, 
     before, after = read_folder(adapted.start), read_folder(tmp_path / "run" / "export")
     same = {name for name, tensor in before.tensors.items() if torch.equal(tensor, after.tensors[name])}
     assert same == frozen_weights(before.config.model, ["0-1", "embeddings"])
+
+
+def test_the_loss_on_old_text_is_recorded_drawn_and_shown_from_step_0_on(adapted, tmp_path, capsys):
+    old = tmp_path / "old"
+    build_corpus(write_text(tmp_path / "old.jsonl", 90), old, adapted.start)
+    data = ["--data", str(adapted.run / "corpus" / "text"), "--run", str(tmp_path / "run"), "--remember", str(old)]
+    shown = ["--observe.evaluate-every", "2", "--observe.tensorboard"]
+    assert main(["adapt", str(adapted.start), *data, *FLAGS, *shown]) == 0
+    records = read_records(tmp_path / "run", "evaluation")
+    assert [record["step"] for record in records][:3] == [0, 2, 4]
+    config = read_config(tmp_path / "run")
+    remembered = open_data(replace(config, data=replace(config.data, data=str(old))))
+    expected = loss_by_transformers(adapted.start, remembered.held_out("mlm", config.observe.evaluate_rows))
+    assert records[0]["remembered"] == pytest.approx(expected, abs=LOSS_TOLERANCE)
+    assert records[0]["remembered"] != records[0]["loss"]
+    assert f"remembered {records[0]['remembered']:.4f}" in capsys.readouterr().out
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("evaluation/remembered")][:3] == [0, 2, 4]
+    before = plot_runs([tmp_path / "run"])[1].read_text()
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    (tmp_path / "run" / "metrics.jsonl").write_text(text.replace('"remembered"', '"something"'))
+    assert plot_runs([tmp_path / "run"])[1].read_text().count("<use") < before.count("<use")
+
+
+def test_text_to_remember_of_which_nothing_is_held_out_is_refused(adapted, tmp_path, capsys):
+    build_corpus(write_text(tmp_path / "old.jsonl", 3), tmp_path / "old", adapted.start)
+    data = ["--data", str(adapted.run / "corpus" / "text"), "--run", str(tmp_path / "run")]
+    flags = ["--tokens", "12K", "--data.held-out-share", "0.0001", "--remember", str(tmp_path / "old")]
+    assert main(["adapt", str(adapted.start), *data, *flags]) == 2
+    assert "none of its documents is held out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_text_is_told_from_corpora_and_mixtures(adapted, tmp_path):
+    (tmp_path / "mixture.json").write_text(json.dumps({"sources": [{"name": "a", "prefix": "a", "passes": 1}]}))
+    (tmp_path / "lines.json").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "joined.json").write_text(json.dumps({"sources": [], "tokenizer": {}}))
+    prefix = adapted.run / "corpus" / "text"
+    known = [prefix, f"{prefix}.json", f"{prefix}.bin", tmp_path / "mixture.json", tmp_path / "joined"]
+    assert all(is_corpus(str(path)) for path in known)
+    assert not any(is_corpus(str(path)) for path in (tmp_path / "lines.json", adapted.text, tmp_path, "*.jsonl"))
 
 
 def test_an_objective_may_be_crossed(tmp_path):

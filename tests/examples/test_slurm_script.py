@@ -207,6 +207,15 @@ def test_the_script_says_what_it_needs(slurm, tmp_path):
     assert "give the run a folder with --run" in start(slurm, "tiny", "mlm", "pretrain").communicate()[0]
 
 
+def test_behind_adapt_the_script_goes_on_from_a_published_model(slurm, tmp_path):
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "$@" > "$PRETENDED/asked"\n')
+    process = start(slurm, "adapt", "OWNER/NAME", "--data", "my_text", "--tokens", "2B", "--run", str(tmp_path / "run"))
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 0 and f"finished: {tmp_path / 'run'}" in output
+    asked = (tmp_path / "asked").read_text()
+    assert "-m megatron_ettin adapt OWNER/NAME --data my_text --tokens 2B --run-folder" in asked
+
+
 def test_shellcheck_finds_nothing():
     subprocess.run(["shellcheck", str(SCRIPT), str(STAGES)], check=True)
 

@@ -27,13 +27,15 @@ SHIMS = {
 }
 MEGABYTES = "0.5"
 PAGES = (
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/clusters.md", "docs/corpora.md",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/adapt.md", "docs/architecture.md", "docs/clusters.md",
+    "docs/corpora.md",
     "docs/evaluate.md", "docs/glossary.md", "docs/operations.md", "docs/plans.md", "docs/python.md",
     "docs/vocabulary.md", "examples/own_data.md", "benchmarks/README.md",
     "benchmarks/results/README.md", "csrc/README.md",
 )  # fmt: skip
 """What people read. The commands of README.md and examples/own_data.md run in tests."""
 PAGES_WITH_COMMANDS = {
+    "docs/adapt.md": "tests/adapt/test_page.py",
     "docs/clusters.md": "tests/docs/test_clusters.py",
     "docs/evaluate.md": "tests/evaluate/test_page.py",
     "docs/vocabulary.md": "tests/derive/test_page.py",
