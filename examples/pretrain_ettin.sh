@@ -22,6 +22,7 @@
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
+#SBATCH --exclusive
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:USR1@600
 #SBATCH --requeue
@@ -82,7 +83,9 @@ before=$(newest_checkpoint)
 status=$stopped
 if [[ -z $asked ]]; then
   # One launcher a node. It hands SIGUSR1 on to its ranks and ends with their exit status.
-  srun --kill-on-bad-exit=1 python -m megatron_ettin.study.launch \
+  # All cores of the node, unbound: each rank has loaders, compilers and threads of its own, and srun gives one core.
+  cores=${SLURM_CPUS_ON_NODE:-}
+  srun --kill-on-bad-exit=1 --cpu-bind=none ${cores:+--cpus-per-task="$cores"} python -m megatron_ettin.study.launch \
     --nnodes "$nodes" --nproc-per-node "$processes_per_node" \
     --rdzv-backend c10d --rdzv-endpoint "$head_node:$port" --rdzv-id "$job" \
     -m megatron_ettin "$verb" "${arguments[@]}" &

@@ -25,7 +25,7 @@ SMALL = (
 PRETENDED = {
     # Both "nodes" on this machine, side by side; their process ids are where scancel finds them.
     "srun": """#!/bin/bash
-shift
+while [[ $1 == --* ]]; do echo "$1" >> "$PRETENDED/asked"; shift; done
 pids=()
 for node in 0 1; do SLURM_NODEID=$node "$@" & pids+=($!); done
 echo "${pids[@]}" > "$PRETENDED/pids"
@@ -54,7 +54,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         tmp_path, PRETENDED,
         {
             "SLURM_NNODES": "2", "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "two",
-            "ETTIN_PROCESSES_PER_NODE": "1",
+            "ETTIN_PROCESSES_PER_NODE": "1", "SLURM_CPUS_ON_NODE": "96",
         },
     )  # fmt: skip
 
@@ -114,6 +114,12 @@ def ended(slurm, tmp_path, signals=(), **extra):
     output, _ = started.communicate(timeout=60)
     files = [tmp_path / "requeued", tmp_path / "cancelled"]
     return started.returncode, output, *(file.read_text().split() if file.exists() else [] for file in files)
+
+
+def test_ranks_get_all_cores_of_their_node(slurm, tmp_path):
+    assert "\n#SBATCH --exclusive\n" in SCRIPT.read_text()
+    ended(slurm, tmp_path, ETTIN_TENTHS="1")
+    assert (tmp_path / "asked").read_text().split() == ["--kill-on-bad-exit=1", "--cpu-bind=none", "--cpus-per-task=96"]
 
 
 def test_a_stage_that_ends_well_is_finished_whatever_LATEST_says(slurm, tmp_path):
