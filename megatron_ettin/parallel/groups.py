@@ -71,7 +71,7 @@ def initialize(layout: LayoutConfig, device: Device | None = None, timeout_minut
     Works under torchrun and, without it, as a world of one. Raises ConfigError when the layout does not divide the
     world.
     """
-    if layout.tensor > 1:  # kernels of one queue start in order: messages of tensor ranks overlap as Megatron-Core plans
+    if layout.tensor > 1:  # in one queue kernels start in order: messages overlap as Megatron-Core plans it
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = join(device, timeout_minutes)
     from megatron.core import parallel_state

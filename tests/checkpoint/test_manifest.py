@@ -172,6 +172,20 @@ def test_leftovers_of_crashes_go_and_nothing_else(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [".mine", kept.name]
 
 
+def test_small_files_that_were_not_finished_go_and_those_of_other_programs_stay(tmp_path):
+    make(tmp_path, 1)
+    (tmp_path / "order").mkdir()
+    own = [
+        tmp_path / ".config.json.incomplete-b94d4148", tmp_path / ".metrics.repeated-2.jsonl.incomplete-00000000",
+        tmp_path / "order" / ".data.json.incomplete-0123abcd", checkpoints_of(tmp_path) / ".LATEST.incomplete-ffffffff",
+    ]  # fmt: skip
+    others = [tmp_path / ".loss.png.incomplete-00000000", tmp_path / ".config.json.incomplete-mine", tmp_path / ".x"]
+    for path in (*own, *others):
+        path.write_text("half")
+    remove_leftovers(tmp_path)
+    assert not any(path.exists() for path in own) and all(path.exists() for path in others)
+
+
 def test_latest_names_the_folder(tmp_path):
     checkpoint = make(tmp_path, 7)
     note_save(checkpoint.path.parent.parent, checkpoint, "steps")
