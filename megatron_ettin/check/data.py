@@ -11,10 +11,11 @@ from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.corpus.verify import verify_corpus
 from megatron_ettin.errors import DataError
 from megatron_ettin.rows.held_out import hashes_stand_beside, split_key, text_hashes
-from megatron_ettin.rows.mixture import Mixture, mixture_of
+from megatron_ettin.rows.mixture import Mixture, mixture_of, read_mixture
 from megatron_ettin.rows.packing import native_corpus, open_pack, pack_spec
 from megatron_ettin.rows.pool import build_pool
 from megatron_ettin.rows.run_data import common_vocabulary, refuse_empty
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, compare_tokenizers
 
 CERTAINLY_SOME = 50
 """Expected number of held-out documents at which the chance of none is below e^-50."""
@@ -42,6 +43,18 @@ def corpus_findings(config: RunConfig, deep: bool, corpora: list[Corpus]) -> Ite
         share = f"data.held_out_share={config.data.held_out_share:g}"
         text = f"no document is held out at {share}, and no evaluation is made; take --data.held-out-share 0.05 or so"
         yield Finding("open", "held out", text)
+
+
+def remember_findings(config: RunConfig, tokenizer: TokenizerIdentity | None) -> Iterator[Finding]:
+    """The text that is not to be forgotten: its corpora, and that they have the tokenizer of the data."""
+    for source in read_mixture(config.observe.remember).sources:
+        corpus = open_corpus(source.prefix)
+        refuse_empty(source, corpus)
+        said = ""
+        if tokenizer is not None:
+            remedy = "prepare that text with the same tokenizer"
+            said = compare_tokenizers(tokenizer, corpus.tokenizer, str(source.prefix), remedy)
+        yield Finding("ok", "remember", f"{source.name}: {corpus.documents:,} documents{said and f'; {said}'}")
 
 
 def nothing_held_out(config: RunConfig, corpora: list[Corpus]) -> bool:

@@ -101,12 +101,14 @@ def data_findings(config: RunConfig, deep: bool) -> tuple[int, TokenizerIdentity
     if not config.data.data:
         text = "no --data: a mixture file (.json) or the prefix of a corpus"
         return config.model.vocabulary, None, [Finding("open", "data", text)]
-    from megatron_ettin.check.data import corpus_findings  # numpy is imported only where there is data
+    from megatron_ettin.check.data import corpus_findings, remember_findings  # only where there is data: numpy
     from megatron_ettin.corpus.reader import Corpus
 
     corpora: list[Corpus] = []
     found = list(guarded("data", corpus_findings(config, deep, corpora)))
     tokenizer = corpora[0].tokenizer if corpora else None
+    if config.observe.remember:
+        found += guarded("remember", remember_findings(config, tokenizer))
     return tokenizer.vocabulary if tokenizer else config.model.vocabulary, tokenizer, found
 
 

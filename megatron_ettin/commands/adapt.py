@@ -37,6 +37,10 @@ from megatron_ettin.tokenizer.identity import read_identity
 from megatron_ettin.tokenizer.special_tokens import parse_special
 from megatron_ettin.train.signals import StopRequest
 
+TEXT_FLAGS = {
+    "--json-key", "--input-format", "--text-separator", "--tokenizer-engine", "--special", "--workers",
+}  # fmt: skip
+"""Flags that say how text is prepared."""
 PROGRAM = "ettin adapt START --data TEXT... --tokens N --run FOLDER"
 USAGE = f"""{PROGRAM} [flags]
 START is a Hugging Face folder or hub name (OWNER/NAME, OWNER/NAME@REVISION); TEXT files, folders, globs, the prefix of
@@ -179,7 +183,10 @@ def resolve(asked: Asked, start: Start, ranks: int) -> tuple[RunConfig, AdaptFla
     base = replace(base, data=replace(base.data, data=asked.corpus or str(asked.run / CORPUS)))
     arguments = ["--run", str(asked.run), *asked.rest]
     config, flags = parse_over(base, arguments, AdaptFlags, PROGRAM, checked=False, usage="")
-    config = following(config, given_flags(arguments), ranks)
+    given = given_flags(arguments)
+    if asked.corpus and (idle := sorted(given & TEXT_FLAGS)):
+        raise ConfigError(f"{' '.join(idle)} has no effect: {asked.corpus} is a corpus already; leave it out")
+    config = following(config, given, ranks)
     rules.check(config)
     if config.start != base.start:
         raise ConfigError("the weights come from START, the first argument; leave out --init-from and --from")

@@ -40,8 +40,8 @@ MICRO_BATCH_TOKENS = 8_192
 """Tokens of a micro-batch, which one device holds at every published shape."""
 EVALUATIONS = 20
 """Held-out evaluations of a run, beside the one before its first step."""
-EVALUATION_TOKENS = 1 << 15
-"""Of one of them: about 10,000 masked tokens, the same each time; a CPU is to reach its first step soon."""
+EVALUATION_TOKENS = 1 << 14
+"""Of one of them: some 5,000 masked tokens, the same each time; a CPU is to reach its first step soon."""
 
 
 def adapted_run(
@@ -87,7 +87,7 @@ def adapted_run(
         checkpoint=CheckpointConfig(every_tokens=0),
         observe=ObserveConfig(
             evaluate_every=max(1, tokens // (rows * row) // EVALUATIONS),
-            evaluate_rows=max(4, EVALUATION_TOKENS // row),
+            evaluate_rows=max(2, EVALUATION_TOKENS // row),
             evaluate_start=True,
         ),
         start=StartConfig(huggingface=folder),

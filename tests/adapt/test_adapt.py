@@ -189,6 +189,8 @@ def test_the_loss_on_old_text_is_recorded_drawn_and_shown_from_step_0_on(adapted
     assert records[0]["remembered"] == pytest.approx(expected, abs=LOSS_TOLERANCE)
     assert records[0]["remembered"] != records[0]["loss"]
     assert f"remembered {records[0]['remembered']:.4f}" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "run"), "--quiet"]) == 0
+    assert "remember   old: 90 documents" in capsys.readouterr().out
     events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("evaluation/remembered")][:3] == [0, 2, 4]
     before = plot_runs([tmp_path / "run"])[1].read_text()
@@ -231,6 +233,10 @@ def test_rows_by_flag_take_their_micro_batch_with_them(tmp_path):
     assert asked.data == ("a.jsonl", "b.jsonl")
     config, _ = resolve(asked, read_start(asked.start), 2)
     assert (config.batch.rows, config.layout.micro_batch_rows, config.data.piece_length) == (6, 1, 1024)
+    (tmp_path / "corpus.idx").touch()
+    idle = [str(folder), "--data", str(tmp_path / "corpus"), "--tokens", "1B", "--json-key", "body"]
+    with pytest.raises(ConfigError, match="--json-key has no effect"):
+        resolve(asked_for(idle), read_start(str(folder)), 1)
     with pytest.raises(ConfigError, match="leave out --init-from"):
         resolve(
             asked_for([str(folder), "--data", "a", "--tokens", "1B", "--init-from", "x"]), read_start(asked.start), 1
