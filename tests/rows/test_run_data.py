@@ -274,6 +274,16 @@ def test_the_rows_of_a_step_do_not_depend_on_the_data_size(corpus, data_size):
         assert (np.concatenate(found) == whole).all()
 
 
+def test_interleaved_stages_get_empty_micro_batches_of_the_shape_of_the_others(corpus):
+    stage = open_data(run_config(corpus, batch=WARMUP))
+    for rank, count in enumerate((5, 5, 6)):
+        with Loader(stage, "clm", rank, lambda rows: Sharing(rows, ranks=3, size=4, round=4), threads=1) as loader:
+            _, batches = next(loader)
+        assert [batch.empty for batch in batches] == [False] * count + [True] * (8 - count)
+        assert {batch.input_ids_BT.shape for batch in batches} == {(4, stage.config.data.row_length)}
+        assert sum(batch.labels + batch.tokens for batch in batches if batch.empty) == 0
+
+
 def test_micro_batches_may_grow_with_the_batch(corpus):
     stage = open_data(run_config(corpus, batch=WARMUP))
     with Loader(stage, "mlm", sharing=lambda rows: Sharing(rows, size=rows // 4)) as loader:

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 
+from megatron_ettin.batch import empty_batch
 from megatron_ettin.config.run import LayoutConfig, RunConfig
 from megatron_ettin.model.attention.choice import Installed
 from megatron_ettin.parallel import device as device_module
@@ -143,7 +144,7 @@ def fault(name: str) -> Any:
 
 
 def main(case: dict[str, Any]) -> None:
-    """Take two steps of two micro-batches."""
+    """Take two steps of two micro-batches, and of as many empty ones as the case has."""
     warnings.simplefilter("ignore")
     groups, gpu = absent_groups(), AbsentGpu()
     from megatron_ettin.train.parts import build_parts
@@ -157,7 +158,7 @@ def main(case: dict[str, Any]) -> None:
         without_collectives(), launches_recorded() as launches, gpu, fault(case["fault"]),
     ):  # fmt: skip
         parts = build_parts(run_for(case), groups, sources=2)
-        batches = [batch_of(PIECES, 250, seed=seed) for seed in range(2)]
+        batches = [batch_of(PIECES, 250, seed=seed) for seed in range(2)] + [empty_batch(1, 16, 0)] * case["empty"]
         train_step(parts, batches, step=0, rate=1e-3, asks=Asks())
         gpu.reads.clear()
         gpu.copies.clear()
