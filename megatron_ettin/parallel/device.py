@@ -12,6 +12,7 @@ from megatron_ettin.parallel.megatron import check_packages
 
 import contextlib
 import functools
+import gc
 import logging
 import os
 import warnings
@@ -185,6 +186,20 @@ def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
         return host
     pinned = host.pin_memory() if device.type == "cuda" else host
     return pinned.to(device, non_blocking=True)
+
+
+def let_go(*, compiled: bool) -> None:
+    """Free what a training held that is over, so that another one in this process has the room and its own peak.
+
+    Modules and hooks of Megatron-Core hold one another. ``compiled``: code was compiled for its shapes, of which
+    torch.compile keeps a few before it gives up.
+    """
+    gc.collect()
+    if compiled:
+        torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def limit_threads(threads: int) -> None:

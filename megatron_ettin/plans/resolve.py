@@ -101,8 +101,10 @@ def stage_of(plan: Plan, choices: Choices, place: int, entry: PlanStage, before:
     recipe = run_of(choices.size, objective, entry.like, plan.variant)
     fields = entry.fields()
     for path in fields:
-        if path.removeprefix("model.") in SHAPE_FIELDS:
+        if path.removeprefix("model.") in (*SHAPE_FIELDS, "size"):
             raise ConfigError(f"{path} belongs to SIZE, which all stages share; take it out")
+        if path in ("data.stage_number", "data.first_row"):
+            raise ConfigError(f"{path} follows from the stages before and from what is carried; take it out")
     if entry.rate:
         peak = run_of(choices.size, objective, "pretrain", plan.variant).schedule.peak_rate
         fields["schedule.peak_rate"] = entry.rate * peak
@@ -123,7 +125,9 @@ def stage_of(plan: Plan, choices: Choices, place: int, entry: PlanStage, before:
     elif carries or choices.start.huggingface:
         if choices.start.huggingface:
             carries = ("weights",)  # there is no optimizer state in a Hugging Face folder
-        config = replace(config, start=replace(choices.start, carry_optimizer="optimizer" in carries))
+        leaps = bool(choices.start.from_run) and config.stage == "pretrain"
+        start = replace(choices.start, carry_optimizer="optimizer" in carries, planned=leaps)
+        config = replace(config, start=start)
     broken = [message for rule in rules.POSITIVE_RULES for message in rule(config)]
     if broken or not too_short(config):  # what is too short is refused with all others that are
         broken = broken or rules.problems(config)

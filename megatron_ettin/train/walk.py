@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.observe.records import has_evaluation
 from megatron_ettin.ownership import Claim
-from megatron_ettin.parallel.device import limit_threads
+from megatron_ettin.parallel.device import let_go, limit_threads
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.parallel.together import everywhere, on_first
 from megatron_ettin.plans.folder import furthest_begun, record_plan, run_of_stage, settings_of
@@ -76,7 +75,7 @@ def walk(
             continue
         on_first(partial(say, f"stage {stage.place} of {len(stages)}: {stage.name}"))
         outcome = train_stage(this, stage, config, read_huggingface, stop, still_owned)
-        gc.collect()  # Megatron-Core's modules and hooks hold one another, and the next model needs their memory
+        let_go(compiled=config.compute.compile)
         signal = outcome.signal or (stage is not stages[-1] and max(everywhere(lambda: stop.received)))
         if signal:
             return signal

@@ -69,6 +69,14 @@ def test_what_is_known_when_a_stage_begins_is_filled_in(tmp_path: Path) -> None:
     assert plain.data.first_row == 0
 
 
+def test_a_plan_may_go_on_pretraining_from_a_run(tmp_path: Path) -> None:
+    text = FIRST.replace("[[stages]]", 'starts_from = "model"\n[[stages]]') + 'carries = ["weights", "optimizer"]'
+    (stage,) = resolve(load_plan(write(tmp_path, text)), Choices(size="tiny", start=StartConfig(from_run="runs/a@3")))
+    assert stage.config.start == StartConfig(from_run="runs/a@3", carry_optimizer=True, planned=True)
+    (stage,) = resolve(load_plan(write(tmp_path, text)), Choices(size="tiny", start=StartConfig(huggingface="folder")))
+    assert stage.config.start == StartConfig(huggingface="folder") and stage.carries == ("weights",)
+
+
 LATER = '[[stages]]\nname = "b"\nlike = "decay"\n'
 FIRST = 'source = "s"\n[[stages]]\nname = "a"\nlike = "pretrain"\n'
 REFUSED = [
@@ -88,6 +96,7 @@ REFUSED = [
     ("split = 1.0\n" + FIRST + 'part = "rest"', "split=1 must lie between 0 and 1"),
     (FIRST + "rate = 2.0\n[stages.schedule]\npeak_rate = 1e-3", "rate and schedule.peak_rate are two sources"),
     (FIRST + "[stages.model]\nlayers = 3", "model.layers belongs to SIZE"),
+    (FIRST + "[stages.data]\nfirst_row = 3", "stage 'a': data.first_row follows from the stages before"),
     (FIRST + "[stages.data]\nmask_shar = 0.3", "stage 'a': mask_shar is not a field of DataConfig; did you mean"),
     (FIRST + '[stages.schedule]\ntokens = "many"', "tokens='many' must be of type int"),
     (FIRST + 'objective = "clm"\n[stages.data]\nmask_share = 0.1', "data.mask_share has no effect: objective clm"),

@@ -92,7 +92,9 @@ def planned(size: str, plan: str, folder: Path, *flags: object) -> tuple[Planned
     return parse_plan(list(map(str, arguments)), PretrainFlags, "pretrain")
 
 
-def go_through(size: str, plan: str, folder: Path, *flags: object, said: list[str] | None = None) -> int:
+def go_through(
+    size: str, plan: str, folder: Path, *flags: object, said: list[str] | None = None, read=no_folder
+) -> int:
     """Walk a plan in this process; the signal that ended it."""
     asked, own = planned(size, plan, folder, *flags)
     folder.mkdir(exist_ok=True)
@@ -101,7 +103,7 @@ def go_through(size: str, plan: str, folder: Path, *flags: object, said: list[st
         start_over=own.start_over,
     )  # fmt: skip
     with StopRequest() as stop:
-        return walk(this, no_folder, stop, say=(said if said is not None else []).append)
+        return walk(this, read, stop, say=(said if said is not None else []).append)
 
 
 def last_step(run: Path) -> int:
@@ -119,10 +121,10 @@ def assert_same_end(folder: Path, other: Path, names=FOLDERS) -> None:
         ]
 
 
-def start(files: tuple[str, str, Path], folder: Path, ranks: int = 1) -> subprocess.Popen[bytes]:
+def start(files: tuple[str, str, Path], folder: Path, ranks: int = 1, *flags: str) -> subprocess.Popen[bytes]:
     size, plan, corpus = files
     command = [sys.executable, "-m", *LAUNCHERS[ranks], "megatron_ettin", "pretrain", size, "--plan", plan]
-    command += ["--run-folder", str(folder), "--data", str(corpus), *FLAGS]
+    command += ["--run-folder", str(folder), "--data", str(corpus), *FLAGS, *flags]
     with (folder.parent / "log").open("ab") as log:
         return subprocess.Popen(
             command, cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True

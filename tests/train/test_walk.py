@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -10,19 +11,23 @@ import time
 
 import numpy as np
 import pytest
+from megatron.core.distributed import DistributedDataParallel
 
 from megatron_ettin.check.plan import plan_status
 from megatron_ettin.commands import check, estimate
 from megatron_ettin.config.codec import run_from_dict
 from megatron_ettin.errors import CheckpointError, ConfigError, DataError
+from megatron_ettin.export.huggingface import read_canonical
 from megatron_ettin.observe import read_records
 from megatron_ettin.replay.replay import open_run_data, seen_step
 from megatron_ettin.run_folder import list_checkpoints, read_config
+from megatron_ettin.train import run as run_module
 from megatron_ettin.train.record import Recorder
 from tests.train.plans import (
     FOLDERS,
     PATIENCE,
     PLAN,
+    SIZE,
     assert_same_end,
     go_through,
     kill,
@@ -241,3 +246,36 @@ def test_a_check_looks_at_every_stage_that_is_not_over_and_at_all_together(tmp_p
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     hours = {row[0]: row[-4] for row in rows if row and row[0] in ("words", "masks", "again", "end", "all")}
     assert len(hours) == 5 and len(json.loads((tmp_path / "figures.json").read_text())) == 4
+
+
+def test_a_stage_that_is_over_leaves_its_memory_to_the_next(tmp_path, monkeypatch, corpus, size):
+    """No model of an earlier stage is alive when the next one is built."""
+    build, alive = run_module.build_parts, []
+
+    def counted(*arguments):
+        alive.append(sum(type(item) is DistributedDataParallel for item in gc.get_objects()))
+        return build(*arguments)
+
+    gc.collect()
+    monkeypatch.setattr(run_module, "build_parts", counted)
+    assert go_through(size, "clm-then-mlm", tmp_path / "run", "--data", corpus, "--scale", "1.5") == 0
+    assert len(alive) == 2 and alive[1] <= alive[0]
+
+
+def test_a_published_model_goes_through_next_tokens_and_back_to_masks(tmp_path, root):
+    """The detour from a Hugging Face folder: weights from there, then from the stage before, 15 % masks at the end."""
+    artifacts = root / "tests" / "artifacts"
+    shape = json.loads((artifacts / "export-mlm" / "config.json").read_text())
+    text = SIZE.replace("intermediate = 96", "intermediate = 64")
+    assert (shape["num_hidden_layers"], shape["hidden_size"], shape["intermediate_size"]) == (2, 64, 64)
+    for file in artifacts.glob("corpus.[bij]*"):
+        shutil.copy(file, tmp_path / file.name)
+    shutil.copy(artifacts / "corpus.tokenizer.json", tmp_path)
+    flags = ("--data", tmp_path / "corpus", "--init-from", artifacts / "export-mlm", "--data.held-out-share", "0.1")
+    folder = tmp_path / "run"
+    assert go_through(size_file(tmp_path, text), "clm-detour", folder, *flags, read=read_canonical) == 0
+    first, second = (read_config(folder / name) for name in ("1-clm", "2-mlm"))
+    assert (first.objective, second.objective, second.data.mask_share) == ("clm", "mlm", 0.15)
+    assert first.start.huggingface == str(artifacts / "export-mlm")
+    assert second.start.from_run == str(folder / "1-clm") and second.data.stage_number == 17
+    assert "starting from the weights in" in (folder / "1-clm" / "console.log").read_text()
