@@ -79,18 +79,25 @@ def run_of(
 
 
 def batch_of(work: Work) -> Batch:
-    """Random ids; an encoder predicts 30 % of the positions, a decoder every next token."""
+    """Random ids; an encoder predicts 30 % of the positions, a decoder every next token.
+
+    Of mixed rows the first predicts every next token, the others as many masked ones as make 30 % of all positions.
+    """
     random = np.random.default_rng(0)
     ids = random.integers(5, 50_000, (work.rows, work.row_length)).astype(np.int32)
     bounds = np.concatenate([[0], np.cumsum(np.tile(work.pieces, work.rows))]).astype(np.int32)
     positions = np.concatenate([np.arange(piece) for piece in np.tile(work.pieces, work.rows)])
     flat = ids.reshape(-1)
+    following = np.setdiff1d(np.arange(flat.size), bounds[1:] - 1)
     if work.objective == "clm":
-        labels = np.setdiff1d(np.arange(flat.size), bounds[1:] - 1)
-        targets = flat[labels + 1]
+        labels, targets = following, flat[following + 1]
     else:
-        labels = np.sort(random.choice(flat.size, int(flat.size * 0.3), replace=False))
-        targets = random.integers(5, 50_000, labels.size)
+        first = work.row_length if work.objective == "mixed" else 0
+        labels = following[following < first]
+        count = int(flat.size * 0.3) - labels.size
+        masked = first + np.sort(random.choice(flat.size - first, count, replace=False))
+        targets = np.concatenate([flat[labels + 1], random.integers(5, 50_000, count)])
+        labels = np.concatenate([labels, masked])
     return Batch(
         input_ids_BT=ids,
         positions_BT=positions.reshape(ids.shape).astype(np.int32),
@@ -100,6 +107,7 @@ def batch_of(work: Work) -> Batch:
         rows_B=np.arange(work.rows),
         sources_B=np.zeros(work.rows, dtype=np.int32),
         tokens=work.tokens,
+        causal_B=np.arange(work.rows) == 0 if work.objective == "mixed" else None,
     )
 
 

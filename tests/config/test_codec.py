@@ -88,6 +88,13 @@ def test_fp8_settings_are_part_of_fp8_runs_alone() -> None:
         assert fingerprint(with_fields(scaled, {path: value})) != fingerprint(scaled)
 
 
+def test_the_share_of_next_tokens_is_part_of_mixed_runs_alone() -> None:
+    mixed = recipe("150m", "mixed", "pretrain")
+    assert fingerprint(with_fields(mixed, {"data.causal_share": 0.25})) != fingerprint(mixed) != fingerprint(RUN)
+    with pytest.raises(ConfigError, match="data.causal_share: 0.5 -> 0.25"):
+        check_resume(mixed, with_fields(mixed, {"data.causal_share": 0.25}))
+
+
 def test_the_fingerprint_of_a_recipe_is_known() -> None:
     assert fingerprint(RUN) == GOLDEN_FINGERPRINT, "checkpoints of this recipe would no longer be recognised"
 

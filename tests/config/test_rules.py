@@ -69,6 +69,13 @@ BROKEN: list[tuple[tuple[str, str, str], dict[str, object], list[str]]] = [
     (("17m", "mlm", "pretrain"), {"data.mask_share": 0.0}, ["leaves mlm nothing to predict"]),
     (("17m", "mntp", "cross"), {"data.mask_share": 0.0}, ["leaves mntp nothing to predict"]),
     (("17m", "mlm", "pretrain"), {"data.mask_share": 1.5}, ["must lie between 0 and 1"]),
+    (
+        ("17m", "mixed", "pretrain"),
+        {"data.causal_share": 0.0},
+        ["leaves mixed rows of one kind", "objective mntp or clm"],
+    ),
+    (("17m", "mixed", "pretrain"), {"data.causal_share": 1.0}, ["leaves mixed rows of one kind"]),
+    (("17m", "mixed", "pretrain"), {"data.mask_share": 0.0}, ["leaves mixed nothing to predict"]),
     (("17m", "mlm", "pretrain"), {"data.mask_share_end": -0.1}, ["data.mask_share_end=-0.1 must lie between 0 and 1"]),
     (("17m", "mlm", "pretrain"), {"data.mask_token_share": 0.95}, ["add up to more than 1"]),
     (("17m", "mlm", "pretrain"), {"data.held_out_share": 1.0}, ["nothing to train on"]),
@@ -137,6 +144,8 @@ IDLE: list[tuple[tuple[str, str, str], str, object]] = [
     (("17m", "clm", "pretrain"), "data.mask_token_share", 0.7),
     (("17m", "clm", "pretrain"), "data.mask_share_end", 0.1),
     (("17m", "mlm", "pretrain"), "data.mask_share_end", 0.3),
+    (("17m", "mlm", "pretrain"), "data.causal_share", 0.3),
+    (("17m", "clm", "pretrain"), "data.causal_share", 0.3),
     (("17m", "clm", "pretrain"), "model.window", 32),
     (("17m", "mlm", "pretrain"), "model.causal_window", 64),
     (("17m", "mlm", "pretrain"), "schedule.end_factor", 0.5),
@@ -153,3 +162,10 @@ def test_a_setting_without_effect_is_refused(names: tuple[str, str, str], path: 
     assert rules.without_effect(base, base) == []
     found = rules.without_effect(with_fields(base, {path: value}), base)
     assert len(found) == 1 and found[0].startswith(f"{path} has no effect: ")
+
+
+@pytest.mark.parametrize("path", ["model.window", "model.causal_window", "data.mask_share", "data.causal_share"])
+def test_rows_of_both_kinds_use_the_settings_of_both(path: str) -> None:
+    base = recipe("17m", "mixed", "pretrain")
+    other = with_fields(base, {path: {"model.window": 32, "model.causal_window": 31}.get(path, 0.2)})
+    assert rules.without_effect(other, base) == [] and rules.problems(other) == []

@@ -18,6 +18,7 @@ from megatron_ettin.cost.count import (
     flops_per_token,
     label_share,
     largest_label_share,
+    mean_flops_per_token,
     parameters,
 )
 from megatron_ettin.cost.memory import logits
@@ -93,6 +94,16 @@ def test_specials_are_never_labels_of_a_masked_objective() -> None:
     data = recipe("17m", "mlm", "pretrain").data
     assert label_share(OBJECTIVES["mlm"], data) == 0.3 * 1022 / 1024
     assert label_share(OBJECTIVES["clm"], data) == 1023 / 1024
+
+
+def test_rows_of_both_kinds_cost_the_mean_of_their_objectives_and_the_memory_of_the_larger() -> None:
+    run = with_fields(recipe("17m", "mixed", "pretrain"), {"data.causal_share": 0.25, "data.piece_length": 300})
+    parts = [mean_flops_per_token(run.model, OBJECTIVES[name], run.data).forward for name in ("mntp", "clm")]
+    mixed = mean_flops_per_token(run.model, OBJECTIVES["mixed"], run.data).forward
+    assert mixed == pytest.approx(0.75 * parts[0] + 0.25 * parts[1], rel=1e-12)
+    assert parts[0] == flops_per_token(run.model, False, 300, label_share(OBJECTIVES["mntp"], run.data)).forward
+    assert label_share(OBJECTIVES["mixed"], run.data) == pytest.approx(0.75 * 0.3 * 298 / 300 + 0.25 * 299 / 300)
+    assert largest_label_share(OBJECTIVES["mixed"], run.data) == 299 / 300
 
 
 def test_a_falling_mask_share_costs_the_work_of_its_mean_and_the_memory_of_its_start() -> None:

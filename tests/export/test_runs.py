@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_ettin.api import logits
 from megatron_ettin.checkpoint.load import find
 from megatron_ettin.cli import main
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
-from megatron_ettin.errors import DataError
+from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.evaluate.suites.subjects import opened_subjects
 from megatron_ettin.export import read_canonical, read_folder
 from megatron_ettin.export.runs import export_checkpoint, load_checkpoint
@@ -97,6 +98,8 @@ def test_a_mixed_run_is_exported_in_both_forms_with_parity(mixed, tmp_path, kind
 def test_the_form_of_an_export_is_said_of_a_mixed_run_and_of_no_other(mixed, runs, tmp_path, capsys):
     assert main(["convert", str(mixed), str(tmp_path / "out")]) == 2
     assert "--as encoder or --as decoder" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="trains an encoder and a decoder in one"):
+        logits(load_checkpoint(find(mixed)), [torch.arange(9)])
     assert main(["convert", "--as", "decoder", str(runs / "encoder"), str(tmp_path / "out")]) == 2
     assert "objective mlm trains no decoder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
