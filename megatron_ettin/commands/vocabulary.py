@@ -10,6 +10,8 @@ from typing import Any
 from megatron_ettin.heavy_imports import heavy_imports
 from megatron_ettin.tables import pairs
 
+LIMIT = " (of their first billion characters)"
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The arguments of the verb."""
@@ -26,12 +28,13 @@ def make_parser() -> argparse.ArgumentParser:
         verb.add_argument("model", help="RUN, RUN@STEP or a Hugging Face folder")
         verb.add_argument("--tokenizer", type=Path, required=verb is replace, help="the new one, or a folder with it")
         verb.add_argument("--output", type=Path, required=True, help="the Hugging Face folder to make")
-        verb.add_argument("--sample", nargs="+", default=[], help="text files whose tokens a byte are reported")
+        verb.add_argument("--sample", nargs="+", default=[], help="text files whose tokens a byte are reported" + LIMIT)
         verb.add_argument("--json-key", default="text", help="member of each JSON line, or column, with the text")
         verb.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="how tensors are stored")
     extend.add_argument("--tokens", type=Path, help="instead of a tokenizer: further tokens, one a line, spaces count")
     extend.add_argument("--unused", action="store_true", help="--tokens take the ids of [unused...] tokens first")
-    trim.add_argument("--data", nargs="+", default=[], help="instead of a tokenizer: text files whose tokens stay")
+    stay = "instead of a tokenizer: text files whose tokens stay" + LIMIT
+    trim.add_argument("--data", nargs="+", default=[], help=stay)
     trim.add_argument("--keep", type=int, default=0, help="of --data the most frequent, so many in all (default: all)")
     return parser
 

@@ -1,6 +1,6 @@
 """One weight out of several: the mean, and TIES (trim, elect a sign, mean of those that agree; arXiv 2306.01708)."""
 
-# M models, N values of a block
+# N values of a block
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 BLOCK = 2**15
 """Values of each model that are joined at a time. What is made of them stays in a core's cache, and so few of them are
@@ -56,18 +57,27 @@ class Ties:
 
         With a scale of 1 the base plus the mean of changes is the mean of the models, which is rounded less.
         """
-        base_N, models_MN = values[0], torch.stack(list(values[1:]))
-        change_MN = models_MN - base_N
-        threshold_M1 = torch.tensor(self.thresholds).unsqueeze(1)
-        kept_MN = (change_MN.abs() >= threshold_M1) & (change_MN != 0)
-        weight_M1 = torch.tensor(self.weights, dtype=torch.float64).unsqueeze(1)
-        elected_N = (weight_M1 * change_MN * kept_MN).sum(0).sign()
-        share_MN = weight_M1 * (kept_MN & (change_MN.sign() == elected_N))
-        total_N = share_MN.sum(0)
-        joined_N = (share_MN * models_MN).sum(0) / total_N
+        base_N, *models = values
+        changes, elected_N = [], torch.zeros(len(base_N), dtype=torch.float64)
+        for value_N, weight, threshold in zip(models, self.weights, self.thresholds, strict=True):
+            change_N = hardshrink(value_N - base_N, below(threshold))
+            elected_N.add_(change_N.double(), alpha=weight)
+            changes.append(change_N)
+        sign_N = elected_N.sign_().float()
+        total_N, sum_N = torch.zeros_like(elected_N), torch.zeros_like(elected_N)
+        for value_N, change_N, weight in zip(models, changes, self.weights, strict=True):
+            share_N = change_N.mul_(sign_N).gt(0).double().mul_(weight)
+            total_N.add_(share_N)
+            sum_N.addcmul_(share_N, value_N.double())
+        joined_N = sum_N.div_(total_N)
         if self.scale != 1:
             joined_N = base_N + self.scale * (joined_N - base_N)
-        return torch.where(total_N > 0, joined_N, base_N.double()).float()
+        return torch.where(total_N > 0, joined_N.float(), base_N)
+
+
+def below(threshold: float) -> float:
+    """The largest float32 below a threshold, for a comparison that leaves out equality; 0 for 0."""
+    return float(torch.nextafter(torch.tensor(threshold), torch.tensor(0.0)))
 
 
 class Joined(Mapping[str, Tensor]):

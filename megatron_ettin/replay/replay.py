@@ -219,7 +219,7 @@ def row_lines(data: RunData, seen: SeenStep, place: int) -> Iterator[str]:
 
 def text_lines(data: RunData, seen: SeenStep, place: int) -> Iterator[str]:
     """The same with the text of each piece as the model reads it, masks and random ids included."""
-    tokenizer = Tokenizer.from_file(data.tokenizer_json)
+    tokenizer = Tokenizer.from_file(data.tokenizer_json, engine="huggingface")  # any kind can be decoded
     ids, at = seen.batch.input_ids_BT[place], 0
     lines = row_lines(data, seen, place)
     yield next(lines)

@@ -21,10 +21,12 @@ def read_tokens(path: Path) -> list[str]:
         lines = read_regular(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no list of tokens: {error}; give UTF-8 text, one token a line") from error
+    met: set[str] = set()
     for number, token in enumerate(lines, start=1):
-        if not token or lines.index(token) < number - 1:
-            what = "is empty" if not token else f"repeats {token!r}"
+        if not token or token in met:
+            what = f"repeats {token!r}" if token else "is empty"
             raise DataError(f"{path}, line {number}: {what}; give each token once, one a line")
+        met.add(token)
     if not lines:
         raise DataError(f"{path} holds no tokens; give one a line")
     return lines

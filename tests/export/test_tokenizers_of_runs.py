@@ -42,7 +42,7 @@ def short(corpus: Path, objective: str = "mlm", stage: str = "pretrain", **start
     [("no_unknown", "mlm"), ("roberta", "mlm"), ("roberta", "clm"), ("unigram", "mlm"), ("wordpiece", "clm")],
 )
 def test_every_kind_of_tokenizer_goes_from_text_to_a_folder_for_transformers(
-    kind: str, objective: str, tmp_path: Path
+    kind: str, objective: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -50,6 +50,10 @@ def test_every_kind_of_tokenizer_goes_from_text_to_a_folder_for_transformers(
     engine = ["--tokenizer-engine", "huggingface"] if kind in ("unigram", "wordpiece") else []
     corpus = prepared(tmp_path / "data", tokenizer, *engine)
     train(short(corpus, objective), tmp_path / "run", read_canonical)
+    capsys.readouterr()
+    assert main(["order", str(tmp_path / "run"), "--step", "1", "--text"]) == 0
+    shown = capsys.readouterr().out
+    assert any(word in shown for word in ("many", "words", "while", "numbers", "letters")), "masks may hide some"
     shutil.rmtree(tmp_path / "data")
     export_checkpoint(find(tmp_path / "run"), tmp_path / "out")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "out")

@@ -71,7 +71,7 @@ def plot(section: Section, column: Column, models: Mapping[str, Any], evidence: 
     told = f"{column.examples:,} examples" if column.examples else column.metric
     if chance is not None:
         told += f"; dashed: guessing, {chance:.1f}"
-    draw = draw_scores(marks, title=column.task, unit=unit, reference=chance)
+    draw = draw_scores(marks, title=column.question, unit=unit, reference=chance)
     title = f"{section.suite} {section.title(column)}"
     return figure(draw, name=title, caption=told, height=height_of(len(marks)))
 

@@ -14,6 +14,9 @@ from megatron_ettin.evaluate.suites.intervals import Z
 from megatron_ettin.evaluate.suites.published import AVERAGES, PUBLISHED, WHOLE_SPLITS
 from megatron_ettin.evaluate.suites.results import DONE, read_results
 
+READ_APART = ("losses",)
+"""Suites whose tasks are another question for each reading: a token is told by both its sides better than by one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -43,6 +46,8 @@ class Column:
     metric: str
     higher_is_better: bool
     examples: int
+    reading: str = ""
+    """What the models of the column read, where that makes it another question."""
     ranked: bool = True
     """Whether one end of the scale is better at all."""
     chance: float | None = None
@@ -55,6 +60,11 @@ class Column:
     """Tasks of one type weigh together in the mean over types."""
     scores: dict[str, Score] = field(default_factory=dict)
     """Model -> score."""
+
+    @property
+    def question(self) -> str:
+        """Task, and what is read where that is a part of it."""
+        return f"{self.task}, {self.reading}" if self.reading else self.task
 
     def best(self) -> str | None:
         """The model with the best score; None where no end is better, or nothing to compare with."""
@@ -95,9 +105,9 @@ class Section:
     """A line for each reason not to run."""
 
     def title(self, column: Column) -> str:
-        """Task and metric, and a number where rules differ."""
+        """Question and metric, and a number where rules differ."""
         alike = self._alike(column)
-        title = f"{column.task} ({column.metric})"
+        title = f"{column.question} ({column.metric})"
         return title if len(alike) == 1 else f"{title} rules {alike.index(column) + 1}"
 
     def figure(self, name: str, column: Column) -> float | None:
@@ -117,7 +127,7 @@ class Section:
         return notes
 
     def _alike(self, column: Column) -> list[Column]:
-        return [other for other in self.columns if other.task == column.task]
+        return [other for other in self.columns if other.question == column.question]
 
 
 def merged(paths: Sequence[Path]) -> dict[str, Any]:
@@ -160,7 +170,7 @@ def sections(models: Mapping[str, Any]) -> Iterator[Section]:
     """One a suite, in the order of the results."""
     for suite in dict.fromkeys(suite for model in models.values() for suite in model["suites"]):
         results = {name: model["suites"][suite] for name, model in models.items() if suite in model["suites"]}
-        columns = _columns(results)
+        columns = _columns(results, apart=suite in READ_APART)
         columns += _averages(suite, columns)
         yield Section(
             suite=suite, models=list(results), columns=columns, published=_published(suite, columns),
@@ -168,17 +178,21 @@ def sections(models: Mapping[str, Any]) -> Iterator[Section]:
         )  # fmt: skip
 
 
-def _columns(results: Mapping[str, Mapping[str, Any]]) -> list[Column]:
-    columns: dict[tuple[str, str], Column] = {}
+def _columns(results: Mapping[str, Mapping[str, Any]], *, apart: bool) -> list[Column]:
+    """``apart``: models that read a task differently have columns of their own."""
+    columns: dict[tuple[str, str, str], Column] = {}
     for name, tasks in results.items():
         for task, result in tasks.items():
             if result["status"] != DONE:
                 continue
-            key, details = (task, json.dumps(rules_of(result), sort_keys=True)), result.get("details", {})
+            reading = result["identity"]["protocol"].get("reading", "") if apart else ""
+            key = (task, reading, json.dumps(rules_of(result), sort_keys=True))
+            details = result.get("details", {})
             column = columns.setdefault(
                 key,
                 Column(
-                    task=task, rules=key[1], metric=result["metric"], higher_is_better=result["higher_is_better"],
+                    task=task, reading=reading, rules=key[2], metric=result["metric"],
+                    higher_is_better=result["higher_is_better"],
                     examples=result["examples"], ranked=result.get("ranked", True),
                     chance=details.get("chance"), group=details.get("group", ""),
                     group_size=details.get("group_size", 0), type=details.get("type", ""),

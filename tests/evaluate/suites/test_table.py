@@ -59,6 +59,25 @@ def test_scores_of_different_rules_never_share_a_column(tmp_path):
     assert '- t (acc) rules 2: limit null, rules {"shots": 5}' in text
 
 
+def test_losses_of_different_readings_never_share_a_column(tmp_path):
+    """With one side of a token alone it is another question; a generative task is the same for all."""
+    loss = {"unit": "nats", "higher_is_better": False, "metric": "nats per token"}
+
+    def read(reading, value):
+        made = result(value, **loss)
+        made["identity"]["protocol"]["reading"] = reading
+        return made
+
+    models = {name: {"masked": read(reading, value)} for name, reading, value in (
+        ("encoder", "both sides", 2.0), ("decoder", "left context", 3.0), ("other", "left context", 4.0))}  # fmt: skip
+    text = compare([write(tmp_path / "x", "losses", **models)])
+    both, left = "masked, both sides (nats per token)", "masked, left context (nats per token)"
+    assert f"| model | kind | {both} | {left} |" in text
+    assert "| encoder | encoder | 2.000 [1.980, 2.020] | - |" in text, "nothing to compare with: not the best"
+    assert "| decoder | encoder | - | **3.000 [2.980, 3.020]** |" in text
+    assert "| model | kind | masked (nats per token) |" in compare([write(tmp_path / "y", "generative", **models)])
+
+
 def test_models_of_one_name_and_other_weights_are_told_apart(tmp_path):
     first, second = write(tmp_path / "x", "s", a={"t": result(0.6)}), write(tmp_path / "y", "s", a={"t": result(0.5)})
     content = json.loads((second / "results.json").read_text())
