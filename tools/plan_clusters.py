@@ -118,7 +118,7 @@ def growing_table() -> str:
         base = recipe("1b", "mlm", "pretrain")
         run = replace(base, model=replace(base.model, layers=layers))
         one_row = replace(run.layout, micro_batch_rows=1, fit_micro_batch=False)
-        alone = on_gpus(replace(run, layout=one_row), 64)
+        alone = on_gpus(replace(run, layout=one_row), 64, H100_CLUSTER)
         held = heaviest(alone)[1].total
         found = list(layouts(run, 64, H100_CLUSTER))
         best = layout_name(fastest(found, H100_CLUSTER).layout) if found else "none of those tried"

@@ -228,7 +228,7 @@ def scaling(config: RunConfig, *, search: bool) -> str:
     """The modelled step of the run's layout on 8, 64 and 256 H100 and, where asked for, of the fastest layout."""
     head = ("GPUs", "layout", "rows", "step ms", "messages ms", "no rows", "efficiency", "GPU hours", "limit")
     ranks = model_ranks(config.layout)
-    rows = [on_gpus(config, gpus) for gpus in GPU_COUNTS if gpus % ranks == 0]
+    rows = [on_gpus(config, gpus, H100_CLUSTER) for gpus in GPU_COUNTS if gpus % ranks == 0]
     if search:
         rows += [fastest(list(layouts(config, gpus, H100_CLUSTER)), H100_CLUSTER) for gpus in GPU_COUNTS]
     lines = [

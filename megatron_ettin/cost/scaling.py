@@ -18,7 +18,7 @@ from megatron_ettin.config.sharing import sharing_at
 from megatron_ettin.config.weights import Weight, weights
 from megatron_ettin.cost.communication import Message, Place, messages
 from megatron_ettin.cost.fit import fitted, largest_micro_batch, with_micro_batch
-from megatron_ettin.cost.hardware import H100_CLUSTER, Cluster
+from megatron_ettin.cost.hardware import Cluster
 from megatron_ettin.cost.memory import GRADIENT_BYTES, WEIGHT_BYTES, rank_parameters
 from megatron_ettin.cost.placement import own_layers, timeline
 from megatron_ettin.cost.step_time import micro_batch_time, optimizer_time
@@ -130,11 +130,11 @@ def fastest(candidates: Sequence[RunConfig], cluster: Cluster) -> RunConfig:
     return min(candidates, key=lambda run: step_time(run, cluster).total)
 
 
-def on_gpus(config: RunConfig, gpus: int) -> RunConfig:
+def on_gpus(config: RunConfig, gpus: int, cluster: Cluster) -> RunConfig:
     """The run as that many GPUs take it: data ranks, overlapped messages, micro-batches that fit if none is given."""
     data = gpus // model_ranks(config.layout)
     run = replace(config, layout=replace(config.layout, data=data, overlap=data * config.layout.context > 1))
-    return fitted(run, H100_CLUSTER.card)
+    return fitted(run, cluster.card)
 
 
 def layout_name(layout: LayoutConfig) -> str:

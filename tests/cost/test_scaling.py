@@ -55,13 +55,14 @@ def test_without_overlap_all_gradients_and_weights_travel_in_the_open() -> None:
         open_ = with_fields(run_of("1b"), {"layout.data": gpus})
         expected = 6 * count * (gpus - 1) / gpus / rate
         assert step_time(open_, bare).exposed == pytest.approx(expected)
-        hidden = step_time(on_gpus(open_, gpus), bare).exposed
+        hidden = step_time(on_gpus(open_, gpus, bare), bare).exposed
         assert 0.05 * expected < hidden < 0.2 * expected, "only the embedding's bucket is left"
 
 
 def test_a_model_of_one_bucket_hides_nothing() -> None:
     open_ = run_of("17m", data=64)
-    assert step_time(on_gpus(open_, 64), H100_CLUSTER).exposed == step_time(open_, H100_CLUSTER).exposed > 0
+    overlapped = on_gpus(open_, 64, H100_CLUSTER)
+    assert step_time(overlapped, H100_CLUSTER).exposed == step_time(open_, H100_CLUSTER).exposed > 0
 
 
 def test_tensor_ranks_pay_for_each_layer_output() -> None:
@@ -76,16 +77,16 @@ def test_tensor_ranks_pay_for_each_layer_output() -> None:
 
 
 def test_efficiency_is_lost_to_rows_that_do_not_divide() -> None:
-    even, uneven = (on_gpus(run_of("1b", "extension"), gpus) for gpus in (32, 64))
+    even, uneven = (on_gpus(run_of("1b", "extension"), gpus, H100_CLUSTER) for gpus in (32, 64))
     assert efficiency(even, H100_CLUSTER) > 0.98
     assert 0.94 < efficiency(uneven, H100_CLUSTER) < 608 / 640
 
 
 def test_a_stage_is_its_steps() -> None:
-    constant = on_gpus(run_of("150m", "extension"), 8)
+    constant = on_gpus(run_of("150m", "extension"), 8, H100_CLUSTER)
     steps = constant.schedule.tokens / (608 * 8192)
     assert stage_seconds(constant, H100_CLUSTER) == pytest.approx(steps * step_time(constant, H100_CLUSTER).total)
-    growing = on_gpus(run_of("150m", micro_batch_rows=44), 64)
+    growing = on_gpus(run_of("150m", micro_batch_rows=44), 64, H100_CLUSTER)
     full = growing.schedule.tokens / (2816 * 1024) * step_time(growing, H100_CLUSTER).total
     assert stage_seconds(growing, H100_CLUSTER) > 1.02 * full
     assert efficiency(growing, H100_CLUSTER, stage=True) < efficiency(growing, H100_CLUSTER)

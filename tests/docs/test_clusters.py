@@ -44,6 +44,13 @@ def test_what_the_page_says_of_layouts_is_what_the_model_finds() -> None:
         assert all(planned(size, "mlm", "extension", gpus).layout.context > 1 for gpus in (64, 256))
 
 
+@pytest.mark.slow
+def test_the_goal_is_met_but_for_the_growing_batch_of_150m() -> None:
+    rows = [line.strip("| ").split(" | ") for line in TABLES["goals"]().splitlines()[2:]]
+    assert {row[-1] for row in rows} == {"met", "met by full steps alone"}
+    assert [row[:3] for row in rows if row[-1] != "met"] == [["pretrain", "150m", "64"]]
+
+
 def test_commands_of_the_page_run_and_say_that_they_are_modelled(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     commands = "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)).splitlines()
     assert commands
