@@ -206,9 +206,9 @@ class ComputeConfig:
     """Upper bound of the logits in fp32 held at once; 0: on a CPU all below 1 GiB, else 256 MiB; on a GPU 1 GiB."""
     kernels: Literal["auto", "torch"] = "auto"
     """What computes pointwise parts on a GPU (gated GELU, rotary embedding, residual sum with dropout and norm, passes
-    over logits). auto: this software's own, in Triton, where it is installed; torch: torch's operations."""
+    over logits) and the optimizer. auto: this software's own, in Triton, where it is installed; torch: torch's."""
     compile: bool = False
-    """torch.compile the pointwise parts that no own kernel computes, and on a GPU the optimizer's."""
+    """torch.compile the pointwise parts, and on a GPU the optimizer's, where no own kernel computes them."""
     deterministic: bool = False
     """On a GPU: kernels that give the same bits every time, slower ones where it must be, and an error where there is
     none. A CPU has no others."""

@@ -22,6 +22,7 @@ from torch.nn import Parameter
 
 from megatron_ettin import _native
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.kernels.kind import kernel_kind
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.stable_adamw import Sharding, StableAdamW
 
@@ -191,7 +192,7 @@ def build_optimizer(
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         epsilon=config.optimizer.epsilon,
         peak_rate=config.schedule.peak_rate,
-        compiled=config.compute.compile,
+        kernels=kernel_kind(config.compute, groups.device.kind),
     )
     optimizer = ShardedOptimizer(
         inner,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from megatron_ettin import _native
+from megatron_ettin.kernels.kind import KernelKind
 from megatron_ettin.kernels.pointwise import one_kernel
 from megatron_ettin.parallel.device import to_device
 
@@ -70,8 +71,8 @@ class StableAdamW(torch.optim.AdamW):
     """The update above on float32 tensors. State of a tensor: exactly exp_avg and exp_avg_sq; ``step`` is in the group.
 
     It derives from torch's AdamW because Megatron-Core's distributed optimizer accepts nothing else; only the state's
-    names are shared. On a CPU the work is done by two fused passes of the extension, elsewhere by foreach kernels, and
-    with ``compiled`` by two compiled passes for each large tensor.
+    names are shared. On a CPU the work is done by two fused passes of the extension; elsewhere by those of own kernels,
+    by foreach kernels, or by two compiled passes for each large tensor, as ``kernels`` says.
     """
 
     # torch shields these from its compiler, and loads all of it to do so: half a second of every start.
@@ -87,11 +88,11 @@ class StableAdamW(torch.optim.AdamW):
         betas: tuple[float, float],
         epsilon: float,
         peak_rate: float,
-        compiled: bool = False,
+        kernels: KernelKind = "plain",
     ) -> None:
         defaults = {"lr": peak_rate, "weight_decay": 0.0, "betas": betas, "eps": epsilon, "step": 0}
         torch.optim.Optimizer.__init__(self, groups, defaults)
-        self.peak_rate, self.compiled = peak_rate, compiled
+        self.peak_rate, self.kernels = peak_rate, kernels
         self.sharding: Sharding | None = None
         self._frozen: set[int] = set()
 
@@ -137,15 +138,14 @@ class StableAdamW(torch.optim.AdamW):
         lost = to_device(torch.tensor(decays, dtype=torch.float64), rates.device) * rates
         kernel.apply(beta1, rates, 1.0 - lost)
 
-    def _kernel(self, epsilon: float, device: torch.device) -> _FusedKernel | _ForeachKernel | _CompiledKernel:
+    def _kernel(self, epsilon: float, device: torch.device) -> _Kernel:
         tensors = self.tensors()
         gradients = [tensor.grad for tensor in tensors]
         firsts = [self.state[tensor]["exp_avg"] for tensor in tensors]
         seconds = [self.state[tensor]["exp_avg_sq"] for tensor in tensors]
         if device.type == "cpu":
             return _FusedKernel(tensors, gradients, firsts, seconds, epsilon)
-        kernel = _CompiledKernel if self.compiled else _ForeachKernel
-        return kernel(tensors, gradients, firsts, seconds, epsilon, device)
+        return KERNELS[self.kernels](tensors, gradients, firsts, seconds, epsilon, device)
 
 
 class _FusedKernel:
@@ -256,6 +256,34 @@ class _CompiledKernel:
             run(*flat, beta, self._epsilon, scales[index])
         if self._small:
             self._rest.apply(beta1, *(torch.stack([x[index] for index in self._small]) for x in (rates, keeps)))
+
+
+class _OwnKernel:
+    """The same in three launches, whatever the number of tensors."""
+
+    def __init__(
+        self, tensors: list[Tensor], gradients: list[Tensor | None], firsts: list[Tensor], seconds: list[Tensor],
+        epsilon: float, device: torch.device,
+    ) -> None:  # fmt: skip
+        from megatron_ettin.kernels.triton import adam
+
+        self._held = [_floats(kind) for kind in (tensors, gradients, firsts, seconds)]
+        self._table = adam.TensorTable(self._held, lambda host: to_device(host, device))
+        self._adam, self._epsilon = adam, epsilon
+
+    def second_moments(self, beta2: float) -> Tensor:
+        """As those of the fused kernel."""
+        return self._adam.second_moments(self._table, beta2, self._epsilon)
+
+    def apply(self, beta1: float, rates: Tensor, keeps: Tensor) -> None:
+        """As that of the fused kernel."""
+        self._adam.update(self._table, beta1, self._epsilon, rates, keeps)
+
+
+_Kernel = _FusedKernel | _ForeachKernel | _CompiledKernel | _OwnKernel
+KERNELS: dict[KernelKind, type[_ForeachKernel | _CompiledKernel | _OwnKernel]] = {
+    "plain": _ForeachKernel, "compiled": _CompiledKernel, "own": _OwnKernel,
+}  # fmt: skip
 
 
 def second_moment_(second: Tensor, gradient: Tensor, beta: Tensor, epsilon: float) -> Tensor:

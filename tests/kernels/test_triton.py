@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("kernels run on the GPU here and are not interpreted: tests/gpu has them", allow_module_level=True)
 
-from megatron_ettin.kernels.triton import add_norm, gated_gelu, rotary, softmax
+from megatron_ettin.kernels.triton import adam, add_norm, gated_gelu, rotary, softmax
 from tests.kernels.triton_interpreted import counted
 
 KEY = 0xFEDCBA9876543210
@@ -164,6 +164,30 @@ def moved(call: Callable[[], Any]) -> tuple[int, int]:
     with counted() as traffic:
         call()
     return traffic.read, traffic.written
+
+
+def test_the_optimizer_moves_the_bytes_that_its_cost_says() -> None:
+    sizes = [5_000, 3, 4_096]
+    kinds = [[torch.ones(size) for size in sizes] for _ in range(4)]
+    table = adam.TensorTable(kinds, lambda host: host)
+    said = adam.cost(sizes)
+    tables = 4 * 8 * 10 * table.programs  # addresses, sizes and chunks, which each program reads
+    rates = torch.ones(3, dtype=torch.float64)
+    read, written = moved(lambda: (adam.second_moments(table, 0.9, 1e-6), adam.update(table, 0.9, 1e-6, rates, rates)))
+    assert said.read <= read <= said.read + tables
+    assert said.written <= written <= said.written + tables
+
+
+def test_sums_of_many_chunks_are_exact_and_the_same_every_time() -> None:
+    torch.manual_seed(5)
+    gradient, second = torch.randn(adam.CHUNK * 3 + 5), torch.rand(adam.CHUNK * 3 + 5)
+    found = []
+    for _ in range(2):
+        kinds = [[torch.zeros_like(gradient)], [gradient], [torch.zeros_like(gradient)], [second.clone()]]
+        found.append(adam.second_moments(adam.TensorTable(kinds, lambda host: host), 0.98, 1e-6))
+    moved_second = second.double() * 0.98 + gradient.double() ** 2 * 0.02
+    expected = (gradient.double() ** 2 / moved_second.clamp(min=1e-12)).sum()
+    assert found[0].equal(found[1]) and float(found[0]) == pytest.approx(float(expected), rel=SUMS)
 
 
 @types

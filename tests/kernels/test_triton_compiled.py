@@ -35,7 +35,7 @@ def compiled(kernel: Any, signature: dict[str, str], warps: int = 4, **constants
 
 def usages() -> dict[str, str]:
     """Kernel and shape -> what it uses."""
-    from megatron_ettin.kernels.triton import add_norm, gated_gelu, rotary, softmax
+    from megatron_ettin.kernels.triton import adam, add_norm, gated_gelu, rotary, softmax
 
     found = {}
     types = {"qkv": "*bf16", "cosine": "*bf16", "sine": "*bf16", "tokens": "i32"}
@@ -69,6 +69,14 @@ def usages() -> dict[str, str]:
         types |= dict.fromkeys(("d_hidden", "d_normed", "d_residual", "d_x"), "*bf16")
         types |= {"d_weight": "*fp32", "tokens": "i32", "tokens_a_program": "i32"} | draws
         found[f"norm backward {channels} {drops}"] = compiled(add_norm.backward_kernel, types, warps, **constants)
+    types = {"addresses": "*i64", "sizes": "*i64", "chunks": "*i64"}
+    numbers = {"tensors": "i32", "beta": "fp32", "rest": "fp32"}
+    moments = types | {"sums": "*fp32"} | numbers | {"least": "fp32"}
+    found["moments"] = compiled(adam.second_moments_kernel, moments, adam.WARPS, CHUNK=adam.CHUNK)
+    moved = types | {"scales": "*fp32"} | numbers | {"epsilon": "fp32"}
+    found["update"] = compiled(adam.update_kernel, moved, adam.WARPS, CHUNK=adam.CHUNK)
+    sums = {"parts": "*fp32", "bounds": "*i64", "sums": "*fp64"}
+    found["sums"] = compiled(adam.sums_kernel, sums, AT_ONCE=adam.SUMMED_AT_ONCE)
     return found
 
 
@@ -81,7 +89,7 @@ def test_every_kernel_compiles_for_hopper_without_spills(tmp_path: Path) -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 16
+    assert len(found) == 19
     for name, usage in found.items():
         used = {kind: int(number) for kind, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
         assert used["REG"] > 0, name

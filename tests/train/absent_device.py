@@ -127,7 +127,7 @@ def launches_recorded() -> Iterator[Counter[str]]:
         counts[f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"] += 1
 
     with ExitStack() as stack:
-        for name in ("rotary", "gated_gelu", "softmax", "add_norm"):
+        for name in ("rotary", "gated_gelu", "softmax", "add_norm", "adam"):
             stack.enter_context(mock.patch(f"megatron_ettin.kernels.triton.{name}.launch", record))
         yield counts
 

@@ -57,6 +57,9 @@ def launches(recompute: str = "none", empty: int = 0, **_: Any) -> dict[str, int
         "add_norm.backward_kernel": layers,
         "softmax.statistics_kernel": MICRO_BATCHES,
         "softmax.gradients_kernel": MICRO_BATCHES,
+        "adam.second_moments_kernel": 1,
+        "adam.sums_kernel": 1,
+        "adam.update_kernel": 1,
     }
 
 
