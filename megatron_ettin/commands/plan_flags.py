@@ -30,8 +30,8 @@ Flags = TypeVar("Flags", bound=RunFlags)
 FOR_ALL = (*FREE_PREFIXES, "model.", "guard.", "compute.")
 """Sections whose flags hold for every stage of a plan."""
 FIELDS_FOR_ALL = (
-    *FREE_FIELDS, "seed", "data.seed", "data.held_out_share", "data.packing", "data.mask_token_share",
-    "data.random_token_share", "start.from_run", "start.huggingface",
+    *FREE_FIELDS, "seed", "data.seed", "data.held_out_share", "data.packing", "data.temperature",
+    "data.mask_token_share", "data.random_token_share", "start.from_run", "start.huggingface",
 )  # fmt: skip
 
 

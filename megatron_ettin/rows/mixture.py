@@ -75,7 +75,7 @@ def mixture_of(data: DataConfig) -> Mixture:
     if mixture.tokens is None:
         raise DataError(
             f"{data.data}: data.temperature={power:g} raises weights to a power, but no source has one; give the "
-            "sources weights, such as their tokens, and the mixture its tokens, or leave data.temperature at 1"
+            "sources weights, such as their tokens, and the mixture its tokens, or take --data.temperature 1"
         )
     raised = tuple(replace(source, amount=source.amount**power) for source in mixture.sources)
     return replace(mixture, sources=raised)

@@ -44,6 +44,8 @@ def test_scale_split_objective_and_start_are_choices_of_the_plan() -> None:
 def test_data_of_stages_may_come_first_or_alone() -> None:
     found = parse("tiny", "--plan", "ettin-paper", "--data=a", "--data", "decay=b", "--data.data", "extension=c")
     assert [stage.config.data.data for stage in found.stages] == ["a", "c", "b"]
+    one = parse("tiny", "--plan", "mmbert", "--scale", "2e-6", "--data.temperature", "1")
+    assert {stage.config.data.temperature for stage in one.stages} == {1.0}
     odd = parse("tiny", "--plan", "ettin-paper", "--data", "./x=y")
     assert {stage.config.data.data for stage in odd.stages} == {"./x=y"}
 
