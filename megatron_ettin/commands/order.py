@@ -22,7 +22,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--text", action="store_true", help="with --step: print the text, masks included")
     result.add_argument("--rows", type=int, default=0, help="with --step: print only so many rows (default all)")
     result.add_argument("--row", type=int, nargs="+", metavar="N", help="with --step: print these rows of it, from 0")
-    result.add_argument("--source", help="with --document: name of the source; needed when there are several")
+    result.add_argument(
+        "--source", nargs="?", const="", metavar="NAME",
+        help="with --document: name of the source, needed when there are several; with --step, without a name: print "
+        "file and line, or row, of each document",
+    )
     result.add_argument("--until", type=int, help="with --document: last step to look at (default: the run's newest)")
     result.add_argument("--output", type=Path, help="with --between: the file (default RUN/order/steps-A-to-B.parquet)")
     return result
@@ -37,18 +41,25 @@ def main(arguments: list[str]) -> int:
     ):  # fmt: skip
         if getattr(options, flag) and getattr(options, owner) is None:
             parser().error(f"--{flag} goes with --{owner}")
+    if options.source == "" and options.step is None:
+        parser().error("--source without a name goes with --step")
     if options.row and options.rows:
         parser().error("--row names rows and --rows counts them; give one of them")
     if options.step is not None:
-        return print_step(options.run, options.step, options.text, options.rows, options.row)
+        return print_step(
+            options.run, options.step, options.text, options.rows, options.row, origins=options.source is not None
+        )
     if options.document is not None:
         return print_document(options.run, options.document, options.source, options.until)
     first, last = options.between
     return write_between(options.run, first, last, options.output)
 
 
-def print_step(run: Path, step: int, text: bool, rows: int, chosen: list[int] | None) -> int:
+def print_step(
+    run: Path, step: int, text: bool, rows: int, chosen: list[int] | None, *, origins: bool = False
+) -> int:
     """Print rows of a step, all or the ``chosen``; compares with the digest in metrics.jsonl when that is there."""
+    from megatron_ettin.corpus.places import Places
     from megatron_ettin.errors import DataError
     from megatron_ettin.observe.records import refused_updates
     from megatron_ettin.replay.replay import is_recorded, open_run_data, row_lines, seen_step, text_lines
@@ -65,8 +76,11 @@ def print_step(run: Path, step: int, text: bool, rows: int, chosen: list[int] | 
     )
     for refusal in refused_updates(run, step, step).values():
         print(f"  its update was refused ({refusal})")
-    for place in chosen or range(min(rows or batch.rows, batch.rows)):
-        for line in text_lines(data, seen, place) if text else row_lines(data, seen, place):
+    shown = list(chosen or range(min(rows or batch.rows, batch.rows)))
+    named = {seen.rows[place].source for place in shown} if origins else ()
+    files = {name: Places(data.corpora[data.sources.index(name)]) for name in named}
+    for place in shown:
+        for line in (text_lines if text else row_lines)(data, seen, place, files):
             print(line)
     return 0
 

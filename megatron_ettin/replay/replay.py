@@ -8,7 +8,7 @@ has seen the steps 1 to N.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from megatron_ettin.batch import Batch
 from megatron_ettin.config.objective import OBJECTIVES, ObjectiveName
 from megatron_ettin.config.run import SPECIALS_PER_PIECE
+from megatron_ettin.corpus.places import Places
 from megatron_ettin.errors import DataError
 from megatron_ettin.observe.records import last_recorded_step, recorded_step
 from megatron_ettin.rows.data_record import data_facts, read_data_record, refuse_changed_data
@@ -200,8 +201,11 @@ def newest_step(run: Path, data: RunData) -> tuple[int, str]:
     return data.batch_schedule.steps_of(rows), "the tokens of the whole stage"
 
 
-def row_lines(data: RunData, seen: SeenStep, place: int) -> Iterator[str]:
-    """One line for a row, and one for each piece with the number of tokens that are predicted in it."""
+def row_lines(data: RunData, seen: SeenStep, place: int, files: Mapping[str, Places] | None = None) -> Iterator[str]:
+    """One line for a row, and one for each piece with the number of tokens that are predicted in it.
+
+    ``files`` holds the places of the documents of each source; with it a line names where its document is from.
+    """
     row = seen.rows[place]
     kind = f", {row.objective}" if OBJECTIVES[data.config.objective].mixes else ""
     yield f"row {place}: pool row {row.number}, source {row.source}, its row {row.row}, pass {row.pass_number}{kind}"
@@ -213,15 +217,16 @@ def row_lines(data: RunData, seen: SeenStep, place: int) -> Iterator[str]:
     for document, start, tokens in row.pieces:
         end = at + tokens + SPECIALS_PER_PIECE
         predicted = np.searchsorted(targets, end) - np.searchsorted(targets, at + 1)
-        yield f"  document {document}, tokens {start} to {start + tokens}: {predicted} predicted"
+        origin = f"; {files[row.source].of(document)}" if files else ""
+        yield f"  document {document}, tokens {start} to {start + tokens}: {predicted} predicted{origin}"
         at = end
 
 
-def text_lines(data: RunData, seen: SeenStep, place: int) -> Iterator[str]:
+def text_lines(data: RunData, seen: SeenStep, place: int, files: Mapping[str, Places] | None = None) -> Iterator[str]:
     """The same with the text of each piece as the model reads it, masks and random ids included."""
     tokenizer = Tokenizer.from_file(data.tokenizer_json, engine="huggingface")  # any kind can be decoded
     ids, at = seen.batch.input_ids_BT[place], 0
-    lines = row_lines(data, seen, place)
+    lines = row_lines(data, seen, place, files)
     yield next(lines)
     for line, (_, _, length) in zip(lines, seen.rows[place].pieces, strict=True):
         yield line

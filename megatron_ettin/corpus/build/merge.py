@@ -29,6 +29,7 @@ from megatron_ettin.corpus.format import (
 )
 from megatron_ettin.corpus.manifest import FileChecksum
 from megatron_ettin.corpus.pair import Pair
+from megatron_ettin.corpus.places import partitioned
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.corpus.together import joined_tokens, require_fit, whole_header, whole_manifest
 from megatron_ettin.errors import DataError
@@ -130,7 +131,9 @@ def _publish(parts: Sequence[Corpus], prefix: Path, staging: Staging, command: s
     written = _write_index(pairs, index)
     recorded = joined_tokens([manifest.files[".bin"] for manifest in manifests])
     manifest = whole_manifest(manifests, recorded, written, command, ())
-    manifest = replace(manifest, settings={"merged": [str(part.prefix) for part in parts]})
+    orders = [[order.documents, order.partitions] for part in manifests for order in partitioned(part)]
+    kept = {"partitioned": orders} if any(partitions > 1 for _, partitions in orders) else {}
+    manifest = replace(manifest, settings={"merged": [str(part.prefix) for part in parts], **kept})
     write_atomically(text, manifest.to_json())
     moves = {tokens: member(prefix, ".bin"), index: member(prefix, ".idx")} | stage_tokenizer(parts[0], prefix, staging)
     hashes_of_parts = [hash_path(part.prefix, part.fingerprint) for part in parts]
