@@ -145,10 +145,14 @@ def table(report: BuildReport) -> str:
             f"them by the same command with --special {flags}, which builds nothing anew"
         )
     twins = _twins(report.manifests[0].sources)
-    left_out = report.left_out | ({"read, though their bytes are those of another input": twins} if twins else {})
-    for reason, paths in left_out.items():
+    noted = {
+        "read, though their bytes are those of another input": twins,
+        "whole in this shard, though more than two shares: no place to cut": report.uncut,
+    }
+    listed = report.left_out | {reason: paths for reason, paths in noted.items() if paths}
+    for reason, paths in listed.items():
         some = ", ".join(paths[:NAMES_SHOWN]) + (" ..." if len(paths) > NAMES_SHOWN else "")
-        lines.append(f"  {'note' if paths is twins else 'left out':<10} {len(paths):,} ({reason}): {some}")
+        lines.append(f"  {'note' if reason in noted else 'left out':<10} {len(paths):,} ({reason}): {some}")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ettin.errors import DataError
@@ -41,7 +41,7 @@ class Source:
     inode: int
     """Number of the file; with size and time of change it tells whether it is the same when it has been read."""
     begin: int = 0
-    """First byte of the part; other formats than plain jsonl are taken whole or not at all."""
+    """First byte of the part; ``cuts`` says where a file may be cut."""
     end: int = 0
     """One past the last byte of the part."""
 
@@ -52,7 +52,7 @@ class Source:
 
     @property
     def splits(self) -> bool:
-        """Whether a shard may hold a part of this file."""
+        """Whether the file can be cut at any byte: plain lines."""
         return self.format == "jsonl" and self.compression is None
 
     @property
@@ -342,24 +342,3 @@ def require_unchanged(sources: Iterable[Source]) -> None:
                 f"{source.path}: changed while it was read ({', '.join(changes)}): what was built may hold part of the "
                 "old and part of the new text; once nothing writes to it, add --restart to build from it anew"
             )
-
-
-def shard_of(sources: Sequence[Source], index: int, count: int) -> list[Source]:
-    """The part ``index`` of ``count`` equal parts of all bytes. The parts in order are the whole.
-
-    A plain jsonl file is cut anywhere: a line belongs to the part that holds its first byte. Any other file belongs
-    whole to the part that holds its first byte.
-    """
-    total = sum(source.size for source in sources)
-    first, last = total * index // count, total * (index + 1) // count
-    chosen, start = [], 0
-    for source in sources:
-        holds_start = first <= start < last or (index == count - 1 and start == total)
-        if source.splits and source.size:
-            begin, end = max(first - start, 0), min(last - start, source.size)
-        else:
-            begin, end = 0, source.size
-        if begin < end if source.splits and source.size else holds_start:
-            chosen.append(replace(source, begin=begin, end=end))
-        start += source.size
-    return chosen

@@ -48,6 +48,22 @@ def next_cut(descriptor: int, compression: str | None, begin: int, size: int) ->
     return size
 
 
+def next_gzip_header(descriptor: int, offset: int, size: int) -> int:
+    """The first place from ``offset`` on that looks like the start of a gzip member; ``size`` when there is none."""
+    for at in range(offset, size, STEP):
+        if found := GZIP_HEADER.search(os.pread(descriptor, STEP + GZIP_HEADER_BYTES - 1, at)):
+            return at + found.start()
+    return size
+
+
+def next_frame(descriptor: int, offset: int, size: int) -> int:
+    """The first start of a zstd frame from ``offset`` on, found by walking from the start; ``size`` for none."""
+    end: int | None = 0
+    while end is not None and end < min(offset, size):
+        end = _zstd_frame_end(descriptor, end, size)
+    return size if end is None else min(end, size)
+
+
 def _zstd_frame_end(descriptor: int, begin: int, limit: int) -> int | None:
     """The end of the frame at ``begin``, found from the sizes of its blocks; None where there is none."""
     header = os.pread(descriptor, SKIPPABLE_BYTES, begin)

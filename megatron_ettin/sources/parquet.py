@@ -20,7 +20,10 @@ LARGEST_ID = 0xFFFFFFFF
 
 
 def parquet_documents(source: Source, keys: Sequence[str], start: int) -> Iterator[DocumentBatch]:
-    """The documents of a file from document ``start``. Raises DataError for a file or column that cannot be read."""
+    """The documents of a file, or of a part of it, from document ``start`` of the file.
+
+    Raises DataError for a file or column that cannot be read.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -31,10 +34,10 @@ def parquet_documents(source: Source, keys: Sequence[str], start: int) -> Iterat
             given = source.path if named else stack.enter_context(open(source.path, "rb"))
             file = stack.enter_context(parquet.ParquetFile(given, pre_buffer=False))
             _check_columns(source, file.schema_arrow, keys)
-            row = 0
+            row, places = 0, _group_starts(file.metadata)
             for group in range(file.num_row_groups):
                 meta = file.metadata.row_group(group)
-                if row + meta.num_rows > start:
+                if row + meta.num_rows > start and source.begin <= places[group] < source.end:
                     row_bytes = max(1, meta.total_byte_size // max(1, meta.num_rows))
                     size = int(np.clip(BATCH_BYTES // row_bytes, 1, LARGEST_BATCH))
                     first = row
@@ -46,6 +49,28 @@ def parquet_documents(source: Source, keys: Sequence[str], start: int) -> Iterat
                 row += meta.num_rows
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{source.path}: not a readable parquet file ({error}); fetch it again") from error
+
+
+def group_starts(source: Source) -> list[int]:
+    """First byte of each row group of a file; that of the first is 0. Raises DataError for one that cannot be read."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with open(source.path, "rb") as stream:
+            return _group_starts(parquet.read_metadata(stream))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{source.path}: not a readable parquet file ({error}); fetch it again") from error
+
+
+def _group_starts(metadata: Any) -> list[int]:  # noqa: ANN401 - pyarrow
+    starts = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        columns = [group.column(i) for i in range(group.num_columns)]
+        offsets = [at for c in columns for at in (c.dictionary_page_offset, c.data_page_offset) if at]
+        starts.append(min(offsets) if number else 0)
+    return starts
 
 
 def _check_columns(source: Source, schema: Any, keys: Sequence[str]) -> None:  # noqa: ANN401 - pyarrow

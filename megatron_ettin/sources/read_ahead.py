@@ -94,26 +94,26 @@ class ReadAhead:
         self._coming = self._parts(sources)
         self._running: deque[_Part] = deque()
         self.checksum = 0
-        """crc32c of the file whose pieces were taken last, once all were."""
+        """crc32c of the file, or part of one, whose pieces were taken last, once all were."""
 
     def _parts(self, sources: Sequence[Source]) -> Iterator[_Part]:
         for source in sources:
-            begin = 0
-            while begin < source.size:
-                end = source.size
+            begin = source.begin
+            while begin < source.end:
+                end = source.end
                 if self._readers > 1:
                     with RawFile(source.path) as raw:
-                        end = next_cut(raw.descriptor, source.compression, begin, source.size)
+                        end = next_cut(raw.descriptor, source.compression, begin, source.end)
                 yield _Part(source, begin, end)
                 begin = end
 
     def pieces(self, source: Source) -> Iterator[tuple[bytes, int]]:
-        """The decompressed pieces of the next source, and how many bytes of its file were read for them.
+        """The decompressed pieces of the next source, and up to which byte of its file was read for them.
 
         Raises DamagedStreamError, and DataError when a read fails.
         """
-        checksum = position = 0
-        while position < source.size:
+        checksum, position = 0, source.begin
+        while position < source.end:
             for part in itertools.islice(self._coming, self._readers - len(self._running)):
                 part.start()
                 self._running.append(part)

@@ -39,6 +39,8 @@ class BuildReport:
     """The corpus was there, built from the same inputs with the same settings: nothing was done."""
     left_out: dict[str, tuple[str, ...]]
     """By reason: what folders and globs hold and is not read."""
+    uncut: tuple[str, ...]
+    """Files in this shard that hold more than two shards should, and can be cut nowhere."""
 
     @cached_property
     def corpora(self) -> tuple[Corpus, ...]:
@@ -98,4 +100,5 @@ def build_corpus(
         resumed_documents=resumed,
         already_complete=complete,
         left_out=job.left_out,
+        uncut=job.uncut,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_ettin import _native
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFile
+from megatron_ettin.sources.cuts import lines_of_part
 from megatron_ettin.sources.files import Source
 from megatron_ettin.sources.records import DocumentBatch, StreamKind
 
@@ -76,12 +77,13 @@ def feed_plain_lines(feeder: Feeder, number: int, source: Source, first_byte: in
 def feed_stream(
     feeder: Feeder, number: int, source: Source, first_byte: int, kind: StreamKind, ahead: ReadAhead
 ) -> None:
-    """A compressed jsonl file, or text cut at a separator, from a byte of the decompressed content on."""
-    native, position, left_out, read_before = feeder.native, first_byte, first_byte, 0
+    """A compressed jsonl file or a part of one, or text cut at a separator, from a byte of its content on."""
+    native, position, left_out, read_before = feeder.native, first_byte, first_byte, source.begin
     native.start_stream(number, kind.separator, kind.lines, first_byte)
     damage = None
     try:
-        for piece, read in ahead.pieces(source):
+        pieces = ahead.pieces(source)
+        for piece, read in lines_of_part(pieces, source) if source.bytes < source.size else pieces:
             if left_out >= len(piece):
                 left_out -= len(piece)
                 continue
@@ -98,10 +100,10 @@ def feed_stream(
     checksum = ahead.checksum
     if damage is not None:
         feeder.reject(number, "truncated", position, position, damage)
-        with RawFile(source.path) as raw:
+        with RawFile(source.path, source.begin, source.end) as raw:
             raw.drain()
             checksum = raw.checksum
-    feeder.end_source(number, position, source.size, checksum)
+    feeder.end_source(number, position, source.bytes, checksum)
 
 
 def feed_whole_text(feeder: Feeder, number: int, source: Source, *, done: bool) -> None:
@@ -130,7 +132,7 @@ def feed_whole_text(feeder: Feeder, number: int, source: Source, *, done: bool) 
 def feed_documents(
     feeder: Feeder, number: int, source: Source, first_document: int, batches: Iterator[DocumentBatch]
 ) -> None:
-    """A file with columns; ``batches`` begins at a document."""
+    """A file with columns, or a part of one; ``batches`` begins at a document."""
     position = first_document
     for batch in batches:
         feeder.wait()
@@ -140,7 +142,7 @@ def feed_documents(
         else:
             feeder.native.feed_texts(number, batch.content, batch.ends, batch.first, True, missing)
         position = batch.first + batch.documents
-    with RawFile(source.path) as raw:
+    with RawFile(source.path, source.begin, source.end) as raw:
         raw.drain()
         feeder.fed += source.bytes
-        feeder.end_source(number, position, raw.position, raw.checksum)
+        feeder.end_source(number, position, raw.position - source.begin, raw.checksum)

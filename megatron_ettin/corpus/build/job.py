@@ -12,7 +12,8 @@ from typing import Any, Literal
 from megatron_ettin.corpus.format import corpus_prefix
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
-from megatron_ettin.sources.files import FORMAT_NAMES, Source, find_inputs, make_sources, require_kind, shard_of
+from megatron_ettin.sources.cuts import shard_of
+from megatron_ettin.sources.files import FORMAT_NAMES, Source, find_inputs, make_sources, require_kind
 from megatron_ettin.tokenizer.special_tokens import CLS, END_OF_TEXT, SEP
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
@@ -130,6 +131,8 @@ class Job:
     command: str
     left_out: dict[str, tuple[str, ...]]
     """By reason: what folders and globs hold and is not read."""
+    uncut: tuple[str, ...]
+    """Files in this shard that hold more than two shards should, and can be cut nowhere."""
     inputs: str
     """A hash of the names and sizes of all input files, those of other shards included."""
 
@@ -183,7 +186,9 @@ def make_job(
     listed = json.dumps([[source.path.name, source.size] for source in sources])
     inputs = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
     base = named = corpus_prefix(prefix)
+    share = sum(source.size for source in sources)
     if options.shard is not None:
+        share //= options.shard[1]
         sources = shard_of(sources, *options.shard)
         named = shard_prefix(base, *options.shard)
     for source in sources:
@@ -204,6 +209,7 @@ def make_job(
         options=options,
         command=command,
         left_out={reason: tuple(map(str, paths)) for reason, paths in found.left_out.items()},
+        uncut=tuple(str(source.path) for source in sources if source.bytes > 2 * share),
         inputs=inputs,
     )
 

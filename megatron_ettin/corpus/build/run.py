@@ -24,6 +24,7 @@ from megatron_ettin.corpus.build.staging import Staging
 from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress, format_count
 from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFile
+from megatron_ettin.sources.cuts import without_first_line
 from megatron_ettin.sources.files import Source
 from megatron_ettin.sources.records import StreamKind
 
@@ -152,7 +153,7 @@ def _feed_sources(job: Job, feeder: Feeder, state: BuildState | None) -> None:
             ahead = stack.enter_context(ReadAhead(streams, job.options.worker_threads))
         for number, (source, kind) in enumerate(zip(left, kinds, strict=True), first):
             within = state if state is not None and state.source == number and not state.ends_source else None
-            position = within.end if within else source.begin
+            position = within.end if within else source.begin if source.splits else 0
             if source.splits:
                 feed_plain_lines(feeder, number, source, position)
             elif kind is not None and ahead is not None:
@@ -173,8 +174,9 @@ def _missing_key(source: Source, offset: int, keys: Sequence[str]) -> str | None
     """Which of the keys a line does not have, and which it has; None when it cannot be read again."""
     line, at = b"", 0
     try:
-        with RawFile(source.path) as raw:
-            for piece in PIECES[source.compression](raw):
+        with RawFile(source.path, 0 if source.splits else source.begin) as raw:
+            pieces = ((piece, 0) for piece in PIECES[source.compression](raw))
+            for piece, _ in pieces if source.splits or not source.begin else without_first_line(pieces):
                 if at + len(piece) > offset:
                     line += piece[max(0, offset - at) :]
                 at += len(piece)
@@ -197,8 +199,9 @@ def _failure(job: Job, failure: dict[str, Any]) -> DataError:
         message = failure["message"]
         if failure["kind"] == "missing_key":
             message = _missing_key(source, failure["offset"], job.options.keys) or message
+        counted = f" from byte {source.begin} on" if source.begin else ""
         return DataError(
-            f"{source.path}: line {failure['line']}, {unit} {failure['offset']}: {failure['kind']}: "
+            f"{source.path}: line {failure['line']}{counted}, {unit} {failure['offset']}: {failure['kind']}: "
             f"{message}; {REMEDIES[failure['kind']]}, or skip and count such records by --on-error skip. "
             "What was built so far is kept; the same command goes on from there unless an input changes"
         )
