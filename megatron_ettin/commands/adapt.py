@@ -102,31 +102,31 @@ def main(arguments: list[str]) -> int:
     end_with_launcher()
     ranks, first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     say: Callable[[str], None] = print if first else lambda text: None
-    with StopRequest() as stop:
-        with heavy_imports():
-            from megatron_ettin.adapt.end import export_end
-            from megatron_ettin.export.huggingface import read_canonical
-            from megatron_ettin.parallel.groups import finish, join
-            from megatron_ettin.parallel.together import ahead_of_all
-            from megatron_ettin.train.run import train
+    with heavy_imports():
+        from megatron_ettin.adapt.end import export_end
+        from megatron_ettin.export.huggingface import read_canonical
+        from megatron_ettin.parallel.groups import finish, join
+        from megatron_ettin.parallel.together import ahead_of_all
+        from megatron_ettin.train.run import train
 
-        if ranks > 1:
-            join()
-        start = ahead_of_all(lambda: read_record(asked.run / START) or read_start(asked.start))
-        config, flags = resolve(asked, start, ranks)
-        options = options_of(flags, start)
-        ahead_of_all(lambda: require(asked, start, config, options, say))
-        command = shlex.join(sys.orig_argv)
-        with own_run(asked.run, command, take_over=flags.take_over) if first else contextlib.nullcontext() as claim:
-            ahead_of_all(lambda: get_ready(asked, start, options, command, say))
-            say(plan(config, start))
+    if ranks > 1:
+        join()
+    start = ahead_of_all(lambda: read_record(asked.run / START) or read_start(asked.start))
+    config, flags = resolve(asked, start, ranks)
+    options = options_of(flags, start)
+    ahead_of_all(lambda: require(asked, start, config, options, say))
+    command = shlex.join(sys.orig_argv)
+    with own_run(asked.run, command, take_over=flags.take_over) if first else contextlib.nullcontext() as claim:
+        ahead_of_all(lambda: get_ready(asked, start, options, command, say))
+        say(plan(config, start))
+        with StopRequest() as stop:  # not before: a signal ends the preparation at once, and it goes on where it was
             outcome = train(
                 config, asked.run, read_canonical, start_over=flags.start_over, change_at=flags.change_at,
                 still_owned=claim.require if claim else lambda: None, stop=stop,
             )  # fmt: skip
-            finish()
-            if first and outcome.state.finished:
-                export_end(asked.run, flags.export_dtype, say)
+        finish()
+        if first and outcome.state.finished:
+            export_end(asked.run, flags.export_dtype, say)
     return exit_status(outcome.signal)
 
 

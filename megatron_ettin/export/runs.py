@@ -20,6 +20,8 @@ from megatron_ettin.checkpoint.weights import StoredWeights
 from megatron_ettin.config import codec
 from megatron_ettin.config.objective import OBJECTIVES, Objective
 from megatron_ettin.config.run import RunConfig, StageName
+from megatron_ettin.corpus.format import member
+from megatron_ettin.corpus.manifest import read_manifest as read_corpus_manifest
 from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.export.config_json import OBJECTIVE_FIELD, kind_of, objective_as
@@ -160,8 +162,18 @@ def ancestry(run: Path) -> dict[str, Any]:
         return {}
     facts = {"started from": name, "which was trained on": objective}
     if (run / DATA_RECORD).is_file():
-        facts["text"] = ", ".join(source["name"] for source in read_data_record(run)["sources"])
+        sources = read_data_record(run)["sources"]
+        facts["text"] = "; ".join(size_of(source["name"], source["prefix"]) for source in sources)
     return facts
+
+
+def size_of(name: str, prefix: str) -> str:
+    """A source with its documents and tokens, as far as its corpus is still there."""
+    try:
+        manifest = read_corpus_manifest(member(Path(prefix), ".json"))
+    except (DataError, OSError):
+        return name
+    return f"{name}, {manifest.documents:,} documents, {manifest.tokens:,} tokens"
 
 
 def _mixture(config: RunConfig) -> dict[str, str]:

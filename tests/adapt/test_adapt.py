@@ -9,12 +9,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing import event_accumulator
 
-from megatron_ettin.adapt.start import read_start
+from megatron_ettin.adapt.start import read_record, read_start
 from megatron_ettin.adapt.text import is_corpus
 from megatron_ettin.cli import main
-from megatron_ettin.commands.adapt import asked_for, resolve
+from megatron_ettin.commands.adapt import asked_for, get_ready, options_of, resolve
 from megatron_ettin.config.freezing import frozen_weights
 from megatron_ettin.corpus.build.build import build_corpus
+from megatron_ettin.corpus.reader import open_corpus
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.export import read_folder
 from megatron_ettin.observe.plot import plot_runs
@@ -68,7 +69,7 @@ def test_text_becomes_an_exported_model(adapted):
     assert read.config.model.rope_base_local == before.config.model.rope_base_local == 10_000
     assert any((read.tensors[name] != tensor).any() for name, tensor in before.tensors.items())
     card = (adapted.run / "export" / "README.md").read_text()
-    assert f"| started from | {adapted.start} |" in card and "| text | text |" in card
+    assert f"| started from | {adapted.start} |" in card and "| text | text, 200 documents, " in card
     assert "# start, trained further" in card
 
 
@@ -206,6 +207,26 @@ def test_text_to_remember_of_which_nothing_is_held_out_is_refused(adapted, tmp_p
     assert main(["adapt", str(adapted.start), *data, *flags]) == 2
     assert "none of its documents is held out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_preparation_that_was_interrupted_goes_on_by_the_same_command(tmp_path, monkeypatch, capsys):
+    start = write_start(tmp_path / "start", SHAPES["ModernBERT-base"], num_hidden_layers=1)
+    words = [str(start), "--data", str(write_text(tmp_path / "my.jsonl")), "--tokens", "12K"]
+    words += ["--run", str(tmp_path / "run")]
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("megatron_ettin.adapt.text.build_corpus", interrupted)
+        assert main(["adapt", *words]) == 130
+    assert (tmp_path / "run" / "start.json").is_file() and not (tmp_path / "run" / "corpus" / "text.json").exists()
+    asked, read = asked_for(words), read_record(tmp_path / "run" / "start.json")
+    _, flags = resolve(asked, read, 1)
+    for said in ("prepared 60 documents", ""):
+        get_ready(asked, read, options_of(flags, read), "", print)
+        assert said in capsys.readouterr().out
+    assert open_corpus(tmp_path / "run" / "corpus" / "text").documents == 60
 
 
 def test_text_is_told_from_corpora_and_mixtures(adapted, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_ettin.cli import main
 from tests.adapt.stand_in_hub import Hub, serving
 from tests.adapt.starts import SHAPES, write_start, write_text
 from tests.adapt.test_adapt import FLAGS, SHORT
@@ -48,6 +49,15 @@ def test_the_command_of_the_page_makes_a_model(place):
     card = (place / "my_run" / "export" / "README.md").read_text()
     assert re.search(r"\| started from \| answerdotai/ModernBERT-base \([0-9a-f]{40}\) \|", card)
     assert "# ModernBERT-base, trained further" in card
+
+
+def test_the_same_command_goes_on_without_the_hub(root, place, monkeypatch, capsys):
+    """A run stays with the commit that it began from, whatever the revision names later."""
+    (command,) = [line for block in blocks(root, "bash") for line in block.splitlines()]
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert main([*shlex.split(command)[1:], *FLAGS]) == 0
+    assert "exported already" in capsys.readouterr().out
 
 
 @pytest.mark.slow

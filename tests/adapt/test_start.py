@@ -107,6 +107,36 @@ def test_a_start_on_record_is_read_back(tmp_path):
     assert read_record(tmp_path / "none.json") is None
 
 
+def training(stage: str, shape: str, end_factor: float, finished: bool = True) -> dict:
+    """What an export of ours says of its training."""
+    schedule = {"peak_rate": 4e-4, "shape": shape, "end_factor": end_factor}
+    return {"run": {"stage": stage, "schedule": schedule}, "state": {"finished": finished}, "revision": "x"}
+
+
+@pytest.mark.parametrize(
+    ("said", "decayed"),
+    [
+        (training("decay", "one_minus_sqrt", 0.04), True),
+        (training("cross", "trapezoid", 0.02), True),
+        (training("extension", "one_minus_sqrt", 0.5), False),
+        (training("pretrain", "warmup_stable", 1.0), False),
+        (training("decay", "one_minus_sqrt", 0.04, finished=False), False),
+    ],
+)
+def test_an_export_of_ours_tells_its_peak_and_whether_its_rate_has_fallen(said, decayed, tmp_path):
+    folder = write_start(tmp_path / "start", SHAPES["ettin-encoder-17m"], num_hidden_layers=1)
+    (folder / "training.json").write_text(json.dumps(said))
+    start = read_start(str(folder))
+    assert start.peak_rate == 4e-4
+    assert ("weights from before the rate fell" in start.hint) == decayed
+
+
+def test_the_folder_of_a_run_is_no_start_and_the_remedies_are_named(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="export it with `ettin convert"):
+        read_start(str(tmp_path / "run"))
+
+
 def spoil(folder: Path, what: str) -> None:
     if what == "nan":
         tensors = load_file(folder / "model.safetensors")
