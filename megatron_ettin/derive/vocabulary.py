@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,9 +20,8 @@ from megatron_ettin.export.runs import TRAINING_FILE
 from megatron_ettin.export.tokenizer_files import special_ids
 from megatron_ettin.run_folder import TOKENIZER
 from megatron_ettin.tokenizer.fewer_tokens import count_tokens, with_fewer_tokens
-from megatron_ettin.tokenizer.identity import read_identity, read_tokenizer
+from megatron_ettin.tokenizer.identity import TokenizerIdentity, read_identity, read_tokenizer, vocabulary_of
 from megatron_ettin.tokenizer.more_tokens import UNUSED, read_tokens, with_tokens
-from megatron_ettin.tokenizer.special_tokens import CONFIG_FILE
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 from megatron_ettin.tokenizer.train import read_texts, text_files
 
@@ -87,7 +85,8 @@ def change_vocabulary(settings: VocabularySettings, say: Callable[[str], None]) 
     old = Vocabulary(name=settings.model, content=content, roles=roles)
     with new_tokenizer(settings, old, old_file) as path:
         read = read_tokenizer(path)
-        new = Vocabulary(name=str(settings.tokenizer or path), content=read, roles=special_ids(read, path))
+        roles = special_ids(read, path) if settings.tokenizer else roles_by_name(old, read)
+        new = Vocabulary(name=str(settings.tokenizer or path), content=read, roles=roles)
         matches = match(old, new)
         refuse_misfit(settings.change, old, new, matches)
         report = described_change(settings, source, old, new, matches)
@@ -102,14 +101,15 @@ def change_vocabulary(settings: VocabularySettings, say: Callable[[str], None]) 
             dtype=settings.dtype,
             origin={"made from": settings.model, "vocabulary": summary(report)},
         )
-        records = {VOCABULARY_FILE: report, **trained(source, path, matches.size)}
+        identity = replace(read_identity(path), special_ids=dict(roles))
+        records = {VOCABULARY_FILE: report, **trained(source, identity, matches.size)}
         publish_export(settings.output, export, records)
     return report
 
 
 @contextlib.contextmanager
 def new_tokenizer(settings: VocabularySettings, old: Vocabulary, old_file: Path) -> Iterator[Path]:
-    """The file of the new tokenizer, with the roles of its special tokens beside it, for the while."""
+    """The file of the new tokenizer; one that is made of the model's own is there for the while."""
     if settings.tokenizer is not None:
         yield settings.tokenizer / TOKENIZER if settings.tokenizer.is_dir() else settings.tokenizer
         return
@@ -122,9 +122,13 @@ def new_tokenizer(settings: VocabularySettings, old: Vocabulary, old_file: Path)
     with tempfile.TemporaryDirectory(prefix="ettin-vocabulary-") as temporary:
         path = Path(temporary, TOKENIZER)
         path.write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
-        if (old_file.with_name(CONFIG_FILE)).is_file():
-            shutil.copy(old_file.with_name(CONFIG_FILE), temporary)
         yield path
+
+
+def roles_by_name(old: Vocabulary, content: Mapping[str, Any]) -> dict[str, int]:
+    """The ids by role in a tokenizer that is made of the model's own: the same tokens have them."""
+    ids = vocabulary_of(content)
+    return {role: ids[old.tokens[number]] for role, number in old.roles.items()}
 
 
 def any_tokenizer(path: Path) -> Tokenizer:
@@ -186,12 +190,12 @@ def summary(report: Mapping[str, Any]) -> str:
     return f"{report['tokens_before']:,} -> {report['tokens_after']:,} tokens ({counts})"
 
 
-def trained(source: Source, tokenizer: Path, vocabulary: int) -> dict[str, dict[str, Any]]:
+def trained(source: Source, tokenizer: TokenizerIdentity, vocabulary: int) -> dict[str, dict[str, Any]]:
     """The training.json of the new folder: the same training, whose corpora are in the tokens of before."""
     if not source.training:
         return {}
     run = source.training["run"]
     run = run | {"model": run["model"] | {"vocabulary": vocabulary}, "data": run["data"] | {"data": ""}}
     kept = {name: value for name, value in source.training.items() if name not in ("checkpoint", "data")}
-    changed = {"run": run, "revision": "vocabulary", "tokenizer": read_identity(tokenizer).to_dict()}
+    changed = {"run": run, "revision": "vocabulary", "tokenizer": tokenizer.to_dict()}
     return {TRAINING_FILE: kept | changed}

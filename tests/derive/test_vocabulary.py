@@ -201,6 +201,16 @@ def test_a_trimmed_tokenizer_cuts_the_text_into_the_same_tokens(tmp_path: Path) 
     assert torch.equal(rows_of(tmp_path / "by-tokenizer")[0], rows_of(tmp_path / "fewer")[0])
 
 
+def test_roles_that_another_file_names_go_along(tmp_path: Path) -> None:
+    """As in a run, which keeps the tokenizer alone, and in folders whose tokenizer_config.json is silent."""
+    model = model_of(tmp_path / "model", write_kind(tmp_path / "old", "roberta"))
+    (model / "tokenizer_config.json").unlink()
+    some = write_texts(tmp_path / "some.jsonl")
+    assert change("trim", model, "--data", some, "--output", tmp_path / "out") == 0
+    named = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert (named["mask_token"], named["cls_token"], named["pad_token"]) == ("<mask>", "<s>", "<pad>")
+
+
 def contents(kind: str) -> dict[str, Any]:
     made = {"byte_level": lambda: byte_level(vocabulary=400), "unigram": unigram, "wordpiece": wordpiece}[kind]()
     return dict(json.loads(made.to_str()))
