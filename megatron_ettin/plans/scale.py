@@ -19,15 +19,19 @@ def multiplied(config: RunConfig, scale: float) -> RunConfig:
     if scale == 1.0:
         return config
     schedule, batch = config.schedule, config.batch
+
+    def part(tokens: int) -> int:
+        return max(1, round(tokens * scale)) if tokens else 0  # what there is does not vanish
+
     return replace(
         config,
         schedule=replace(
             schedule,
-            tokens=max(1, round(schedule.tokens * scale)),
-            warmup_tokens=round(schedule.warmup_tokens * scale),
-            decay_tokens=round(schedule.decay_tokens * scale),
+            tokens=part(schedule.tokens),
+            warmup_tokens=part(schedule.warmup_tokens),
+            decay_tokens=part(schedule.decay_tokens),
         ),
-        batch=replace(batch, warmup_tokens=round(batch.warmup_tokens * scale)),
+        batch=replace(batch, warmup_tokens=part(batch.warmup_tokens)),
     )
 
 
