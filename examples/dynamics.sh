@@ -35,8 +35,9 @@ trap 'stop TERM' TERM # scancel
 status=1
 if [[ -z $asked ]]; then
   srun --kill-on-bad-exit=1 python -m megatron_ettin evaluate "$@" --dynamics --shard "$share/$shares" &
-  step=$!
-  while kill -0 "$step" 2>/dev/null; do
+  step=$! status=0
+  wait "$step" || status=$?
+  while kill -0 "$step" 2>/dev/null; do # a signal ended the wait
     status=0
     wait "$step" || status=$?
   done

@@ -89,8 +89,9 @@ if [[ -z $asked ]]; then
     --nnodes "$nodes" --nproc-per-node "$processes_per_node" \
     --rdzv-backend c10d --rdzv-endpoint "$head_node:$port" --rdzv-id "$job" \
     -m megatron_ettin "$verb" "${arguments[@]}" &
-  step=$!
-  while kill -0 "$step" 2>/dev/null; do
+  step=$! status=0
+  wait "$step" || status=$?
+  while kill -0 "$step" 2>/dev/null; do # a signal ended the wait
     status=0
     wait "$step" || status=$?
   done
