@@ -76,7 +76,8 @@ def test_the_fingerprint_changes_with_every_field_that_changes_what_is_learned()
     ]  # fmt: skip
     for path in learned:
         value = flatten(RUN)[path]
-        other = {"warmup_stable": "trapezoid", "150m": "other"}.get(str(value)) or value + 1  # type: ignore[operator]
+        named = {"warmup_stable": "trapezoid", "150m": "other", "()": ("0-1",)}.get(str(value))
+        other = named or value + 1  # type: ignore[operator]
         seen.add(fingerprint(with_fields(RUN, {path: other})))
     assert len(seen) == len(learned) + 1
 
