@@ -18,5 +18,5 @@ check "$ETTIN_PYTHON" -m mypy
 check lint-imports --no-logo
 check find csrc \( -name '*.cpp' -o -name '*.h' \) -exec clang-format --dry-run --Werror {} +
 check shellcheck -x examples/*.sh tests/run.sh tools/environment.sh .ci/run
-check "$ETTIN_PYTHON" -m pytest -n 2 --max-worker-restart 0 --dist loadscope --durations=15 "$@"
+check "$ETTIN_PYTHON" -m pytest -n 2 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder --durations=15 "$@"
 exit $failed
