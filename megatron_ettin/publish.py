@@ -37,6 +37,13 @@ def staging_path(target: Path) -> Path:
     return target.parent / f".{target.name}.incomplete-{os.urandom(4).hex()}"
 
 
+def remove_staged(folder: Path, *names: str) -> None:
+    """Delete what interrupted writings of files left in a folder; names as glob takes them. For their one writer."""
+    for name in names:
+        for path in folder.glob(f".{name}.incomplete-" + 8 * "[0-9a-f]"):
+            path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def publish(folder: Path) -> Iterator[Path]:
     """Yield an empty staging folder; on a clean exit it becomes ``folder`` by one rename after fsync.

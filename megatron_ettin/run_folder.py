@@ -36,7 +36,7 @@ from megatron_ettin.config import codec
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import CheckpointError, ConfigError, DamagedError, OwnershipError
 from megatron_ettin.ownership import Claim, owned, owner_of
-from megatron_ettin.publish import write_atomically
+from megatron_ettin.publish import remove_staged, write_atomically
 from megatron_ettin.regular_files import read_regular
 from megatron_ettin.tokenizer.identity import TokenizerIdentity
 from megatron_ettin.typed_json import parse_json
@@ -59,11 +59,10 @@ PLAN = "plan.json"
 
 _STEP = re.compile(r"step-(\d{8,})")
 _LEFTOVER = re.compile(r"\.(step-\d{8,})\.(incomplete|deleted)-.*")
-_REPEATED = re.compile(r"metrics\.repeated-\d+\.jsonl")
-_STAGED = re.compile(r"\.(.+)\.incomplete-[0-9a-f]{8}")
-_WRITTEN_WHOLE = {
-    CONFIG, ENVIRONMENT, COMMAND, METRICS, TOKENIZER, SAVES, CHANGES, START, LATEST, Path(DATA_RECORD).name,
-}  # fmt: skip
+_WRITTEN_WHOLE = (
+    CONFIG, ENVIRONMENT, COMMAND, METRICS, f"{Path(METRICS).stem}.repeated-*.jsonl", TOKENIZER, SAVES, CHANGES, START,
+    LATEST, Path(DATA_RECORD).name,
+)  # fmt: skip
 """Files that the run's owner writes beside their name and renames; other programs may write others at this moment."""
 
 
@@ -365,19 +364,12 @@ def put_away(run: Path) -> Path | None:
 
 def remove_leftovers(run: Path) -> None:
     """Delete what interrupted saves, deletions and small files left. Only the one writer of a run may call this."""
-    for folder in (run, run / ORDER, checkpoints_of(run)):
-        for path in folder.iterdir() if folder.is_dir() else ():
-            staged = _STAGED.fullmatch(path.name)
-            if staged and (staged[1] in _WRITTEN_WHOLE or _REPEATED.fullmatch(staged[1])):
-                path.unlink(missing_ok=True)
-            elif folder == checkpoints_of(run) and _LEFTOVER.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def remove_staged_plan(folder: Path) -> None:
-    """Delete what an interrupted writing of plan.json left. Only the one writer of the plan may call this."""
-    for path in folder.glob(f".{PLAN}.incomplete-*"):
-        path.unlink(missing_ok=True)
+    folder = checkpoints_of(run)
+    for place in (run, run / ORDER, folder):
+        remove_staged(place, *_WRITTEN_WHOLE)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def set_aside(checkpoint: Checkpoint) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.config.shapes import global_layers
 from megatron_ettin.cost.count import attention_pairs, pair_flops
+from megatron_ettin.cost.step_time import BACKWARD_PAIRS
 
 PUBLISHED_H100 = {"17m": 985e3, "32m": 655e3, "68m": 463e3, "150m": 296e3, "400m": 146e3, "1b": 64e3}
 """Tokens a second and GPU of the models' own training (4 H100; rows of 1,024 for 85 % of it, then 8,192)."""
@@ -20,8 +21,6 @@ NUMBER = 2
 """Bytes of a bf16 number."""
 AMORTIZED_TOKENS = 131_072
 """Tokens of a pass, over which reading the weights is spread."""
-FLASH_BACKWARD = 2.5
-"""FLOPs of the backward pass of attention in units of its forward pass: scores are computed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ def attention(model: ModelConfig, causal: bool, length: int) -> Iterator[Kernel]
         flops = attention_pairs(length, causal, reach) / length * pair_flops(model)
         for _ in range(layers):
             yield Kernel(flops, NUMBER * 4 * model.hidden)
-            yield Kernel(FLASH_BACKWARD * flops, NUMBER * 8 * model.hidden)
+            yield Kernel(BACKWARD_PAIRS * flops, NUMBER * 8 * model.hidden)
 
 
 def head(model: ModelConfig, label_share: float) -> Iterator[Kernel]:

@@ -61,8 +61,9 @@ def adapted_run(
     """
     size = SIZE_RECIPES[nearest_size(model)]
     share = next(share for least, share in PEAK_SHARES if tokens >= least)
-    row = min(LONGEST_ROW, _power_of_two_from(model.maximum_length))
-    rows = max(1, min(max(_power_of_two_below(tokens // STEPS), LEAST_STEP), MOST_STEP) // row)
+    row = min(LONGEST_ROW, 1 << (model.maximum_length - 1).bit_length())  # powers of two, the longest text within
+    step = 1 << max(0, (tokens // STEPS).bit_length() - 1)
+    rows = max(1, min(max(step, LEAST_STEP), MOST_STEP) // row)
     return RunConfig(
         objective=objective,
         stage="cross" if crosses else "pretrain",
@@ -109,13 +110,3 @@ def following(run: RunConfig, given: Collection[str], ranks: int) -> RunConfig:
         share = ranks // model_ranks(layout) or 1
         layout = replace(layout, micro_batch_rows=micro_batch_rows(run.batch.rows, data.row_length, share))
     return replace(run, data=data, layout=layout)
-
-
-def _power_of_two_from(number: int) -> int:
-    """The smallest power of two that is not below a number."""
-    return 1 << (number - 1).bit_length()
-
-
-def _power_of_two_below(number: int) -> int:
-    """The largest power of two that is not above a number; 1 for less."""
-    return 1 << max(0, number.bit_length() - 1)

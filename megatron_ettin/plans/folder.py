@@ -14,17 +14,9 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.plans.plan import Plan
 from megatron_ettin.plans.resolve import Choices, Stage, begun_from
-from megatron_ettin.publish import write_atomically
+from megatron_ettin.publish import remove_staged, write_atomically
 from megatron_ettin.regular_files import read_regular
-from megatron_ettin.run_folder import (
-    PLAN,
-    furthest_save,
-    is_run,
-    known_settings,
-    read_config,
-    remove_staged_plan,
-    stage_folder,
-)
+from megatron_ettin.run_folder import PLAN, furthest_save, is_run, known_settings, read_config, stage_folder
 from megatron_ettin.schedule import batch_schedule
 from megatron_ettin.typed_json import parse_json
 
@@ -56,7 +48,7 @@ def record_plan(folder: Path, plan: Plan, choices: Choices, stages: Sequence[Sta
         ],
     }
     try:
-        remove_staged_plan(folder)
+        remove_staged(folder, PLAN)
         write_atomically(folder / PLAN, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"--run {folder}: cannot write there ({error}); choose another folder") from error

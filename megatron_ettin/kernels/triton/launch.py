@@ -27,8 +27,3 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     """Start a kernel on the device of its tensors; an empty grid starts nothing."""
     if 0 not in grid:
         kernel[grid](*arguments, **constants)
-
-
-def power_of_two(number: int) -> int:
-    """The smallest power of two that is not below the number, at least 16: sizes of blocks."""
-    return max(16, 1 << (number - 1).bit_length())

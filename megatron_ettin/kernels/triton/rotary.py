@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megatron_ettin.kernels.triton.launch import KernelCost, launch, power_of_two
+from megatron_ettin.kernels.triton.launch import KernelCost, launch
 
 TOKENS_A_PROGRAM = 16
 """Each program reads the angles of so many tokens once, for all of their heads."""
@@ -24,7 +24,7 @@ def rotate_(qkv_TN3D: Tensor, cosine_TD: Tensor, sine_TD: Tensor) -> None:
         raise ValueError("the rotary embedding takes a contiguous projection [tokens, heads, 3, head size]")
     launch(
         rotate_kernel, (triton.cdiv(tokens, TOKENS_A_PROGRAM),), qkv_TN3D, cosine_TD.contiguous(),
-        sine_TD.contiguous(), tokens, HEADS=heads, HALF=size // 2, COLUMNS=power_of_two(size // 2),
+        sine_TD.contiguous(), tokens, HEADS=heads, HALF=size // 2, COLUMNS=triton.next_power_of_2(size // 2),
         TOKENS=TOKENS_A_PROGRAM, num_warps=4,
     )  # fmt: skip
 
