@@ -16,6 +16,11 @@ PUBLISHED_H100 = {"17m": 985e3, "32m": 655e3, "68m": 463e3, "150m": 296e3, "400m
 """Tokens a second and GPU of the models' own training (4 H100; rows of 1,024 for 85 % of it, then 8,192)."""
 LIMIT_H200 = {"17m": 9.8e6, "32m": 4.5e6, "68m": 1.7e6, "150m": 794e3, "400m": 298e3, "1b": 119e3}
 """The kernel roofline of an encoder with rows of 1,024 at the ceilings measured on one H200."""
+ROOFLINE_H100 = {
+    1024: {"17m": 9.171e6, "32m": 4.622e6, "68m": 1.869e6, "150m": 898e3, "400m": 346e3, "1b": 142e3},
+    8192: {"17m": 5.349e6, "32m": 2.687e6, "68m": 1.113e6, "150m": 576e3, "400m": 255e3, "1b": 113e3},
+}
+"""The same for an H100's datasheet, calculated apart from `roofline`, by tokens of a row."""
 
 NUMBER = 2
 """Bytes of a bf16 number."""
