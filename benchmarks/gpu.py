@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Everything about a training step on one GPU, row by row, the most valuable rows first.
 
-    python benchmarks/gpu.py --budget-seconds 540 --resume results.json
+    python benchmarks/gpu.py --budget-seconds 540 --resume out/results.jsonl
 
-A finished row is in the file at once; the next call goes on with what is missing. A row that this machine cannot do
-is kept with the reason; when one takes the device or the process with it, another process goes on with the next.
+A finished row is a line of the file at once, and the next call goes on with what is missing; the table and traces of
+profiled steps lie beside it. A row that this machine cannot do is kept with the reason; when one hangs or takes the
+device with it, another process goes on with the next.
 `--dry-run` takes the same way through tiny models on a CPU, with stand-ins for the kernels.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # behind the installed package, which is built
 
 from benchmarks.gpu_parts.supervisor import supervise
+from benchmarks.gpu_parts.table import show
 from benchmarks.reporting import require
 
 
@@ -31,14 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     require("torch", "transformers", "megatron.core", "psutil", install="pip install .")
-    if options.worker or options.dry_run:
+    if options.worker:
         from benchmarks.gpu_parts.worker import work
 
         return work(options.resume, options.budget_seconds, options.only, options.dry_run)
     with tempfile.TemporaryDirectory() as folder:
-        file = options.resume or Path(folder, "results.json")
+        file = options.resume or Path(folder, "results.jsonl")
         own = [sys.executable, __file__, "--worker", "--resume", str(file), f"--only={options.only}"]
-        return supervise(lambda left: [*own, "--budget-seconds", str(left)], options.budget_seconds)
+        own += ["--dry-run"] if options.dry_run else []
+        status = supervise(lambda left: [*own, "--budget-seconds", str(left)], options.budget_seconds, file)
+        if file.exists():
+            show(file)
+    return status
 
 
 if __name__ == "__main__":

@@ -17,6 +17,6 @@ check "$ETTIN_PYTHON" -m ruff check .
 check "$ETTIN_PYTHON" -m mypy
 check lint-imports --no-logo
 check find csrc \( -name '*.cpp' -o -name '*.h' \) -exec clang-format --dry-run --Werror {} +
-check shellcheck -x examples/*.sh tests/run.sh tools/environment.sh .ci/run
+check shellcheck -x examples/*.sh benchmarks/*.sh benchmarks/gpu_parts/*.sh tests/run.sh tools/environment.sh .ci/run
 check "$ETTIN_PYTHON" -m pytest -n 2 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder --durations=15 "$@"
 exit $failed

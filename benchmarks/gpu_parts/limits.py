@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron_ettin.config.run import ModelConfig
@@ -54,13 +54,17 @@ class Kernel:
         return max(self.flops / ceilings.flops, self.bytes / ceilings.bandwidth)
 
 
-def roofline(model: ModelConfig, causal: bool, length: int, label_share: float, ceilings: Ceilings) -> float:
+def roofline(
+    model: ModelConfig, causal: bool, lengths: Sequence[int], label_share: float, ceilings: Ceilings
+) -> float:
     """Tokens a second that no list of separate kernels exceeds: each at its own ceiling, nothing between them.
+
+    `lengths` of the pieces, which see nothing of each other.
 
     Every product moves its operands once, GELU is part of the products, scores and logits are never written, weights
     are read once for 131,072 tokens, the optimizer is free.
     """
-    kernels = (*layer(model), *attention(model, causal, length), *head(model, label_share))
+    kernels = (*layer(model), *attention(model, causal, lengths), *head(model, label_share))
     return 1.0 / sum(kernel.seconds(ceilings) for kernel in kernels)
 
 
@@ -91,12 +95,13 @@ def layer(model: ModelConfig) -> Iterator[Kernel]:
             yield pointwise(4 * hidden)  # rotary embedding: forward, then backward
 
 
-def attention(model: ModelConfig, causal: bool, length: int) -> Iterator[Kernel]:
+def attention(model: ModelConfig, causal: bool, lengths: Sequence[int]) -> Iterator[Kernel]:
     """Flash attention, forward and backward, of global and local layers."""
     window = model.causal_window if causal else model.window
     wide = global_layers(model)
     for reach, layers in ((None, wide), (window, model.layers - wide)):
-        flops = attention_pairs(length, causal, reach) / length * pair_flops(model)
+        pairs = sum(attention_pairs(length, causal, reach) for length in lengths)
+        flops = pairs / sum(lengths) * pair_flops(model)
         for _ in range(layers):
             yield Kernel(flops, NUMBER * 4 * model.hidden)
             yield Kernel(BACKWARD_PAIRS * flops, NUMBER * 8 * model.hidden)

@@ -13,6 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.gpu_parts.limits import Ceilings
+from benchmarks.gpu_parts.rows import Row
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.config.shapes import SHAPES
 from megatron_ettin.parallel.groups import Groups
@@ -77,6 +78,11 @@ class Machine:
     def micro_batch_rows(self, size: str, row_length: int) -> int:
         """Rows of a micro-batch that keep its tokens whatever the length of a row."""
         return 1 if self.scale.tiny else max(1, ROWS[size] * 1024 // row_length)
+
+    def rows_of(self, row: Row) -> int:
+        """Rows of a micro-batch that a row asks for."""
+        usual = self.micro_batch_rows(row.size, row.row_length)
+        return min(row.rows, usual) if row.rows else usual
 
     def synchronize(self) -> None:
         """Wait for the device."""

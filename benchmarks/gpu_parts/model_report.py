@@ -48,7 +48,7 @@ def report(sizes: Sequence[str], length: int, rows: int | None, generations: Seq
 def limit_of(size: str, length: int) -> float:
     """Tokens a second of the kernel roofline of an H100, an encoder with 30 % of the positions masked."""
     known = ROOFLINE_H100.get(length, {}).get(size)
-    return known or roofline(SHAPES[size], False, length, MASK_SHARE, H100)
+    return known or roofline(SHAPES[size], False, [length], MASK_SHARE, H100)
 
 
 def circumstances(rates: Rates) -> str:

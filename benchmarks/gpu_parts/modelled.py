@@ -87,7 +87,7 @@ def modelled(size: str, rows: int, length: int, machine: Machine) -> Modelled:
     from megatron_ettin.train.step import Asks, forward_backward, train_step
     from tests.train.absent_device import ABSENT, AbsentGpu, without_collectives
 
-    config = run_of(Row(kind="step", size=size, row_length=length, backend="flash", recipe=True), machine, rows)
+    config = run_of(Row(kind="step", size=size, row_length=length, backend="flash"), machine, rows)
     given, work = batches(config), WorkList(ABSENT)
     with attention_kept(work.done), without_collectives(), launches_kept(work.done), AbsentGpu():
         parts = build_parts(config, machine.groups, sources=1)

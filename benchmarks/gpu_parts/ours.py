@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from benchmarks.gpu_parts.work import RATE, batches, run_of
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.config.weights import shapes
 from megatron_ettin.train.parts import build_parts
-from megatron_ettin.train.step import Asks, train_step
+from megatron_ettin.train.step import Asks, forward_backward, train_step
 from megatron_ettin.train.totals import Totals
 
 
@@ -25,12 +26,21 @@ class Ours:
         self.config = run_of(row, machine, rows)
         with drawn_on(machine.device):
             self.parts = build_parts(self.config, machine.groups, sources=1)
-        self.batches, self.steps = batches(self.config, packed=row.recipe), 0
+        self.batches, self.steps = batches(self.config, packed=row.is_recipe), 0
 
     @property
     def tokens(self) -> int:
         """Tokens of a step."""
         return sum(batch.tokens for batch in self.batches)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of all pieces of a step."""
+        return [int(length) for batch in self.batches for length in np.diff(batch.cu_seqlens_S)]
+
+    def launch(self) -> None:
+        """Forward and backward of one micro-batch, handed to the device and not waited for."""
+        forward_backward(self.parts, self.batches[:1], step=self.steps)
 
     def step(self) -> Totals:
         """One step and its numbers."""

@@ -1,18 +1,13 @@
-"""The file of results: every finished row, written whole after each one, and the table of what it holds."""
+"""The file of results: one line a row as soon as it is finished, and what a killed process leaves is read again."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.gpu_parts.limits import LIMIT_H200, PUBLISHED_H100
 from benchmarks.gpu_parts.rows import Row
 
 DONE, REFUSED, RUNNING = "done", "refused", "running"
@@ -24,24 +19,38 @@ Entry = dict[str, Any]
 
 @dataclass
 class Results:
-    """What has been measured, by the rows' keys."""
+    """What has been measured, by the rows' keys. The last line about a row counts."""
 
     file: Path | None
     environment: dict[str, str]
     rows: dict[str, Entry] = field(default_factory=dict)
 
     @classmethod
+    def read(cls, file: Path) -> Results:
+        """What a file holds; nothing where there is none."""
+        results = cls(file, {})
+        for line in lines_of(file):
+            if "environment" in line:
+                results.environment = line["environment"]
+            else:
+                results.rows[line.pop("key")] = line
+        return results
+
+    @classmethod
     def open(cls, file: Path | None, environment: dict[str, str]) -> Results:
         """Go on with a file, or begin one. Raises SystemExit for a file of another machine."""
-        if file is None or not file.exists():
-            return cls(file, environment)
-        stored = json.loads(file.read_text())
-        if stored["environment"]["device"] != environment["device"]:
+        if file is None:
+            return cls(None, environment)
+        results = cls.read(file)
+        before = results.environment.get("device", environment["device"])
+        if before != environment["device"]:
             raise SystemExit(
-                f"{file} was measured on {stored['environment']['device']}, and this is {environment['device']}; "
-                "give another file to --resume"
+                f"{file} was measured on {before}, and this is {environment['device']}; give another file to --resume"
             )
-        return cls(file, environment, stored["rows"])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        results.environment = environment
+        results._append({"environment": environment})
+        return results
 
     def finished(self, row: Row) -> bool:
         """Whether a row needs no further try."""
@@ -60,10 +69,10 @@ class Results:
         ]
         return max(alike) if alike else row.seconds
 
-    def begin(self, row: Row) -> None:
-        """Note that a row is being measured, in case the process ends in it."""
+    def begin(self, row: Row, limit: float) -> None:
+        """Note that a row is being measured, and after how many seconds it must have ended."""
         attempts = self.rows.get(row.key, {}).get("attempts", 0) + 1
-        self._put(row, {"status": RUNNING, "attempts": attempts})
+        self._put(row, {"status": RUNNING, "attempts": attempts, "limit_seconds": limit})
 
     def done(self, row: Row, values: dict[str, Any], seconds: float) -> None:
         """Keep a measurement."""
@@ -75,72 +84,35 @@ class Results:
 
     def close_lost(self) -> None:
         """Rows in which the process ended too often are refused."""
-        for entry in self.rows.values():
+        for entry in [*self.rows.values()]:
             if entry["status"] == RUNNING and entry["attempts"] >= ATTEMPTS:
-                entry |= {"status": REFUSED, "reason": f"the process ended in it {ATTEMPTS} times"}
-        self._write()
+                self.refuse(Row(**entry["row"]), f"the process ended in it {ATTEMPTS} times")
+
+    def beside(self, name: str) -> Path | None:
+        """A file in the same folder; None without one."""
+        return self.file and self.file.parent / name
 
     def _put(self, row: Row, entry: Entry) -> None:
         self.rows[row.key] = {"row": row.to_dict(), **entry}
-        self._write()
+        self._append({"key": row.key, **self.rows[row.key]})
 
-    def _write(self) -> None:
-        if self.file is None:
-            return
-        staging = self.file.with_name(self.file.name + ".part")
-        with staging.open("w") as output:
-            json.dump({"environment": self.environment, "rows": self.rows}, output, indent=1)
-            output.flush()
-            os.fsync(output.fileno())
-        staging.replace(self.file)
+    def _append(self, line: Entry) -> None:
+        if self.file is not None:
+            cut_torn_line(self.file)
+            with self.file.open("a") as output:
+                output.write(json.dumps(line) + "\n")
+                output.flush()
+                os.fsync(output.fileno())
 
 
-def environment(device: str, command: list[str]) -> dict[str, str]:
-    """What the figures depend on."""
-    return {
-        "device": device,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda or "none",
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "command": " ".join(command),
-    }
+def lines_of(file: Path) -> list[Entry]:
+    """The lines of a file, without a last one that is being written, or was when its process was killed."""
+    text = file.read_bytes() if file.exists() else b""
+    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
 
-COLUMNS = (
-    ("tokens/s", "tokens_per_second", ",.0f"),
-    ("MFU %", "mfu", ".1%"),
-    ("roofline %", "roofline_share", ".1%"),
-    ("GiB", "peak_gibibytes", ".1f"),
-    ("estimate", "estimated_gibibytes", ".1f"),
-    ("waits", "host_waits", "d"),
-)
-
-
-def table(results: Results) -> list[str]:
-    """Lines for people: speed with what was published and what is possible, checks, and what was refused."""
-    head = f"{'row':<72} " + " ".join(f"{name:>11}" for name, _, _ in COLUMNS) + f" {'published':>11} {'limit':>11}"
-    lines = [head]
-    for key, entry in results.rows.items():
-        if entry["status"] == DONE and "tokens_per_second" in entry["values"]:
-            values = entry["values"]
-            cells = [_cell(values.get(name), form) for _, name, form in COLUMNS]
-            known = [_cell(source[entry["row"]["size"]], ",.0f") for source in (PUBLISHED_H100, LIMIT_H200)]
-            lines.append(f"{key:<72} " + " ".join(f"{cell:>11}" for cell in [*cells, *known]))
-    lines += [_check(key, entry["values"]) for key, entry in results.rows.items() if _is_check(entry)]
-    lines += [f"{key}: refused, {entry['reason']}" for key, entry in results.rows.items() if "reason" in entry]
-    return lines
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _is_check(entry: Entry) -> bool:
-    return entry["status"] == DONE and "tokens_per_second" not in entry["values"]
-
-
-def _check(key: str, values: dict[str, Any]) -> str:
-    plain = {name: value for name, value in values.items() if isinstance(value, int | float | bool | str)}
-    parts = [f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in plain.items()]
-    return f"{key}: {', '.join(parts)}"
+def cut_torn_line(file: Path) -> None:
+    """Remove what a killed process left behind the last whole line."""
+    text = file.read_bytes() if file.exists() else b""
+    if text and not text.endswith(b"\n"):
+        os.truncate(file, text.rfind(b"\n") + 1)

@@ -10,6 +10,8 @@ from typing import Any
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
 
 LARGEST, SMALLEST, MIDDLE = "1b", "17m", "150m"
+FEWER_ROWS = (4, 16, 48)
+"""Rows of small micro-batches of the smallest model, which waits for launches; it is trained with 144."""
 SECONDS = {"machine": 15.0, "numerics": 20.0, "step": 20.0, "peer": 25.0, "profile": 25.0, "kernels": 10.0}
 """What a row of a kind is expected to take before one of its kind has been measured."""
 LARGE_SECONDS = 20.0
@@ -33,8 +35,11 @@ class Row:
     compile: bool = True
     kernels: str = "auto"
     """Our own kernels where they can be, or torch's."""
-    recipe: bool = False
-    """Dropout as in the recipe, and rows of pieces as long as texts of the web; else one piece a row and none."""
+    plain: bool = False
+    """One piece a row and no dropout, as peers are measured; else the recipe's dropout, and rows of several pieces, as
+    long as texts of the web. Peers and checks of numbers are plain whatever stands here."""
+    rows: int = 0
+    """Rows of a micro-batch; 0: as many as the models were trained with."""
     loss_chunk_mebibytes: int = 0
     """Bound of the logits held at once; 0: the default."""
     fp8_recipe: str = "current"
@@ -49,6 +54,11 @@ class Row:
             if name in named or (name != "kind" and value != getattr(DEFAULTS, name))
         ]  # fmt: skip
         return " ".join([self.kind, *changed])
+
+    @property
+    def is_recipe(self) -> bool:
+        """Whether dropout and pieces are those of the recipe."""
+        return self.kind in ("step", "profile") and not self.plain
 
     @property
     def seconds(self) -> float:
@@ -70,8 +80,9 @@ def plan() -> list[Row]:
 
 
 def thinned(rows: list[Row]) -> list[Row]:
-    """The first row of every setting, whatever its size."""
-    return list({replace(row, size=SMALLEST): row for row in reversed(rows)}.values())[::-1]
+    """The first row of every setting, whatever its size; micro-batches of given rows count as one setting."""
+    settings = {replace(row, size=SMALLEST, rows=min(1, row.rows)): row for row in reversed(rows)}
+    return list(settings.values())[::-1]
 
 
 def without_twins(rows: list[Row], chosen: str) -> list[Row]:
@@ -81,27 +92,34 @@ def without_twins(rows: list[Row], chosen: str) -> list[Row]:
 
 def _plan() -> Iterator[Row]:
     yield Row(kind="machine", compile=False)
-    for objective in ("mlm", "clm"):
-        yield Row(kind="numerics", objective=objective)
-    yield Row(kind="step")
+    yield Row(kind="numerics")
+    for kind in ("step", "profile", "kernels"):
+        yield Row(kind=kind)
     yield Row(kind="step", compile=False, kernels="torch")  # something to go by where nothing compiles
-    yield Row(kind="profile")
-    yield Row(kind="kernels")
-    yield Row(kind="step", recipe=True)
+    for size in (MIDDLE, LARGEST):
+        yield Row(kind="step", size=size)
+    for size in (MIDDLE, LARGEST):
+        yield Row(kind="profile", size=size)
+    yield Row(kind="numerics", objective="clm")
+    yield Row(kind="step", objective="clm")
+    yield Row(kind="step", row_length=8192)
+    yield Row(kind="step", plain=True)
+    yield Row(kind="peer", backend="sdpa")
+    for rows in FEWER_ROWS:
+        yield Row(kind="step", rows=rows)
     for size in PUBLISHED_SIZES:
         yield Row(kind="step", size=size)
-    for size in (SMALLEST, LARGEST):
-        yield Row(kind="profile", size=size)
-    for size, compiled in product((SMALLEST, MIDDLE, LARGEST), (False, True)):
-        yield Row(kind="peer", size=size, backend="sdpa", compile=compiled)
+    for size in PUBLISHED_SIZES:
+        yield Row(kind="step", size=size, row_length=8192, plain=True)
+    for size in (MIDDLE, LARGEST):
+        yield Row(kind="step", size=size, plain=True)
+        yield Row(kind="peer", size=size, backend="sdpa")
     for size in PUBLISHED_SIZES:
         yield Row(kind="step", size=size, objective="clm")
-    for size in PUBLISHED_SIZES:
-        yield Row(kind="step", size=size, row_length=8192)
     yield from _choices()
     yield from _fp8()
-    for size in PUBLISHED_SIZES:
-        yield Row(kind="step", size=size, objective="clm", row_length=8192)
+    for objective, size in product(("mlm", "clm"), PUBLISHED_SIZES):
+        yield Row(kind="step", size=size, objective=objective, row_length=8192)
     for objective, length, size, backend, compiled in product(
         ("mlm", "clm"), (1024, 8192), PUBLISHED_SIZES, ("flash_attention_2", "sdpa"), (True, False)
     ):
@@ -118,7 +136,6 @@ def _choices() -> Iterator[Row]:
     for size in (SMALLEST, MIDDLE, LARGEST):
         for compiled in (True, False):
             yield Row(kind="step", size=size, compile=compiled, kernels="torch")
-        yield Row(kind="step", size=size, recipe=True)
     for size in (MIDDLE, LARGEST):
         yield Row(kind="kernels", size=size)
     for mebibytes in (64, 256, 4096):

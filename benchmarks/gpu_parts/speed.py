@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_parts.limits import H100, LIMIT_H200, PUBLISHED_H100, Ceilings, roofline
-from benchmarks.gpu_parts.machine import Machine
+from benchmarks.gpu_parts.machine import Machine, median
 from benchmarks.gpu_parts.ours import Ours
 from benchmarks.gpu_parts.peer import Peer
 from benchmarks.gpu_parts.rows import Row
@@ -39,13 +40,16 @@ class Side(Protocol):
         """One step."""
 
 
-def fitting(make: Callable[[int], Side], rows: int) -> tuple[Side, int, float]:
+AnySide = TypeVar("AnySide", bound=Side)
+
+
+def fitting(make: Callable[[int], AnySide], rows: int) -> tuple[AnySide, int, float]:
     """A side whose first step fits into memory, with as many rows in a micro-batch as fit by halving.
 
     Returns the side, its rows, and the seconds of the first step, which compiles.
     """
     while True:
-        side: Side | None = None
+        side: AnySide | None = None
         try:
             side = make(rows)
             started = time.perf_counter()
@@ -71,32 +75,43 @@ def paced(side: Side, machine: Machine) -> dict[str, float]:
 
 def our_step(row: Row, machine: Machine, ceilings: Ceilings) -> dict[str, Any]:
     """Everything about our step of a row."""
-    side, rows, first = fitting(
-        lambda rows: Ours(row, machine, rows), machine.micro_batch_rows(row.size, row.row_length)
-    )
-    assert isinstance(side, Ours)
+    side, rows, first = fitting(lambda rows: Ours(row, machine, rows), machine.rows_of(row))
     machine.count_peak()
     config = side.config
     values: dict[str, Any] = {"micro_batch_rows": rows, "first_step_seconds": first} | paced(side, machine)
-    values |= {"host_waits": machine.host_waits(side.step), "loss": side.step().loss}
-    values |= against_limits(row, config, machine, ceilings, values["tokens_per_second"], side.step().flops)
+    values |= {"host_waits": machine.host_waits(side.step), "loss": side.step().loss} | launching(side, machine)
+    values |= against_limits(row, side, machine, ceilings, values["tokens_per_second"])
     values |= memory_values(config, machine)
     made = choices(config, build.installed(machine.groups.device))
     values["choices"] = attention_report(made, layer_kinds(config), last_layer_narrows(config, made[-1], len(made)))
     return values
 
 
+def launching(side: Ours, machine: Machine) -> dict[str, float]:
+    """Seconds of forward and backward of a micro-batch: until the host has launched them, and until they are over."""
+    found = []
+    for _ in range(machine.scale.least_steps):
+        machine.synchronize()
+        started = time.perf_counter()
+        side.launch()
+        launched = time.perf_counter() - started
+        machine.synchronize()
+        found.append((launched, time.perf_counter() - started))
+    host, whole = (median([times[part] for times in found]) for part in range(2))
+    return {"host_seconds": host, "micro_batch_seconds": whole}
+
+
 def against_limits(
-    row: Row, config: RunConfig, machine: Machine, ceilings: Ceilings, rate: float, flops: float
+    row: Row, side: Ours, machine: Machine, ceilings: Ceilings, rate: float
 ) -> dict[str, float | None]:
     """Shares of what is possible and ratios to what was published; None where this machine has no figure."""
+    config, lengths = side.config, side.lengths
     objective = OBJECTIVES[config.objective]
-    length, share = config.data.row_length, label_share(objective, config.data)
-    here, datasheet = (roofline(config.model, objective.causal, length, share, known) for known in (ceilings, H100))
+    share = label_share(objective, config.data)
+    here, datasheet = (roofline(config.model, objective.causal, lengths, share, known) for known in (ceilings, H100))
     peak = peak_flops(machine.name, row.precision)
-    tokens = config.batch.rows * length
     return {
-        "mfu": None if peak is None else rate * flops / tokens / peak,
+        "mfu": None if peak is None else rate * side.step().flops / side.tokens / peak,
         "roofline_share": rate / here,
         "roofline_tokens_per_second": here,
         "h100_roofline_share": rate / datasheet,
@@ -117,9 +132,7 @@ def memory_values(config: RunConfig, machine: Machine) -> dict[str, float | None
 
 def peer_step(row: Row, machine: Machine) -> dict[str, Any]:
     """The peer's step on the same work."""
-    side, rows, first = fitting(
-        lambda rows: Peer(row, machine, rows), machine.micro_batch_rows(row.size, row.row_length)
-    )
+    side, rows, first = fitting(lambda rows: Peer(row, machine, rows), machine.rows_of(row))
     machine.count_peak()
     pace, peak = paced(side, machine), machine.peak_bytes()
     return {
@@ -130,14 +143,19 @@ def peer_step(row: Row, machine: Machine) -> dict[str, Any]:
     }
 
 
-def profiled(row: Row, machine: Machine) -> dict[str, Any]:
-    """The kernels of one step by time on the device, and the share of the step in which the device was busy."""
-    side, rows, _ = fitting(lambda rows: Ours(row, machine, rows), machine.micro_batch_rows(row.size, row.row_length))
+def profiled(row: Row, machine: Machine, trace: Path | None) -> dict[str, Any]:
+    """The kernels of one step by time on the device, and the share of the step in which the device was busy.
+
+    `trace`: a file for what happened when, as chrome://tracing and Perfetto read it.
+    """
+    side, rows, _ = fitting(lambda rows: Ours(row, machine, rows), machine.rows_of(row))
     pace = paced(side, machine)
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if machine.is_gpu else [])
     with profile(activities=activities) as recorded:
         side.step()
         machine.synchronize()
+    if trace is not None:
+        recorded.export_chrome_trace(str(trace))
     kernels = [kernel for kernel in recorded.key_averages() if device_time(kernel, machine) > 0.0]
     kernels.sort(key=lambda kernel: -device_time(kernel, machine))
     busy = sum(device_time(kernel, machine) for kernel in kernels)
@@ -146,6 +164,7 @@ def profiled(row: Row, machine: Machine) -> dict[str, Any]:
         "step_seconds": pace["step_seconds"],
         "busy_share": busy / pace["step_seconds"],
         "launches": sum(kernel.count for kernel in kernels),
+        "trace": trace and trace.name,
         "kernels": [
             {"name": kernel.key[:120], "calls": kernel.count, "seconds": device_time(kernel, machine),
              "share": device_time(kernel, machine) / busy}

@@ -44,7 +44,7 @@ def run_of(row: Row, machine: Machine, rows: int) -> RunConfig:
     return RunConfig(
         objective=row.objective,  # type: ignore[arg-type]
         stage="pretrain",
-        model=replace(machine.shape(row.size), output_dropout=DROPOUT if row.recipe else 0.0),
+        model=replace(machine.shape(row.size), output_dropout=DROPOUT if row.is_recipe else 0.0),
         schedule=ScheduleConfig(tokens=10**9, peak_rate=RATE),
         data=DataConfig(row_length=length, piece_length=length, mask_share=MASK_SHARE),
         batch=BatchConfig(rows=rows * MICRO_BATCHES),

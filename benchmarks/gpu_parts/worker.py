@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from benchmarks.gpu_parts.environment import environment
 from benchmarks.gpu_parts.kernels import kernels
 from benchmarks.gpu_parts.limits import H100
 from benchmarks.gpu_parts.machine import TINY, Machine, Scale, ceilings_of
 from benchmarks.gpu_parts.numerics import numerics
-from benchmarks.gpu_parts.results import Results, environment, table
+from benchmarks.gpu_parts.obstacles import obstacle
+from benchmarks.gpu_parts.results import Results
 from benchmarks.gpu_parts.rows import Row, plan, thinned, without_twins
 from benchmarks.gpu_parts.speed import our_step, peer_step, profiled
-from benchmarks.gpu_parts.supervisor import LOST, SPENT
+from benchmarks.gpu_parts.supervisor import LOST
 from benchmarks.gpu_parts.work import run_of
 from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.model import build
@@ -44,7 +44,7 @@ def measure(row: Row, machine: Machine, results: Results) -> dict[str, Any]:
     if row.kind == "peer":
         return peer_step(row, machine)
     if row.kind == "profile":
-        return profiled(row, machine)
+        return profiled(row, machine, results.beside(f"trace-{row.size}.json.gz"))
     found = results.rows.get(Row(kind="machine", compile=False).key, {})
     ceilings = ceilings_of(found["values"]) if "values" in found else H100
     return kernels(row, machine, ceilings) if row.kind == "kernels" else our_step(row, machine, ceilings)
@@ -63,12 +63,11 @@ def work_off(rows: Sequence[Row], machine: Machine, results: Results, left: Call
         if results.seconds(row) > left():
             waiting.append(row)
             continue
-        results.begin(row)
+        results.begin(row, LEAST_PATIENCE + PATIENCE * results.seconds(row))
         started = time.monotonic()
         machine.forget()
         try:
-            with watched(row, results, left()):
-                values = measure(row, machine, results)
+            values = measure(row, machine, results)
         except Exception as error:
             results.refuse(row, f"{type(error).__name__}: {str(error)[:500]}")
             if is_lost(error):
@@ -86,26 +85,6 @@ def is_lost(error: Exception) -> bool:
     return "CUDA error" in str(error) or isinstance(error, getattr(torch, "AcceleratorError", ()))
 
 
-@contextmanager
-def watched(row: Row, results: Results, left: float) -> Iterator[None]:
-    """End the process when the row hangs, which is kept, or when the budget is spent: then the row is tried again."""
-    patience = LEAST_PATIENCE + PATIENCE * results.seconds(row)
-
-    def leave() -> None:
-        if patience < left:
-            results.refuse(row, f"no end after {patience:.0f} s")
-        print(f"{row.key}: {'hangs' if patience < left else 'the budget is spent within it'}", flush=True)
-        os._exit(LOST if patience < left else SPENT)
-
-    timer = threading.Timer(max(0.0, min(patience, left)), leave)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def chosen(machine: Machine) -> str:
     """The attention back end that `auto` takes for a bf16 run here."""
     config = run_of(Row(kind="step"), machine, rows=1)
@@ -118,9 +97,10 @@ def age() -> float:
 
 
 def work(file: Path | None, budget: float, only: str, dry_run: bool) -> int:
-    """Measure, print the table, and say how many rows are left."""
-    if not dry_run and not torch.cuda.is_available():
-        raise SystemExit("no GPU here; --dry-run takes the same way on a CPU")
+    """Measure, and say how many rows are left. Status 2 with the reason where nothing can be measured."""
+    if not dry_run and (found := obstacle()):
+        print(f"error: {found}", file=sys.stderr)
+        return 2
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     stand_ins: Any = nullcontext
@@ -133,7 +113,6 @@ def work(file: Path | None, budget: float, only: str, dry_run: bool) -> int:
         planned = thinned(plan()) if dry_run else without_twins(plan(), chosen(machine))
         rows = [row for row in planned if only in row.key]
         waiting = work_off(rows, machine, results, lambda: budget - age())
-    print("\n".join(table(results)))
     settled = f"{len(rows) - len(waiting)} of {len(rows)} rows are settled"
     print(settled + ("; call again for the rest" if waiting else ""), flush=True)
     return 0

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from benchmarks.gpu_parts import worker
+from benchmarks.gpu_parts import supervisor, worker
 from benchmarks.gpu_parts.limits import H100, ROOFLINE_H100, roofline
 from benchmarks.gpu_parts.results import RUNNING, Results
 from benchmarks.gpu_parts.rows import Row, plan, thinned, without_twins
@@ -32,13 +31,14 @@ def dry_run(file: Path, *options: str) -> str:
 
 
 def stored(file: Path) -> dict[str, dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = json.loads(file.read_text())["rows"]
-    return rows
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert "environment" in lines[0]
+    return {line["key"]: line for line in lines if "key" in line}
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    file = tmp_path_factory.mktemp("gpu") / "results.json"
+    file = tmp_path_factory.mktemp("gpu") / "results.jsonl"
     dry_run(file, "--budget-seconds", "100000")  # a busy machine may take its time
     return stored(file)
 
@@ -54,15 +54,18 @@ def test_every_kind_of_row_is_produced(measured: dict[str, dict[str, Any]]) -> N
     assert {(entry["row"]["objective"], entry["row"]["row_length"]) for entry in steps} == {
         ("mlm", 1024), ("mlm", 8192), ("clm", 1024), ("clm", 8192)
     }  # fmt: skip
-    assert {(entry["row"]["kernels"], entry["row"]["recipe"]) for entry in steps} == {
+    assert {(entry["row"]["kernels"], entry["row"]["plain"]) for entry in steps} == {
         ("auto", False), ("auto", True), ("torch", False)
     }  # fmt: skip
+    (profiled,) = [entry["values"] for entry in done if entry["row"]["kind"] == "profile"]
+    assert profiled["trace"] == "trace-17m.json.gz"
     (own,) = [entry["values"]["kernels"] for entry in done if entry["row"]["kind"] == "kernels"]
     assert len(own) == 5 and all(pair["torch_seconds"] > 0 for pair in own)
     for entry in steps:
         values = entry["values"]
         assert values["tokens_per_second"] > 0 and values["roofline_share"] > 0 and values["estimated_gibibytes"] > 0
         assert values["choices"] and values["host_waits"] >= 1
+        assert 0 < values["host_seconds"] <= values["micro_batch_seconds"]
 
 
 def test_numerics_of_every_back_end_are_met(measured: dict[str, dict[str, Any]]) -> None:
@@ -80,7 +83,7 @@ def test_what_cannot_be_measured_is_refused_with_the_reason(measured: dict[str, 
 
 
 def test_a_later_call_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    file, some = tmp_path / "results.json", "row_length=1024 backend=varlen"
+    file, some = tmp_path / "results.jsonl", "row_length=1024 backend=varlen"
     one = f"numerics size=17m objective=clm {some}"
     assert "0 of 1 rows are settled; call again" in dry_run(file, "--budget-seconds", "2", "--only", one)
     dry_run(file, "--only", one, "--budget-seconds", "100000")
@@ -95,18 +98,18 @@ def test_a_later_call_goes_on_with_what_is_missing(tmp_path: Path) -> None:
 def test_a_row_in_which_the_process_ends_twice_is_given_up(tmp_path: Path) -> None:
     row, machine = Row(kind="step"), {"device": "some GPU"}
     for attempt in (1, 2):
-        results = Results.open(tmp_path / "results.json", machine)
+        results = Results.open(tmp_path / "results.jsonl", machine)
         results.close_lost()
         assert not results.finished(row)
-        results.begin(row)
-        assert stored(tmp_path / "results.json")[row.key]["attempts"] == attempt
-        assert stored(tmp_path / "results.json")[row.key]["status"] == RUNNING
-    results = Results.open(tmp_path / "results.json", machine)
+        results.begin(row, limit=60.0)
+        assert stored(tmp_path / "results.jsonl")[row.key]["attempts"] == attempt
+        assert stored(tmp_path / "results.jsonl")[row.key]["status"] == RUNNING
+    results = Results.open(tmp_path / "results.jsonl", machine)
     results.close_lost()
     assert results.finished(row)
     assert "the process ended in it 2 times" in results.rows[row.key]["reason"]
     with pytest.raises(SystemExit, match="another file"):
-        Results.open(tmp_path / "results.json", {"device": "another GPU"})
+        Results.open(tmp_path / "results.jsonl", {"device": "another GPU"})
 
 
 def failing_at(failures: dict[str, Exception]):
@@ -124,27 +127,55 @@ def test_a_row_that_fails_in_any_way_costs_no_other_row(tmp_path: Path, monkeypa
     rows = [Row(kind="step", size=size) for size in PUBLISHED_SIZES[:4]]
     lost = RuntimeError("CUDA error: an illegal memory access was encountered")
     monkeypatch.setattr(worker, "measure", failing_at({rows[0].key: KeyError("renamed"), rows[1].key: lost}))
-    results = Results.open(tmp_path / "results.json", {"device": "some GPU"})
+    results = Results.open(tmp_path / "results.jsonl", {"device": "some GPU"})
     with pytest.raises(SystemExit) as ended:
         worker.work_off(rows, mock.MagicMock(), results, lambda: 1000.0)
     assert ended.value.code == LOST
-    assert [stored(tmp_path / "results.json")[row.key]["status"] for row in rows[:2]] == ["refused", "refused"]
-    results = Results.open(tmp_path / "results.json", {"device": "some GPU"})
+    assert [stored(tmp_path / "results.jsonl")[row.key]["status"] for row in rows[:2]] == ["refused", "refused"]
+    results = Results.open(tmp_path / "results.jsonl", {"device": "some GPU"})
     assert worker.work_off(rows, mock.MagicMock(), results, lambda: 1000.0) == []
-    assert [entry["status"] for entry in stored(tmp_path / "results.json").values()] == ["refused"] * 2 + ["done"] * 2
+    assert [entry["status"] for entry in stored(tmp_path / "results.jsonl").values()] == ["refused"] * 2 + ["done"] * 2
 
 
-def test_a_row_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "LEAST_PATIENCE", 0.05)
-    monkeypatch.setattr(worker, "PATIENCE", 0.0)
-    row, results = Row(kind="step"), Results.open(tmp_path / "results.json", {"device": "some GPU"})
-    with mock.patch.object(worker.os, "_exit") as leave, worker.watched(row, results, 1000.0):
-        time.sleep(0.5)
-    leave.assert_called_once_with(LOST)
-    assert "no end after" in stored(tmp_path / "results.json")[row.key]["reason"]
-    with mock.patch.object(worker.os, "_exit") as leave, worker.watched(row, results, 0.01):
-        time.sleep(0.5)
-    leave.assert_called_once_with(SPENT)
+def test_a_line_that_was_cut_off_costs_no_other(tmp_path: Path) -> None:
+    file, rows = tmp_path / "results.jsonl", [Row(kind="step", size=size) for size in PUBLISHED_SIZES[:3]]
+    Results.open(file, {"device": "some GPU"}).done(rows[0], {"met": True}, 1.0)
+    whole = file.read_text()
+    file.write_text(whole + '{"key": "step siz')
+    results = Results.open(file, {"device": "some GPU"})
+    assert results.finished(rows[0]) and file.read_text().startswith(whole)
+    results.begin(rows[1], limit=60.0)
+    assert [*stored(file)] == [rows[0].key, rows[1].key]
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+sys.path.append(sys.argv[2])
+from benchmarks.gpu_parts.results import Results
+from benchmarks.gpu_parts.rows import Row
+results = Results.open(Path(sys.argv[1]), {"device": "some GPU"})
+if not results.finished(Row(kind="step")):
+    results.begin(Row(kind="step"), float(sys.argv[3]))
+    time.sleep(60)
+"""
+
+
+def test_a_row_that_hangs_is_killed_by_its_own_limit_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "results.jsonl"
+    monkeypatch.setattr(supervisor, "LOOK_EVERY", 0.05)
+    assert supervise(lambda _: [sys.executable, "-c", WORKER, str(file), str(ROOT), "0.3"], 1000.0, file) == 0
+    (entry,) = stored(file).values()
+    assert entry["status"] == "refused" and entry["reason"] == "no end after 0 s"
+
+
+def test_a_budget_that_ends_within_a_row_leaves_it_for_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "results.jsonl"
+    monkeypatch.setattr(supervisor, "LOOK_EVERY", 0.05)
+    assert supervise(lambda _: [sys.executable, "-c", WORKER, str(file), str(ROOT), "50"], 2.0, file) == SPENT
+    assert not Results.read(file).finished(Row(kind="step"))
 
 
 @pytest.mark.parametrize(
@@ -167,13 +198,14 @@ os.kill(os.getpid(), -end) if end < 0 else sys.exit(end)
         given.append(left)
         return [sys.executable, "-c", program, str(calls), ",".join(map(str, ends))]
 
-    assert supervise(command, 1000.0) == status
+    assert supervise(command, 1000.0, tmp_path / "results.jsonl") == status
     assert len(calls.read_text()) == workers
     assert given == sorted(given, reverse=True) and given[0] <= 1000.0
 
 
-def test_no_worker_is_begun_that_has_no_time_to_measure() -> None:
-    assert supervise(lambda _: [sys.executable, "-c", f"raise SystemExit({LOST})"], WORTH / 2) == LOST
+def test_no_worker_is_begun_that_has_no_time_to_measure(tmp_path: Path) -> None:
+    ends = [sys.executable, "-c", f"raise SystemExit({LOST})"]
+    assert supervise(lambda _: ends, WORTH / 2, tmp_path / "none") == LOST
 
 
 def test_the_plan_covers_every_size_objective_and_length_once() -> None:
@@ -196,7 +228,7 @@ def test_attention_that_auto_chooses_is_not_measured_twice() -> None:
 @pytest.mark.parametrize("size", PUBLISHED_SIZES)
 def test_the_roofline_is_the_one_calculated_apart(size: str) -> None:
     model = SHAPES[size]
-    found = [roofline(model, False, 1024, 0.3, H100), roofline(model, True, 1024, 1.0, H100),
-             roofline(model, False, 8192, 0.3, H100)]  # fmt: skip
+    found = [roofline(model, False, [1024], 0.3, H100), roofline(model, True, [1024], 1.0, H100),
+             roofline(model, False, [8192], 0.3, H100)]  # fmt: skip
     apart = [ROOFLINE_H100[1024][size], CALCULATED_DECODERS[size], ROOFLINE_H100[8192][size]]
     assert found == pytest.approx(apart, rel=COUNTED_APART)
