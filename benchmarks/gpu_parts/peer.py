@@ -31,8 +31,8 @@ class Peer:
     """The same pieces in rows that are full, so that nothing is padded; labels at the same positions."""
 
     def __init__(self, row: Row, machine: Machine, rows: int) -> None:
-        config = run_of(Row(kind="step", size=row.size, objective=row.objective, row_length=row.row_length),
-                        machine, rows)  # fmt: skip
+        work = Row(kind="step", size=row.size, objective=row.objective, row_length=row.row_length, plain=True)
+        config = run_of(work, machine, rows)
         with machine.device:
             self.model = peer_model(config, row.backend).to(machine.device).train()
         self.device = machine.device

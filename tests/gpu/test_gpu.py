@@ -70,7 +70,7 @@ def test_a_step_waits_for_the_gpu_once(machine: Machine, objective: str, compile
 
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
 def test_a_step_by_own_kernels_is_that_by_torchs(machine: Machine, objective: str) -> None:
-    rows = [Row(kind="step", objective=objective, compile=False, recipe=True, kernels=name) for name in KERNELS]
+    rows = [Row(kind="step", objective=objective, compile=False, kernels=name) for name in KERNELS]
     own, other = (Ours(row, machine, rows=2) for row in rows)
     for _ in range(3):
         assert own.step().loss == pytest.approx(other.step().loss, rel=SAME_LOSS)
