@@ -34,12 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     require("torch", "transformers", "megatron.core", "psutil", install="pip install .")
     if options.worker:
+        from benchmarks.gpu_parts.obstacles import obstacle
+
+        if not options.dry_run and (found := obstacle()):
+            print(f"error: {found}", file=sys.stderr)
+            return 2
         from benchmarks.gpu_parts.worker import work
 
         return work(options.resume, options.budget_seconds, options.only, options.dry_run)
     with tempfile.TemporaryDirectory() as folder:
         file = options.resume or Path(folder, "results.jsonl")
-        own = [sys.executable, __file__, "--worker", "--resume", str(file), f"--only={options.only}"]
+        own = [sys.executable, "-W", "ignore", __file__, "--worker", "--resume", str(file), f"--only={options.only}"]
         own += ["--dry-run"] if options.dry_run else []
         status = supervise(lambda left: [*own, "--budget-seconds", str(left)], options.budget_seconds, file)
         if file.exists():

@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --seconds) [ $# -gt 1 ] || usage; budget=$2; shift ;;
         --only) [ $# -gt 1 ] || usage; options+=(--only "$2"); shift ;;
-        --dry-run) options+=(--dry-run) ;;
+        --dry-run) options+=(--dry-run); export CUDA_VISIBLE_DEVICES= ;;
         -*) usage ;;
         *) [ -z "$out" ] || usage; out=$1 ;;
     esac
@@ -76,5 +76,5 @@ loads || {
         fail "the extension cannot be built here, see $out/build.log; bring one made by benchmarks/gpu_bundle.sh"
 }
 
-exec "$python" -W ignore benchmarks/gpu.py --resume "$out/results.jsonl" --budget-seconds $((budget - SECONDS)) \
+exec "$python" benchmarks/gpu.py --resume "$out/results.jsonl" --budget-seconds $((budget - SECONDS)) \
     "${options[@]}"

@@ -81,8 +81,10 @@ def plan() -> list[Row]:
 
 def thinned(rows: list[Row]) -> list[Row]:
     """The first row of every setting, whatever its size; micro-batches of given rows count as one setting."""
-    settings = {replace(row, size=SMALLEST, rows=min(1, row.rows)): row for row in reversed(rows)}
-    return list(settings.values())[::-1]
+    settings: dict[Row, Row] = {}
+    for row in rows:
+        settings.setdefault(replace(row, size=SMALLEST, rows=min(1, row.rows)), row)
+    return list(settings.values())
 
 
 def without_twins(rows: list[Row], chosen: str) -> list[Row]:

@@ -34,14 +34,14 @@ def show(file: Path) -> None:
 def table(results: Results) -> list[str]:
     """Lines: the share of the roofline at the ceilings measured here, and the one that was modelled for an H100."""
     shares = modelled_shares(MODELLED)
-    head = f"{'row':<72} " + " ".join(f"{name:>11}" for name, _, _ in COLUMNS) + f" {'published':>11} {'limit':>11}"
+    head = f"{'row':<88} " + " ".join(f"{name:>11}" for name, _, _ in COLUMNS) + f" {'published':>11} {'limit':>11}"
     lines = [head]
     for key, entry in results.rows.items():
         if entry["status"] == DONE and "tokens_per_second" in entry["values"]:
             values = entry["values"] | {"modelled_share": shares.get(modelled_as(entry))}
             cells = [_cell(values.get(name), form) for _, name, form in COLUMNS]
             known = [_cell(source[entry["row"]["size"]], ",.0f") for source in (PUBLISHED_H100, LIMIT_H200)]
-            lines.append(f"{key:<72} " + " ".join(f"{cell:>11}" for cell in [*cells, *known]))
+            lines.append(f"{key:<88} " + " ".join(f"{cell:>11}" for cell in [*cells, *known]))
     lines += [_check(key, entry["values"]) for key, entry in results.rows.items() if _is_check(entry)]
     lines += [f"{key}: refused, {entry['reason']}" for key, entry in results.rows.items() if "reason" in entry]
     return lines
