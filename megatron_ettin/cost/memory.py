@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
+from megatron_ettin.config.freezing import frozen_weights
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import vocabulary_rows
+from megatron_ettin.config.weights import weights
 from megatron_ettin.cost.count import largest_label_share, layer_parameters
 from megatron_ettin.cost.placement import layer_placement, micro_batch_count, own_layers
 from megatron_ettin.cost.simulator import in_flight, schedule
@@ -35,7 +38,7 @@ class Memory:
     weights: int
     gradients: int
     optimizer: int
-    """Main weights and moments, shared among the data and context ranks."""
+    """Main weights, and moments of what is not frozen, shared among the data and context ranks."""
     activations: int
     """What the forward passes in flight keep for their backward passes."""
     logits: int
@@ -60,6 +63,19 @@ def rank_parameters(config: RunConfig, device: int) -> tuple[int, int]:
     if last:  # the last norm, the head, and the table again where the output is tied to another rank's
         ends += model.hidden + model.hidden**2 + model.hidden + rows + (0 if first else rows * model.hidden)
     return matrices + norms + ends, matrices
+
+
+def frozen_parameters(config: RunConfig, device: int) -> int:
+    """Of ``rank_parameters``, those that stay as they are."""
+    stay, own = frozen_weights(config.model, config.optimizer.freeze), own_layers(config, device)
+    rows, tensor = vocabulary_rows(config.model.vocabulary, config.layout.tensor), config.layout.tensor
+    ends = {"embedding.weight": device in (0, config.layout.pipeline - 1), "embedding_norm.weight": device == 0}
+    count = 0
+    for weight in weights(config.model):
+        if weight.name in stay and (weight.layer in own or ends.get(weight.row, False)):
+            shape = (rows, *weight.shape[1:]) if weight.split == "vocabulary" else weight.shape
+            count += math.prod(shape) // (1 if weight.split in ("copied", "vocabulary") else tensor)
+    return count
 
 
 def activations(config: RunConfig, device: int) -> int:
@@ -104,12 +120,12 @@ def memory(config: RunConfig, device: int = 0) -> Memory:
     """Bytes of a rank at one place of the pipeline; an open data size counts as one rank."""
     layout, precision = config.layout, config.compute.precision
     count, matrices = rank_parameters(config, device)
-    sharing = max(1, layout.data) * layout.context
+    learning, sharing = count - frozen_parameters(config, device), max(1, layout.data) * layout.context
     copies = FP8_COPIES_BYTES * matrices if precision == "fp8" else 0
     return Memory(
         weights=WEIGHT_BYTES[precision] * count + copies,
         gradients=GRADIENT_BYTES * count,
-        optimizer=(MAIN_WEIGHT_BYTES[precision] + MOMENT_BYTES) * -(-count // sharing),
+        optimizer=MAIN_WEIGHT_BYTES[precision] * -(-count // sharing) + MOMENT_BYTES * -(-learning // sharing),
         activations=activations(config, device),
         logits=logits(config, device),
     )

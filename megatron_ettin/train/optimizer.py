@@ -67,6 +67,14 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
             held = self._get_model_param_range_map(parameter)["param"]
             self.optimizer.param_groups[group]["params"][place].data.copy_(local.view(-1)[held.start : held.end])
 
+    def _set_main_param_and_optimizer_states(self, model_param: Parameter, tensors: dict[str, Tensor]) -> None:
+        """Take over a parameter's main weight and moments as loaded; what is frozen has no moments."""
+        if model_param.requires_grad:
+            super()._set_main_param_and_optimizer_states(model_param, tensors)
+            return
+        group, place = self.model_param_group_index_map[model_param]
+        self.optimizer.param_groups[group]["params"][place].copy_(tensors["param"])
+
     @property
     def updates(self) -> int:
         """Updates applied so far: the step index of the debiased betas."""
@@ -180,8 +188,9 @@ def build_optimizer(
 ) -> ShardedOptimizer:
     """The optimizer of this rank's model chunks. State is allocated at the first step or load.
 
-    Weight decay is for tensors of two and more dimensions, none for the others. The parameters ``frozen`` have a place
-    and a state as the others, so that checkpoints are alike and a change at one can free them, and never move.
+    Weight decay is for tensors of two and more dimensions, none for the others. The parameters ``frozen`` never move.
+    They have a place in the buffers as the others, so that checkpoints are alike and a change at one can free them, and
+    no moments.
     ``sizes``: for each parameter of the chunks, in order, the elements of its whole tensor without padding.
     """
     parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]

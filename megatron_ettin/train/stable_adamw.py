@@ -114,9 +114,15 @@ class StableAdamW(torch.optim.AdamW):
         return [(group, tensor) for group, tensor in pairs if id(tensor) not in self._frozen]
 
     def prepare_state(self) -> None:
-        """Give every tensor its zero moments; tensors that have them keep them."""
+        """Give every tensor its zero moments; tensors that have them keep them.
+
+        Those of a frozen one are a single zero in the tensor's shape: they are stored as all others and take no memory.
+        """
         for tensor in (tensor for group in self.param_groups for tensor in group["params"]):
-            if not self.state[tensor]:
+            if not self.state[tensor] and id(tensor) in self._frozen:
+                zero = tensor.new_zeros(()).expand(tensor.shape)
+                self.state[tensor] = {"exp_avg": zero, "exp_avg_sq": zero}
+            elif not self.state[tensor]:
                 self.state[tensor] = {"exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
 
     @torch.no_grad()

@@ -124,9 +124,10 @@ def load_run(parts: Parts, checkpoint: Checkpoint, *, moments: bool = True) -> T
     parts.optimizer.load_state_dict(loaded["optimizer"])
     if not moments:
         with torch.no_grad():
-            for moment in parts.optimizer.optimizer.state.values():
-                moment["exp_avg"].zero_()
-                moment["exp_avg_sq"].zero_()
+            inner = parts.optimizer.optimizer
+            for held in (inner.state[tensor] for tensor in inner.tensors()):  # what is frozen has none
+                held["exp_avg"].zero_()
+                held["exp_avg_sq"].zero_()
         state = replace(state, updates=0)
     parts.optimizer.updates = state.updates
     return state

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from megatron_ettin.commands.estimate import main
 from megatron_ettin.config.codec import to_json, with_fields
+from megatron_ettin.config.freezing import frozen_weights
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
+from megatron_ettin.config.weights import shapes
 from megatron_ettin.cost.estimate import Speed, estimate_run
+from megatron_ettin.cost.memory import frozen_parameters
 from megatron_ettin.errors import ConfigError
 
 PUBLISHED_H100_RATES = {"17m": 985e3, "32m": 655e3, "68m": 463e3, "150m": 296e3, "400m": 146e3, "1b": 64e3}
@@ -110,6 +114,14 @@ def test_memory_shrinks_with_the_ranks_that_share_it() -> None:
         alone.weights, alone.gradients, alone.activations,
     )  # fmt: skip
     assert alone.weights == 2 * 1_031_314_112 and alone.optimizer == 12 * 1_031_314_112
+    frozen = estimate_run(with_fields(config, {"optimizer.freeze": ("0-13", "embeddings")}), Speed()).memory
+    stay = sum(math.prod(shapes(config.model)[name]) for name in frozen_weights(config.model, ("0-13", "embeddings")))
+    assert frozen.optimizer == alone.optimizer - 8 * stay and frozen.gradients == alone.gradients
+    for layout in ({"layout.pipeline": 2}, {"layout.tensor": 2}, {"layout.tensor": 4, "layout.pipeline": 4}):
+        shared = with_fields(config, {"optimizer.freeze": ("0-27",)} | layout)
+        parts = [frozen_parameters(shared, device) for device in range(shared.layout.pipeline)]
+        matrices = 28 * (4 * 1792**2 + 3 * 1792 * 3840) // shared.layout.tensor
+        assert sum(parts) == matrices + (2 * 28 - 1) * 1792
     full = estimate_run(with_fields(config, {"layout.recompute": "full"}), Speed()).memory
     assert full.activations < alone.activations / 5
 

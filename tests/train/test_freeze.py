@@ -8,8 +8,10 @@ import torch
 
 from megatron_ettin.checkpoint.load import find
 from megatron_ettin.config import rules
+from megatron_ettin.config.codec import with_fields
 from megatron_ettin.config.freezing import frozen_line, frozen_weights
 from megatron_ettin.config.shapes import SHAPES
+from megatron_ettin.cost.memory import memory
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.export.runs import load_checkpoint
 from megatron_ettin.kernels import linear
@@ -17,10 +19,11 @@ from megatron_ettin.model.canonical import canonical_parameters, full_state
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.run_folder import read_config
 from megatron_ettin.train.parts import build_parts
+from megatron_ettin.train.run import train
 from megatron_ettin.train.store import load_run
 from tests.support.warm import warm
-from tests.train.freeze_ranks import FREEZE, LAYOUTS, frozen_config
-from tests.train.runs import config_of, go, losses, state_of, tensor_hashes, write_toy
+from tests.train.freeze_ranks import FREEZE, LAYOUTS, STEPS, frozen_config
+from tests.train.runs import config_of, go, losses, no_folder, state_of, tensor_hashes, write_toy
 
 LAYOUT_TOLERANCE = 3e-5
 """Weights after four steps against one process, in units of the largest: a gradient that is rounding noise moves a
@@ -81,6 +84,36 @@ def test_moments_of_what_is_frozen_stay_zero_and_decay_takes_nothing(place):
     for entry in canonical_parameters(parts.chunks):
         state = parts.optimizer._get_main_param_and_optimizer_states(entry.parameter)
         assert (entry.name in stay) == (not state["exp_avg_sq"].any()), entry.name
+
+
+def test_moments_of_what_is_frozen_take_no_memory_and_a_checkpoint_loads_into_them(place):
+    config = replace(frozen_config(place / "toy"), model=read_config(place / "one").model)
+    parts = build_parts(config, initialize(config.layout), 1)
+    load_run(parts, find(place / "one"))
+    stay, held = frozen_weights(config.model, FREEZE), 0
+    for entry in canonical_parameters(parts.chunks):
+        moment = parts.optimizer._get_main_param_and_optimizer_states(entry.parameter)["exp_avg"]
+        held += moment.untyped_storage().nbytes()
+        assert (entry.name in stay) == (moment.untyped_storage().nbytes() == 4), entry.name
+    learning = [entry.parameter for entry in canonical_parameters(parts.chunks) if entry.name not in stay]
+    assert held == 4 * (sum(parameter.numel() for parameter in learning) + len(stay))
+    assert 2 * held == memory(config).optimizer + 8 * len(stay)
+
+
+def test_parts_may_be_frozen_and_freed_at_a_checkpoint(place, tmp_path):
+    """What is frozen later stays as it was there; what is freed learns on with moments from zero."""
+    free, frozen = (config_of(place / "toy", "mlm", steps=STEPS, optimizer__freeze=parts) for parts in ((), FREEZE))
+    save = {"checkpoint.every_steps": 2}
+    stay = frozen_weights(read_config(place / "one").model, FREEZE)
+    for name, before, after in (("frozen", free, frozen), ("freed", frozen, free)):
+        run = tmp_path / name
+        go(with_fields(before, save), run)
+        then = dict(load_checkpoint(find(run, 2)).tensors)
+        train(with_fields(after, save), run, no_folder, change_at=2)
+        now = weights_of(run)
+        moved = {name for name in now if not torch.equal(now[name], then[name])}
+        assert moved & stay == (set() if name == "frozen" else stay)
+        assert moved >= set(now) - stay
 
 
 def test_nothing_is_computed_backwards_below_the_lowest_part_that_learns(place, tmp_path, monkeypatch):
