@@ -79,8 +79,6 @@ def examine_stage(stage: Stage, stages: Sequence[Stage], folder: Path, world: in
     if after and (stored := known_settings(run) if run.is_dir() else None) is not None:
         config, after = as_begun(config, stored), ""
     start = f"{', '.join(stage.carries)} of stage {after}, when it is over" if after else ""
-    if list_checkpoints(run):
-        start = "a checkpoint of its own"
     resolved, found = examine(Request(config=config, run=run, world=world, deep=deep, start=start))
     return StageFindings(stage=stage, config=resolved, found=found)
 

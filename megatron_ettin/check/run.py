@@ -26,6 +26,7 @@ from megatron_ettin.cost.idle import advice, idle
 from megatron_ettin.cost.memory import heaviest
 from megatron_ettin.cost.placement import layer_placement, timeline
 from megatron_ettin.errors import CheckpointError, ConfigError
+from megatron_ettin.plans.chosen import named_run
 from megatron_ettin.progress import format_count
 from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.run_folder import (
@@ -35,7 +36,6 @@ from megatron_ettin.run_folder import (
     known_settings,
     list_checkpoints,
     nearest,
-    parse_source,
     read_config,
     refuse_plan_folder,
     stored_tokenizer,
@@ -76,7 +76,9 @@ def examine(request: Request) -> tuple[RunConfig, list[Finding]]:
     found += about_data
     config = with_vocabulary(config, vocabulary)
     found += guarded("steps", step_findings(config))
-    if request.start:
+    if list_checkpoints(request.run):
+        found.append(Finding("ok", "start", "a checkpoint of its own"))
+    elif request.start:
         found.append(Finding("ok", "start", request.start))
     else:
         found += guarded("start", start_findings(config, tokenizer))
@@ -172,7 +174,8 @@ def start_findings(config: RunConfig, tokenizer: TokenizerIdentity | None = None
 
 def from_run_finding(config: RunConfig, tokenizer: TokenizerIdentity | None) -> Finding:
     """The run that is continued: its shape, its tokenizer and that it has a checkpoint."""
-    folder, step = parse_source(config.start.from_run)
+    chosen_stage: list[str] = []
+    folder, step = named_run(config.start.from_run, chosen_stage.append)
     other = read_config(folder)
     refuse_other_shape(config.model, other.model, str(folder))
     if config.stage != "cross" and not config.start.planned and config.objective != other.objective:
@@ -188,7 +191,8 @@ def from_run_finding(config: RunConfig, tokenizer: TokenizerIdentity | None) -> 
         steps = ", ".join(str(found.step) for found in saved)
         raise CheckpointError(f"{checkpoints_of(folder)}: step {step} is not there; steps there: {steps}")
     which = "newest checkpoint" if step is None else "checkpoint"
-    text = f"{folder}: {other.objective} {other.stage}, {which} {chosen[-1].path.name}"
+    text = "".join(f"{line}; " for line in chosen_stage)
+    text += f"{folder}: {other.objective} {other.stage}, {which} {chosen[-1].path.name}"
     text += changes(config.model, other.model)
     if tokenizer is not None:
         where = str(chosen[-1].path)
@@ -208,7 +212,8 @@ def from_huggingface_finding(config: RunConfig, tokenizer: TokenizerIdentity | N
         shape["global_every"] = fields.get("global_attn_every_n_layers", every_of(fields.get("layer_types")))
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{folder}/config.json: no such file; --init-from takes the Hugging Face folder of a model"
+            f"{folder}/config.json: no such file; a run needs the Hugging Face folder that it starts from until it has "
+            "saved a checkpoint of its own"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

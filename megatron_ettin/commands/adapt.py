@@ -208,13 +208,18 @@ def options_of(flags: AdaptFlags, start: Start) -> BuildOptions:
 def require(
     asked: Asked, start: Start, config: RunConfig, options: BuildOptions, say: Callable[[str], None]
 ) -> None:  # fmt: skip
-    """Raise DataError or ConfigError for text that does not go with the start; nothing is written before."""
-    if config.observe.remember and not (asked.run / START).is_file():
+    """Raise DataError or ConfigError for text that does not go with the start; nothing is written before.
+
+    A run that has its start on record was looked at then; the folder of the start may have gone since.
+    """
+    if (asked.run / START).is_file():
+        return
+    if config.observe.remember:
         require_tokenizer_of(start, config.observe.remember, say)
         open_remembered(config, read_identity(Path(start.folder) / TOKENIZER))
     if asked.corpus:
         require_tokenizer_of(start, asked.corpus, say)
-    elif not (asked.run / START).is_file():
+    else:
         require_preparable(start, asked.data, asked.run, options)
 
 

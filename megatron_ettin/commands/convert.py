@@ -12,6 +12,7 @@ import tyro
 
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
+from megatron_ettin.plans.chosen import named_run
 from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.run_folder import CONFIG, being_trained, is_run, own_run, parse_source
 
@@ -20,13 +21,14 @@ from megatron_ettin.run_folder import CONFIG, being_trained, is_run, own_run, pa
 class ConvertFlags:
     """Convert between runs and Hugging Face folders; the direction follows from SOURCE.
 
-    SOURCE is RUN or RUN@STEP (its newest checkpoint, or that of a step), or a Hugging Face ModernBERT or Ettin folder
-    (safetensors only; code in it is never run). A folder becomes a run that other runs can start from with --from.
+    SOURCE is RUN or RUN@STEP (its newest checkpoint, or that of a step), PLAN or PLAN/STAGE (the last stage of a plan
+    that has a checkpoint, or the one named), or a Hugging Face ModernBERT or Ettin folder (safetensors only; code in it
+    is never run). A folder becomes a run that other runs can start from with --from.
     Exports hold parity.json: the logits of transformers are those of the run, or nothing is written.
     """
 
     source: Annotated[str, tyro.conf.Positional]
-    """RUN, RUN@STEP, or a Hugging Face folder."""
+    """RUN, RUN@STEP, PLAN, PLAN/STAGE, or a Hugging Face folder."""
     target: Annotated[Path, tyro.conf.Positional]
     """What to write: a Hugging Face folder, with --all a folder of them, or a run folder."""
     all: bool = False
@@ -59,7 +61,7 @@ def to_huggingface(flags: ConvertFlags) -> int:
 
         import_models()
 
-    run, step = parse_source(flags.source)
+    run, step = named_run(flags.source, print)
     if not run.is_dir():
         raise CheckpointError(f"{run} does not exist; give a run folder or a Hugging Face folder")
     if line := being_trained(run):

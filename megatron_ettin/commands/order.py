@@ -12,7 +12,7 @@ def parser() -> argparse.ArgumentParser:
         prog="ettin order",
         description="What a run has read. Steps are counted as in metrics.jsonl: checkpoint step-N has seen 1 to N.",
     )
-    result.add_argument("run", type=Path, help="folder of the run")
+    result.add_argument("run", type=Path, help="folder of a run, of a plan, or of a stage (PLAN/STAGE)")
     question = result.add_mutually_exclusive_group(required=True)
     question.add_argument("--step", type=int, help="rows, pieces, sources and masks of a step")
     question.add_argument("--document", type=int, help="the steps that saw this document of the source")
@@ -45,6 +45,9 @@ def main(arguments: list[str]) -> int:
         parser().error("--source without a name goes with --step")
     if options.row and options.rows:
         parser().error("--row names rows and --rows counts them; give one of them")
+    from megatron_ettin.plans.chosen import chosen_run
+
+    options.run = chosen_run(options.run, print)
     if options.step is not None:
         return print_step(
             options.run, options.step, options.text, options.rows, options.row, origins=options.source is not None

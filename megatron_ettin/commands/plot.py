@@ -14,7 +14,8 @@ class PlotFlags:
     """Draw runs: loss, learning rate, gradient norm and throughput over tokens, as PNG and SVG."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders; several are drawn into one picture."""
+    """Folders of runs, of plans (their last stage with a checkpoint) or of stages (PLAN/STAGE); several are drawn into
+    one picture."""
     out: Path | None = None
     """The files without their endings; default: plot in the run's folder, or plots/comparison for several."""
     title: str = ""
@@ -28,9 +29,11 @@ def main(arguments: list[str]) -> int:
     flags = tyro.cli(PlotFlags, args=arguments, prog="ettin plot")
     from megatron_ettin.errors import ConfigError
     from megatron_ettin.observe.plot import plot_runs
+    from megatron_ettin.plans.chosen import chosen_run
 
     if not flags.runs:
         raise ConfigError("ettin plot takes one or several run folders, for example: ettin plot runs/*")
-    for path in plot_runs(flags.runs, flags.out, flags.title, flags.reference):
+    runs = [chosen_run(run, print) for run in flags.runs]
+    for path in plot_runs(runs, flags.out, flags.title, flags.reference):
         print(path)
     return 0

@@ -31,6 +31,7 @@ from megatron_ettin.config.run import (
 )
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from megatron_ettin.errors import ConfigError, closest, suggest
+from megatron_ettin.plans.chosen import chosen_run
 from megatron_ettin.plans.plan import shipped_names
 from megatron_ettin.plans.scale import scale_for, scaled, too_short
 from megatron_ettin.run_folder import is_run, read_config
@@ -172,8 +173,8 @@ def recipe_named(arguments: list[str], verb: str) -> tuple[RunConfig, list[str]]
         shown = arguments[:3] if len(arguments) > 3 else ["150m", "mlm", "pretrain"]
         return run_of(*shown), ["--help"]
     names = list(takewhile(lambda argument: not argument.startswith("-"), arguments[:3]))
-    if len(names) == 1 and names[0] not in SHAPES and is_run(Path(names[0])):
-        return read_config(Path(names[0])), ["--run", names[0], *arguments[1:]]
+    if len(names) == 1 and names[0] not in SHAPES and is_run(run := chosen_run(Path(names[0]), print)):
+        return read_config(run), ["--run", str(run), *arguments[1:]]
     if len(names) < 3:
         sizes = [*PUBLISHED_SIZES, "tiny", "a .toml file"]
         kind, known = (("SIZE", sizes), ("OBJECTIVE", list(OBJECTIVES)), ("STAGE", list(STAGES)))[len(names)]

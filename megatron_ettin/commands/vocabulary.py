@@ -25,11 +25,13 @@ def make_parser() -> argparse.ArgumentParser:
     replace = verbs.add_parser("replace", help="the tokens of another tokenizer")
     trim = verbs.add_parser("trim", help="some of the model's tokens")
     for verb in (extend, replace, trim):
-        verb.add_argument("model", help="RUN, RUN@STEP or a Hugging Face folder")
+        verb.add_argument("model", help="RUN, PLAN or PLAN/STAGE, also with @STEP, a Hugging Face folder or a hub name")
         verb.add_argument("--tokenizer", type=Path, required=verb is replace, help="the new one, or a folder with it")
         verb.add_argument("--output", type=Path, required=True, help="the Hugging Face folder to make")
         verb.add_argument("--sample", nargs="+", default=[], help="text files whose tokens a byte are reported" + LIMIT)
         verb.add_argument("--json-key", default="text", help="member of each JSON line, or column, with the text")
+        which = "which model is meant of a run of objective mixed, which trains both in one"
+        verb.add_argument("--as", dest="kind", choices=("encoder", "decoder"), help=which)
         verb.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="how tensors are stored")
     extend.add_argument("--tokens", type=Path, help="instead of a tokenizer: further tokens, one a line, spaces count")
     extend.add_argument("--unused", action="store_true", help="--tokens take the ids of [unused...] tokens first")

@@ -26,8 +26,8 @@ def merge_weights(settings: MergeSettings, say: Callable[[str], None]) -> None:
     Costs one tensor of each model in memory, then a model for the proof. Raises CheckpointError for models that do not
     fit and for NaN, by name, DataError for another tokenizer, ConfigError for an output that is there.
     """
-    models = [open_source(model, say) for model in settings.models]
-    based = [open_source(settings.base, say)] if settings.base else []
+    models = [open_source(model, say, settings.kind) for model in settings.models]
+    based = [open_source(settings.base, say, settings.kind)] if settings.base else []
     for other in (*models[1:], *based):
         refuse_other(models[0], other)
     weights = settings.weights or (1.0,) * len(models)

@@ -15,13 +15,14 @@ from megatron_ettin.errors import ConfigError
 class MergeSettings:
     """Join the weights of models of one shape into one, in a Hugging Face folder with a proof of its logits.
 
-    A MODEL is RUN or RUN@STEP (a run of any layout: its newest checkpoint, or that of a step) or a Hugging Face
-    ModernBERT or Ettin folder (safetensors only). Models of another shape, tokenizer, rotary base, window or objective
-    are refused.
+    A MODEL is RUN or RUN@STEP (a run of any layout: its newest checkpoint, or that of a step), PLAN or PLAN/STAGE (the
+    last stage of a plan that has a checkpoint, or the one named), or a ModernBERT or Ettin of Hugging Face (safetensors
+    only): a folder, OWNER/NAME or OWNER/NAME@REVISION. Models of another shape, tokenizer, rotary base, window or
+    objective are refused.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """RUN, RUN@STEP or Hugging Face folders, two or more."""
+    """RUN, RUN@STEP, PLAN, PLAN/STAGE, Hugging Face folders or hub names, two or more."""
     output: Path
     """The Hugging Face folder to make."""
     method: Literal["mean", "ties"] = "mean"
@@ -30,11 +31,13 @@ class MergeSettings:
     weights: tuple[float, ...] = ()
     """A weight for each model, above 0; only their ratios count. Default: all equal."""
     base: str = ""
-    """ties: the model that all others were trained from; RUN, RUN@STEP or a folder."""
+    """ties: the model that all others were trained from, named as they are."""
     density: float | None = None
     """ties: the share of each model's changes that is kept, above 0 and at most 1. Default: 0.2."""
     scale: float | None = None
     """ties: the joined change is multiplied by this before it is added to the base. Default: 1."""
+    kind: Annotated[Literal["encoder", "decoder"] | None, tyro.conf.arg(name="as")] = None
+    """Which model is meant of runs of objective mixed, which train both in one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How tensors are stored."""
 

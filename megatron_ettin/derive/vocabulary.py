@@ -15,6 +15,7 @@ from megatron_ettin.derive.rows import Reworded
 from megatron_ettin.derive.sources import Source, open_source
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.export.huggingface import StoredType
+from megatron_ettin.export.mapping import Kind
 from megatron_ettin.export.published import publish_export
 from megatron_ettin.export.runs import TRAINING_FILE
 from megatron_ettin.export.tokenizer_files import special_ids
@@ -38,7 +39,7 @@ class VocabularySettings:
 
     change: Change
     model: str
-    """RUN, RUN@STEP or a Hugging Face folder."""
+    """RUN, PLAN or PLAN/STAGE, also with @STEP, a Hugging Face folder or a hub name."""
     output: Path
     tokenizer: Path | None = None
     """The new tokenizer.json, or a folder with one."""
@@ -52,6 +53,8 @@ class VocabularySettings:
     """trim: the most frequent tokens of the texts, so many in all; 0: all that occur."""
     sample: tuple[str, ...] = ()
     """Texts whose tokens a byte are reported."""
+    kind: Kind | None = None
+    """Which model is meant of a run that trains an encoder and a decoder in one."""
     json_key: str = "text"
     dtype: StoredType = "float32"
 
@@ -78,7 +81,7 @@ def change_vocabulary(settings: VocabularySettings, say: Callable[[str], None]) 
     Raises DataError for a tokenizer that does not fit the change or shares no token with the model, CheckpointError for
     a damaged model; nothing is published then.
     """
-    source = open_source(settings.model, say)
+    source = open_source(settings.model, say, settings.kind)
     old_file = source.export.tokenizer_json
     content = read_tokenizer(old_file)
     roles = special_ids(content, old_file, source.export.special_ids or source.tokenizer.special_ids)

@@ -21,9 +21,10 @@ from megatron_ettin.evaluate.text import masked_pieces, plain_pieces, token_byte
 from megatron_ettin.export.config_json import kind_of
 from megatron_ettin.export.huggingface import read_folder_config
 from megatron_ettin.export.runs import TRAINING_FILE, export_checkpoint
+from megatron_ettin.plans.chosen import named_run
 from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.rows.run_data import open_data
-from megatron_ettin.run_folder import being_trained, is_run, parse_source
+from megatron_ettin.run_folder import being_trained, is_run
 from megatron_ettin.tokenizer.identity import difference, read_identity, read_tokenizer
 from megatron_ettin.typed_json import parse_json
 
@@ -51,7 +52,7 @@ def exported(models: Mapping[str, str]) -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory(prefix="ettin-evaluate-") as temporary:
         folders = {}
         for name, source in models.items():
-            run, step = parse_source(source)
+            run, step = named_run(source, print)
             refuse_special_files(run)
             if is_run(run):
                 from megatron_ettin.checkpoint.load import find
@@ -63,6 +64,11 @@ def exported(models: Mapping[str, str]) -> Iterator[dict[str, Path]]:
                 objective = OBJECTIVES[stored_run(checkpoint)[1].objective]
                 for kind in map(kind_of, kinds_of(objective)):
                     called = f"{name}-{kind}" if objective.mixes else name
+                    if objective.mixes and called in models:
+                        raise ConfigError(
+                            f"two models are called {called}: {models[called]}, and the {kind} of {source}, which "
+                            f"trains an encoder and a decoder in one; name one of them: NAME={source}"
+                        )
                     folders[called] = Path(temporary, called)
                     export_checkpoint(checkpoint, folders[called], kind=kind)
             elif Path(source).is_dir():

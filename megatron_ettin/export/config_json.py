@@ -51,7 +51,7 @@ def objective_as(objective: Objective, kind: Kind | None) -> Objective:
     if kind is None and len(kinds) > 1:
         raise ConfigError(
             f"a run of objective {objective.name} trains an encoder and a decoder in one; say which of them is meant: "
-            f"ettin convert RUN FOLDER --as {' or --as '.join(kinds)}"
+            f"--as {' or --as '.join(kinds)}"
         )
     chosen = kind or kind_of(objective)
     if chosen not in kinds:

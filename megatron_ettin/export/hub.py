@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_ettin.errors import CheckpointError
+from megatron_ettin.run_folder import is_plan
 
 HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w./-]+)?")
 """OWNER/NAME or OWNER/NAME@REVISION."""
@@ -18,8 +19,9 @@ MODEL_FILES = (
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether ``source`` has the form of a hub name and is no path on this machine."""
-    there = Path(source).exists() or Path(source.partition("@")[0]).exists()
+    """Whether ``source`` has the form of a hub name and is no path on this machine, nor a stage of a plan on it."""
+    path = Path(source.partition("@")[0])
+    there = Path(source).exists() or path.exists() or is_plan(path.parent)
     return HUB_NAME.fullmatch(source) is not None and not there
 
 

@@ -18,14 +18,8 @@ from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError, DamagedError
 from megatron_ettin.model.canonical import canonical_parameters, load_full_state
 from megatron_ettin.parallel.together import on_first
-from megatron_ettin.run_folder import (
-    TOKENIZER,
-    Checkpoint,
-    parse_source,
-    read_numbers,
-    set_aside,
-    stored_tokenizer,
-)
+from megatron_ettin.plans.chosen import named_run
+from megatron_ettin.run_folder import TOKENIZER, Checkpoint, read_numbers, set_aside, stored_tokenizer
 from megatron_ettin.tokenizer.identity import WITH_ITS_TOKENIZER, TokenizerIdentity, compare_tokenizers, read_identity
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.store import DROPOUT, load_run
@@ -146,7 +140,7 @@ def begin_from_run(
 
     Raises CheckpointError when that run is not finished, or a stage other than cross would change the objective.
     """
-    folder, step = parse_source(source)
+    folder, step = named_run(source, say)
     checkpoint = find(folder, step)
     before, theirs = stored_run(checkpoint)
     if step is None and not before.finished:

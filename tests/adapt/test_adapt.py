@@ -1,6 +1,9 @@
 """The verb: from a published model and text to an exported model, by one command that also goes on."""
 
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +25,7 @@ from megatron_ettin.observe.plot import plot_runs
 from megatron_ettin.observe.records import read_records
 from megatron_ettin.rows.run_data import open_data
 from megatron_ettin.run_folder import read_config
+from megatron_ettin.train.record import Recorder
 from tests.adapt.starts import SHAPES, loss_by_transformers, write_start, write_text
 from tests.adapt.test_start import LOSS_TOLERANCE, spoil
 from tests.support.tokenizers import write_kind
@@ -101,6 +105,28 @@ def test_the_same_command_goes_on_without_the_text_and_the_start(adapted, capsys
     said = capsys.readouterr().out
     assert "exported already" in said and "prepared" not in said
     assert (adapted.run / "corpus" / "text.bin").stat().st_mtime_ns == before
+
+
+def test_a_run_on_a_corpus_goes_on_and_is_checked_without_the_folder_of_its_start(adapted, tmp_path, monkeypatch):
+    """Stopped in the middle, with text to remember: only the first start needs START."""
+    start, run, record = tmp_path / "start", tmp_path / "run", Recorder.step
+    shutil.copytree(adapted.start, start)
+    corpus = str(adapted.run / "corpus" / "text")
+    command = ["adapt", str(start), "--data", corpus, "--remember", corpus, "--run", str(run), *FLAGS]
+
+    def step_and_signal(self, state, *arguments):
+        record(self, state, *arguments)
+        if state.step == 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "step", step_and_signal)
+        assert main(command) != 0
+    shutil.rmtree(start)
+    assert main(["check", str(run), "--quiet"]) == 0
+    assert main(command) == 0
+    for one, other in zip(read_records(run, "step"), read_records(adapted.run, "step"), strict=True):
+        assert one["step"] == other["step"] and one["loss"] == pytest.approx(other["loss"], abs=LAYOUT_TOLERANCE)
 
 
 @pytest.mark.parametrize(

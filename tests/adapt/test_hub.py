@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.adapt.stand_in_hub import TOKEN, Hub, serving
 from tests.adapt.starts import SHAPES, write_start
@@ -85,3 +87,16 @@ def test_what_the_hub_does_not_give_is_one_line_with_the_remedy(hub, tmp_path):
 def test_a_hub_that_does_not_answer_is_one_line(tmp_path):
     (answer,) = asked(Hub(models={}, address="http://127.0.0.1:9"), tmp_path, NAME)
     assert "is no folder here, and the hub does not give it" in answer["error"] and "\n" not in answer["error"]
+
+
+def test_models_of_the_hub_are_merged_and_keep_their_commit(hub, tmp_path):
+    """By name and by revision, from the cache the second time; another model's name is refused in a line."""
+    extra = {"HF_ENDPOINT": hub.address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-m", "megatron_ettin", "merge-weights", f"{NAME}@main", NAME, "--output"]
+    run([*command, str(tmp_path / "out")], extra=extra)
+    merged = json.loads((tmp_path / "out" / "merge.json").read_text())["models"]
+    assert [model["model"] for model in merged] == [f"{NAME}@main", NAME]
+    assert {model["commit"] for model in merged} == {hub.commit(NAME, "main")}
+    source = next((tmp_path / "cache").glob("models--answerdotai*/snapshots/*/model.safetensors"))
+    before, after = load_file(source), load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from megatron_ettin.export import read_folder
 from megatron_ettin.export.runs import load_checkpoint
 from megatron_ettin.run_folder import list_checkpoints
 from tests.export.conftest import tokenizer_content
-from tests.export.test_runs import corpus, runs  # noqa: F401 - fixtures
+from tests.export.test_runs import corpus, mixed, runs  # noqa: F401 - fixtures
 
 Tensors = Mapping[str, Tensor]
 LAST_BIT = 1.2e-7
@@ -210,3 +211,50 @@ def test_wrong_arguments_are_explained(
     monkeypatch.chdir(tmp_path)
     assert merge("--output", "out", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_of_both_kinds_of_rows_is_merged_as_the_kind_that_is_named(
+    mixed: Path,  # noqa: F811 - the fixture
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert merge(mixed, mixed, "--output", tmp_path / "out") == 2
+    assert "--as encoder or --as decoder" in capsys.readouterr().err
+    assert merge(mixed, mixed, "--as", "decoder", "--output", tmp_path / "out") == 0
+    read, loaded = read_folder(tmp_path / "out"), load_checkpoint(list_checkpoints(mixed)[-1])
+    assert read.config.kind == "decoder"
+    assert all(torch.equal(read.tensors[name], tensor) for name, tensor in loaded.tensors.items())
+    assert merge(tmp_path / "out", tmp_path / "out", "--as", "encoder", "--output", tmp_path / "other") == 2
+    assert "--as encoder: objective clm trains no encoder" in capsys.readouterr().err
+    extend = ["vocabulary", "extend", str(mixed), "--tokens", str(tmp_path / "tokens.txt"), "--output"]
+    (tmp_path / "tokens.txt").write_text("<wholly new>\n")
+    assert main([*extend, str(tmp_path / "extended")]) == 2
+    assert main([*extend, str(tmp_path / "extended"), "--as", "encoder"]) == 0
+    assert read_folder(tmp_path / "extended").config.objective == "mntp"
+
+
+def test_of_a_plan_the_last_stage_with_a_checkpoint_is_merged_and_exported(
+    runs: Path,  # noqa: F811 - the fixture
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = tmp_path / "plan"
+    for folder in ("1-words", "2-end"):
+        shutil.copytree(runs / "encoder", plan / folder)
+    shutil.rmtree(plan / "2-end" / "checkpoints")
+    stages = [{"name": folder[2:], "folder": folder} for folder in ("1-words", "2-end")]
+    (plan / "plan.json").write_text(json.dumps({"stages": stages}))
+    capsys.readouterr()
+    assert merge(plan, plan / "words", "--output", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert f"{plan / '1-words'} is taken, the last stage with a checkpoint" in said and "plan/words is " in said
+    assert main(["convert", str(plan), str(tmp_path / "converted")]) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "converted")]
+    assert weights[0] == weights[1]
+    assert main(["plot", str(plan / "end")]) == 0 and (plan / "2-end" / "plot.png").is_file()
+    assert main(["order", str(plan), "--step", "1"]) == 0
+    assert "as recorded" in capsys.readouterr().out
+    for verb in ("status", "check", "estimate"):
+        assert main([verb, str(plan / "words")]) == 0
+    assert main(["check", str(plan)]) == 0
+    assert "goes on with the run in it" in capsys.readouterr().out

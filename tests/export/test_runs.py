@@ -15,6 +15,7 @@ from megatron_ettin.cli import main
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.evaluate.dynamics.points import points_of
 from megatron_ettin.evaluate.suites.subjects import opened_subjects
 from megatron_ettin.export import read_canonical, read_folder
 from megatron_ettin.export.runs import export_checkpoint, load_checkpoint
@@ -117,6 +118,36 @@ def test_a_mixed_run_records_and_evaluates_both_kinds_of_rows(mixed, corpus):
         assert [(subject.name, subject.kind, subject.label_offset) for subject in subjects] == [
             ("both-encoder", "encoder-from-decoder", -1), ("both-decoder", "decoder", -1),
         ]  # fmt: skip
+
+
+def test_both_models_of_a_mixed_run_are_curves_and_take_no_name_of_another_model(mixed, runs, tmp_path):
+    points = points_of([f"both={mixed}"])
+    assert [point.name for point in points] == [
+        "both-encoder@step2", "both-encoder@step3", "both-decoder@step2", "both-decoder@step3",
+    ]  # fmt: skip
+    kinds = []
+    for point in (points[1], points[3]):
+        with point.opened() as subject:
+            kinds.append(subject.kind)
+    assert kinds == ["encoder-from-decoder", "decoder"]
+    assert points[0].origin.fingerprint() != points[2].origin.fingerprint()
+    clash = {"x": str(mixed), "x-encoder": str(runs / "encoder")}
+    with pytest.raises(ConfigError, match="two models are called x-encoder.*NAME="), opened_subjects(clash):
+        pass
+
+
+def test_the_stages_of_a_plan_are_one_curve_even_where_they_are_of_one_kind(runs, tmp_path):
+    for name in ("1-words", "2-masks"):
+        shutil.copytree(runs / "encoder", tmp_path / "plan" / name)
+    stages = [{"name": name[2:], "folder": name} for name in ("1-words", "2-masks")]
+    (tmp_path / "plan" / "plan.json").write_text(json.dumps({"stages": stages}))
+    points = points_of([str(tmp_path / "plan")])
+    assert [point.name for point in points] == [
+        "plan@words2", "plan@words3", "plan@masks2", "plan@masks3",
+    ]  # fmt: skip
+    assert points[3].tokens == 2 * points[1].tokens and points[2].tokens == points[1].tokens + points[0].tokens
+    (last,) = points_of([f"{tmp_path / 'plan' / 'masks'}@3"])
+    assert last.name == "2-masks@step3"
 
 
 def test_a_bf16_run_is_exported_from_its_float32_main_weights(runs):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from megatron_ettin.checkpoint.load import verify
 from megatron_ettin.evaluate.suites.subjects import TOKENIZERS, WEIGHTS, fetched
+from megatron_ettin.export.mapping import Kind
 from megatron_ettin.export.runs import export_checkpoint, fingerprint_of, load_checkpoint, refill
 from megatron_ettin.run_folder import Checkpoint, stored_tokenizer
 from megatron_ettin.tokenizer.identity import TokenizerIdentity
@@ -41,6 +42,8 @@ class RunExport:
     change.
     """
 
+    kind: Kind | None = None
+    """Of a run that trains an encoder and a decoder in one: which of them."""
     holds: Any = None
     """Shape, objective and tokenizer of what is in the folder."""
     place: TemporaryDirectory[str] = field(default_factory=lambda: TemporaryDirectory(prefix="ettin-dynamics-"))
@@ -57,7 +60,7 @@ class RunExport:
             return folder
         self.exports += 1
         folder = Path(self.place.name, str(self.exports))
-        export_checkpoint(checkpoint, folder)
+        export_checkpoint(checkpoint, folder, kind=self.kind)
         self.holds = wanted
         return folder
 
@@ -74,8 +77,8 @@ class StoredCheckpoint:
         return self.fingerprint()
 
     def fingerprint(self) -> str:
-        """That of the checkpoint's manifest."""
-        return fingerprint_of(self.checkpoint)
+        """That of the checkpoint's manifest, and the kind where it holds two."""
+        return " ".join([fingerprint_of(self.checkpoint), *([self.export.kind] if self.export.kind else [])])
 
     def tokenizer(self) -> TokenizerIdentity | None:
         """What its ids mean; None where an earlier version wrote it."""

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.checkpoint.standing import stored_run
+from megatron_ettin.config.objective import OBJECTIVES, kinds_of
 from megatron_ettin.errors import CheckpointError, ConfigError
 from megatron_ettin.evaluate.dynamics.origins import ExportedFolder, HubRevision, Origin, RunExport, StoredCheckpoint
 from megatron_ettin.evaluate.suites.subjects import Subject, subject_of
-from megatron_ettin.export.hub import HUB_NAME
+from megatron_ettin.export.config_json import kind_of
+from megatron_ettin.export.hub import is_hub_name
 from megatron_ettin.export.runs import REVISIONS, TRAINING_FILE
-from megatron_ettin.run_folder import being_trained, is_run, list_checkpoints, parse_source
+from megatron_ettin.plans.chosen import chosen_run
+from megatron_ettin.plans.folder import recorded_stages
+from megatron_ettin.run_folder import being_trained, is_plan, is_run, list_checkpoints, parse_source
 from megatron_ettin.typed_json import parse_json
 
 STAGES = tuple(REVISIONS.values())
@@ -84,8 +88,9 @@ def points_of(models: Sequence[str]) -> list[Point]:
         points = _of_source(given if mark else "", source)
         if not points:
             raise CheckpointError(f"{source} has no checkpoints")
-        curve = found.setdefault(points[0].curve, [])
-        curve += _counting_on(curve, points)
+        for curve_name in dict.fromkeys(point.curve for point in points):
+            curve = found.setdefault(curve_name, [])
+            curve += _counting_on(curve, [point for point in points if point.curve == curve_name])
     for curve_name, curve in found.items():
         names = [point.revision for point in curve]
         if doubled := next((name for name in names if names.count(name) > 1), None):
@@ -97,8 +102,12 @@ def points_of(models: Sequence[str]) -> list[Point]:
 
 def _of_source(name: str, source: str) -> list[Point]:
     """The points of one source, in the order of training, with the tokens of each one's own stage."""
-    here = Path(source).exists() or Path(source.partition("@")[0]).exists()
-    path, step = parse_source(source) if here or not HUB_NAME.fullmatch(source) else (Path(source), None)
+    if is_hub_name(source):
+        return _of_hub(name, source)
+    path, step = parse_source(source)
+    if is_plan(path) and step is None:
+        return _of_plan(name or path.resolve().name, path)
+    path = chosen_run(path, print)
     if is_run(path):
         return _of_run(name or path.resolve().name, path, step)
     if (path / "config.json").is_file():
@@ -108,15 +117,35 @@ def _of_source(name: str, source: str) -> list[Point]:
         if not folders:
             raise CheckpointError(f"{path} is no run, and none of its folders holds an exported model")
         return _in_order([_of_export(name or path.resolve().name, folder) for folder in folders])
-    if HUB_NAME.fullmatch(source):
-        return _of_hub(name, source)
     raise CheckpointError(f"{source} is no run, no folder of exports and no name of a hub repository")
 
 
+def _of_plan(name: str, folder: Path) -> list[Point]:
+    """The checkpoints of all stages; their revisions are named by their stages, of which several may be of one kind."""
+    found: dict[str, list[Point]] = {}
+    for place, (stage, run) in enumerate(recorded_stages(folder)):
+        for curve, points in groupby(_of_run(name, run, None), key=lambda point: point.curve):
+            known = found.setdefault(curve, [])
+            named = [replace(point, revision=f"{stage}{point.step}", stage=place) for point in points]
+            known += _counting_on(known, named)
+    return [point for points in found.values() for point in points]
+
+
 def _of_run(name: str, run: Path, step: int | None) -> list[Point]:
+    """The checkpoints of a run; one that trains an encoder and a decoder in one is two curves."""
     if line := being_trained(run):
         print(line)
-    export, points = RunExport(), []
+    checkpoints = list_checkpoints(run)
+    objective = OBJECTIVES[stored_run(checkpoints[-1])[1].objective] if checkpoints else None
+    if objective is None or not objective.mixes:
+        return _checkpoints_of(name, run, step, RunExport())
+    kinds = [kind_of(one) for one in kinds_of(objective)]
+    return [point for kind in kinds for point in _checkpoints_of(f"{name}-{kind}", run, step, RunExport(kind))]
+
+
+def _checkpoints_of(name: str, run: Path, step: int | None, export: RunExport) -> list[Point]:
+    """The checkpoints of a run, or that of a step, in one form. Raises CheckpointError where that step is not there."""
+    points = []
     for checkpoint in list_checkpoints(run):
         if step not in (None, checkpoint.step):
             continue
