@@ -16,6 +16,7 @@ from megatron_ettin.config.compatible import changes, refuse_other_shape
 from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_world_size
 from megatron_ettin.config.freezing import frozen_line
 from megatron_ettin.config.objective import OBJECTIVES
+from megatron_ettin.config.overlapping import overlap_line
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import every_of
 from megatron_ettin.config.sharing import sharing_at
@@ -157,6 +158,7 @@ def sharing_findings(config: RunConfig) -> Iterator[Finding]:
     if config.layout.fit_micro_batch:
         text += "; a GPU takes as many rows as it holds and the ranks share evenly"
     yield Finding("ok", "sharing", text)
+    yield Finding("ok", "messages", f"on GPUs {overlap_line(config, 'cuda')}")
 
 
 def start_findings(config: RunConfig, tokenizer: TokenizerIdentity | None = None) -> Iterator[Finding]:

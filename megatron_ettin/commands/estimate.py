@@ -13,6 +13,7 @@ from megatron_ettin.commands.plan_flags import asks_for_plan, parse_plan
 from megatron_ettin.commands.run_flags import RunFlags, parse_flags
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import model_ranks, with_vocabulary, with_world_size
+from megatron_ettin.config.overlapping import overlap_line
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
@@ -212,6 +213,8 @@ def detail(found: Estimate) -> str:
                 f"{lost.stage:.1%} in the stage",
             )
         )
+    if max(1, layout.data) * layout.context > 1:
+        lines.append(("messages", overlap_line(config, "cuda")))
     if layout.pipeline > 1:
         lines += [
             ("placement", " ".join(map(str, found.placement)) + " layers per stage"),

@@ -186,8 +186,9 @@ class LayoutConfig:
     """Layers of each (virtual) pipeline stage in order; empty: balanced by cost with the head counted."""
     recompute: Literal["none", "full"] = "none"
     """full: keep only layer inputs and compute each layer again in the backward pass."""
-    overlap: bool = False
-    """Reduce gradients and gather parameters while computing."""
+    overlap: Literal["auto", "on", "off"] = "auto"
+    """Reduce gradients and gather weights among data ranks while passes compute. auto: on GPUs, unless parts are
+    frozen."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from itertools import product
 from math import prod
 
 from megatron_ettin.config.derived import model_ranks
+from megatron_ettin.config.overlapping import overlaps
 from megatron_ettin.config.run import BatchConfig, LayoutConfig, ModelConfig, RunConfig
 from megatron_ettin.config.shapes import tensor_sizes
 from megatron_ettin.config.sharing import sharing_at
@@ -118,7 +119,6 @@ def layouts(config: RunConfig, gpus: int, cluster: Cluster) -> Iterator[RunConfi
             continue
         layout = LayoutConfig(
             tensor=tensor, context=context, pipeline=pipeline, data=data, sequence_parallel=tensor > 1,
-            overlap=data * context > 1,
         )  # fmt: skip
         shared = replace(config, layout=layout)
         most = largest_micro_batch(shared, cluster.card)
@@ -131,10 +131,9 @@ def fastest(candidates: Sequence[RunConfig], cluster: Cluster) -> RunConfig:
 
 
 def on_gpus(config: RunConfig, gpus: int, cluster: Cluster) -> RunConfig:
-    """The run as that many GPUs take it: data ranks, overlapped messages, micro-batches that fit if none is given."""
+    """The run as that many GPUs take it: data ranks, and micro-batches that fit if none is given."""
     data = gpus // model_ranks(config.layout)
-    run = replace(config, layout=replace(config.layout, data=data, overlap=data * config.layout.context > 1))
-    return fitted(run, cluster.card)
+    return fitted(replace(config, layout=replace(config.layout, data=data)), cluster.card)
 
 
 def layout_name(layout: LayoutConfig) -> str:
@@ -161,7 +160,7 @@ def _exposed(config: RunConfig, cluster: Cluster, forward: float, backward: floa
     def ring(count: int, size: int) -> float:
         return _ring(size * count, ranks, max(1, cluster.node // layout.tensor), cluster)
 
-    if not layout.overlap:
+    if not overlaps(config, "cuda"):
         return ring(sum(earlier) + last, GRADIENT_BYTES) + ring(sum(earlier) + last, width)
     hidden = sum(ring(count, GRADIENT_BYTES) for count in earlier), sum(ring(count, width) for count in earlier)
     late = max(0.0, hidden[0] - backward) + max(0.0, hidden[1] - forward)
@@ -171,7 +170,7 @@ def _exposed(config: RunConfig, cluster: Cluster, forward: float, backward: floa
 def _buckets(config: RunConfig, ranks: int) -> list[int]:
     """Weights in each of Megatron-Core's buckets on the first pipeline rank, in the order in which they are filled."""
     layout, own = config.layout, set(own_layers(config, 0))
-    least = max(LEAST_BUCKET, LEAST_BUCKET_PER_RANK * ranks) if layout.overlap else None
+    least = max(LEAST_BUCKET, LEAST_BUCKET_PER_RANK * ranks) if overlaps(config, "cuda") else None
     filled, count = [], 0
     for weight in reversed(_weights(config.model)):
         beyond = not weight.name.startswith("embedding") if weight.layer is None else weight.layer not in own

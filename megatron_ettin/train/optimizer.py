@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from megatron_ettin import _native
+from megatron_ettin.config.overlapping import overlaps
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.kernels.kind import kernel_kind
 from megatron_ettin.parallel.groups import Groups
@@ -207,7 +208,7 @@ def build_optimizer(
         inner,
         MegatronOptimizerConfig(
             optimizer="adam", lr=config.schedule.peak_rate, clip_grad=0.0, use_distributed_optimizer=True,
-            bf16=config.compute.precision != "fp32", overlap_param_gather=config.layout.overlap,
+            bf16=config.compute.precision != "fp32", overlap_param_gather=overlaps(config, groups.device.kind),
         ),
         None,
         None,

@@ -17,7 +17,8 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.utils import get_model_config
 
 from megatron_ettin.config.freezing import frozen_weights
-from megatron_ettin.config.run import LayoutConfig, RunConfig
+from megatron_ettin.config.overlapping import overlaps
+from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.weights import shapes
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.canonical import canonical_parameters
@@ -44,7 +45,7 @@ class Parts:
 def build_parts(config: RunConfig, groups: Groups, sources: int, bucket_size: int | None = None) -> Parts:
     """Build model and optimizer with their initial weights. Every rank calls this; ``bucket_size`` as in ``wrap``."""
     models = build_model(config, groups)
-    chunks = wrap(models, config.layout, groups, bucket_size=bucket_size)
+    chunks = wrap(models, groups, overlap=overlaps(config, groups.device.kind), bucket_size=bucket_size)
     whole = shapes(config.model)
     sizes = [math.prod(whole[entry.name]) for entry in canonical_parameters(models)]
     stay = frozen_weights(config.model, config.optimizer.freeze)
@@ -59,11 +60,11 @@ def build_parts(config: RunConfig, groups: Groups, sources: int, bucket_size: in
 
 
 def wrap(
-    models: Sequence[torch.nn.Module], layout: LayoutConfig, groups: Groups, *, bucket_size: int | None = None
+    models: Sequence[torch.nn.Module], groups: Groups, *, overlap: bool, bucket_size: int | None = None
 ) -> list[DistributedDataParallel]:
     """The chunks with contiguous float32 gradient buffers, and their configs told how a backward pass ends.
 
-    With overlap a bucket of ``bucket_size`` elements is reduced as soon as it is full (None: Megatron-Core's choice).
+    With ``overlap`` a bucket of ``bucket_size`` elements is reduced as soon as it is full (None: Megatron-Core's choice).
     """
     for model in models:
         model.model_type = ModelType.encoder_or_decoder  # what the schedules look for
@@ -73,8 +74,8 @@ def wrap(
             DistributedDataParallelConfig(
                 grad_reduce_in_fp32=True,
                 use_distributed_optimizer=True,
-                overlap_grad_reduce=layout.overlap,
-                overlap_param_gather=layout.overlap,
+                overlap_grad_reduce=overlap,
+                overlap_param_gather=overlap,
                 bucket_size=bucket_size,
             ),
             model,
@@ -88,12 +89,12 @@ def wrap(
         for module in (module for chunk in chunks for module in chunk.modules()):
             if isinstance(module, ColumnParallelLinear | RowParallelLinear):
                 module.gradient_accumulation_fusion = True
-        if groups.collection.dp_cp.size() == 1 and not layout.overlap:
+        if groups.collection.dp_cp.size() == 1 and not overlap:
             _send_nothing(chunks)
     config = get_model_config(chunks[0])
     config.finalize_model_grads_func = finish_backward
     no_sync = [chunk.no_sync for chunk in chunks]
-    config.no_sync_func = None if not layout.overlap else no_sync[0] if len(no_sync) == 1 else no_sync
+    config.no_sync_func = None if not overlap else no_sync[0] if len(no_sync) == 1 else no_sync
     return chunks
 
 

@@ -12,6 +12,7 @@ from megatron_ettin.checkpoint.load import find
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import rules
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
+from megatron_ettin.config.overlapping import overlap_line
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.fit import choice_line, fitting_micro_batch, with_micro_batch
 from megatron_ettin.cost.hardware import GIBI
@@ -90,6 +91,8 @@ def train(
                 recorder.say(describe(kernel_kind(config.compute, "cuda"), "cuda"))
             if fitted:
                 recorder.say(fitted)
+            if groups.data_context.size > 1:
+                recorder.say(overlap_line(config, groups.device.kind))
             state = start(parts, run, data.fingerprint, data.vocabulary.tokenizer, read_huggingface, recorder.say)
             everywhere_own(lambda: recorder.open(state))
             if config.data.held_out_share and on_first(lambda: data.held_out_rows) == 0:

@@ -25,7 +25,7 @@ def test_gradients_in_buffers_equal_returned_ones_whatever_fresh_memory_holds(
     batch = batch_of((200, 312), config.model.vocabulary)
     plain = build_model(config, groups)[0]
     (2.0 * plain(DeviceBatch.from_batch(batch, groups)).sum()).backward()
-    (chunk,) = wrap([model], config.layout, groups)
+    (chunk,) = wrap([model], groups, overlap=False)
     chunk.zero_grad_buffer()
     torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
     try:

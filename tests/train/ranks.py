@@ -26,7 +26,7 @@ from tests.train.optimizer_under_layouts import every_layout
 from tests.train.runs import ROW, config_of, go, losses, state_of, tensor_hashes, write_toy
 from tools.diff_runs import differences
 
-SHARED = {"layout__tensor": 2, "layout__pipeline": 1, "layout__sequence_parallel": True, "layout__overlap": True}
+SHARED = {"layout__tensor": 2, "layout__pipeline": 1, "layout__sequence_parallel": True, "layout__overlap": "on"}
 
 
 def rank() -> int:
@@ -77,6 +77,19 @@ def elsewhere(folder: Path) -> None:
         assert abs(ours / theirs - 1) < 1e-5, (ours, theirs)
 
 
+def overlapped(folder: Path) -> None:
+    """Two data ranks that send while they compute learn the same, bit for bit, as two that send in between."""
+    corpus = corpus_in(folder)
+    for choice in ("on", "off"):
+        go(config_of(corpus, steps=4, layout__tensor=2, layout__overlap=choice), folder / choice)
+    barrier()
+    assert losses(folder / "on") == losses(folder / "off")
+    (last,) = list_checkpoints(folder / "on")
+    assert tensor_hashes(folder / "on", last.step) == tensor_hashes(folder / "off", last.step)
+    said = {choice: (folder / choice / "console.log").read_text() for choice in ("on", "off")}
+    assert "sent while the passes compute: asked for" in said["on"] and "sent between the passes" in said["off"]
+
+
 def resized(folder: Path) -> None:
     """In the middle of a growing batch from four data ranks to two: the steps of a run that nobody shares."""
     growing = {"batch__rows": 6, "batch__warmup_tokens": 15 * ROW, "batch__warmup_increment": 1}
@@ -90,7 +103,7 @@ def resized(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     Recorder.step = step_and_signal
-    at = go(config_of(corpus, steps=5, **growing, layout__overlap=True), folder / "shared").state.step
+    at = go(config_of(corpus, steps=5, **growing, layout__overlap="on"), folder / "shared").state.step
     Recorder.step = record
     go(config_of(corpus, steps=5, **growing, layout__pipeline=2), folder / "shared")
     barrier()
@@ -193,6 +206,7 @@ CHECKS = {
     "every_round_trip": partial(round_trips, cases=EVERY),
     "resume": resume,
     "elsewhere": elsewhere,
+    "overlapped": overlapped,
     "resized": resized,
     "bad_gradient": bad_gradient,
     "failing_save": failing_save,

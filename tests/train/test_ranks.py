@@ -7,8 +7,8 @@ import pytest
 from tests.support.warm import warm
 
 CHECKS = (
-    "optimizer", "round_trips", "resume", "elsewhere", "resized", "bad_gradient", "failing_save", "background",
-    "failing_background",
+    "optimizer", "round_trips", "resume", "elsewhere", "overlapped", "resized", "bad_gradient", "failing_save",
+    "background", "failing_background",
 )  # fmt: skip
 
 
@@ -41,6 +41,10 @@ def test_resume_is_bitwise_equal_on_four_ranks_after_a_signal_to_one(held):
 
 def test_a_run_goes_on_under_another_layout(held):
     assert_held(held, "elsewhere")
+
+
+def test_messages_beside_the_passes_change_nothing(held):
+    assert_held(held, "overlapped")
 
 
 def test_a_run_goes_on_with_other_data_ranks_while_its_batch_grows(held):

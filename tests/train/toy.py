@@ -9,6 +9,7 @@ import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import MegatronModule, TransformerConfig
 
+from megatron_ettin.config.overlapping import overlaps
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.train.optimizer import build_optimizer
@@ -62,7 +63,7 @@ def toy_parts(layout: LayoutConfig, groups, *, precision="fp32", bucket=None):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(local_part(name, whole_tensors(0)[name], groups))
-    chunks = wrap([model], layout, groups, bucket_size=bucket)
+    chunks = wrap([model], groups, overlap=overlaps(config, "cpu"), bucket_size=bucket)
     sizes = [math.prod(SHAPES[name]) for name, _ in model.named_parameters()]
     return config, chunks, build_optimizer(chunks, sizes, config, groups)
 

@@ -1,0 +1,47 @@
+"""Messages of data ranks beside the passes: on where it pays and can be, said with the reason, and never a rule broken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from megatron_ettin.config import rules
+from megatron_ettin.config.codec import check_resume, fingerprint, run_from_dict, to_dict, with_fields
+from megatron_ettin.config.overlapping import overlap_line, overlaps
+from megatron_ettin.config.recipes import recipe
+
+RUN = recipe("150m", "mlm", "pretrain")
+
+
+@pytest.mark.parametrize(
+    ("fields", "device", "chosen", "reason"),
+    [
+        ({"layout.data": 8}, "cuda", True, "the GPU computes meanwhile"),
+        ({"layout.data": 1, "layout.context": 2}, "cuda", True, "the GPU computes meanwhile"),
+        ({"layout.data": 8}, "cpu", False, "take the cores that compute"),
+        ({"layout.data": 1}, "cuda", False, "nobody to send them to"),
+        ({"layout.tensor": 2, "layout.pipeline": 2}, "cuda", False, "nobody to send them to"),
+        ({"layout.data": 8, "optimizer.freeze": ("0-3",)}, "cuda", False, "optimizer.freeze leaves some out"),
+        ({"layout.data": 8, "layout.overlap": "off"}, "cuda", False, "asked for"),
+        ({"layout.data": 8, "layout.overlap": "on"}, "cpu", True, "asked for"),
+    ],
+)
+def test_messages_overlap_where_a_gpu_computes_meanwhile(
+    fields: dict[str, object], device: str, chosen: bool, reason: str
+) -> None:
+    config = with_fields(RUN, fields)
+    assert rules.problems(config) == []
+    assert overlaps(config, device) is chosen
+    line = overlap_line(config, device)
+    assert reason in line and ("while the passes compute" in line) is chosen
+
+
+@pytest.mark.parametrize(("stored", "read"), [(True, "on"), (False, "auto"), ("off", "off")])
+def test_settings_that_say_true_or_false_are_read_and_are_those_of_the_same_run(stored: object, read: str) -> None:
+    content = json.loads(json.dumps(to_dict(RUN)))
+    content["layout"]["overlap"] = stored
+    found = run_from_dict(content)
+    assert found.layout.overlap == read
+    assert fingerprint(found) == fingerprint(RUN)
+    assert len(check_resume(found, RUN)) == int(read != "auto")
