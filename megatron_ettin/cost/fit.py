@@ -57,6 +57,17 @@ def fitting_micro_batch(config: RunConfig, device_bytes: int) -> int:
     return max((rows for rows, most in busiest.items() if most <= EVEN * min(busiest.values())), default=0)
 
 
+def smaller_micro_batch(config: RunConfig, device_bytes: int | None = None) -> int:
+    """Rows of the next smaller micro-batch that the layout can take; 0: there is none.
+
+    With ``device_bytes`` of those that fit into such a device by the plan, where any does.
+    """
+    rows = config.layout.micro_batch_rows
+    smaller = [size for size in range(rows - 1, 0, -1) if config.batch.rows % size == 0 and suits(config, size)]
+    fitting = (size for size in smaller if device_bytes and fits(with_micro_batch(config, size), device_bytes))
+    return next(fitting, next(iter(smaller), 0))
+
+
 def fitted(config: RunConfig, device_bytes: int) -> RunConfig:
     """The run with the micro-batches that it takes on such a device; as it is where they are given or nothing fits."""
     rows = fitting_micro_batch(config, device_bytes) if config.layout.fit_micro_batch else 0

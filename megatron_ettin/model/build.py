@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -12,12 +13,20 @@ from megatron_ettin.cost.memory import LOSS_CHUNK_BYTES
 from megatron_ettin.cost.placement import layer_placement
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.kernels.kind import kernel_kind, require_triton
-from megatron_ettin.model.attention.choice import attention_report, choices, installed, last_layer_narrows
-from megatron_ettin.model.attention.core import attend_by
+from megatron_ettin.model.attention.choice import (
+    Choice,
+    Installed,
+    attention_report,
+    choices,
+    installed,
+    last_layer_narrows,
+)
+from megatron_ettin.model.attention.core import Attend, attend_by
+from megatron_ettin.model.attention.trial import require_exact, usable
 from megatron_ettin.model.canonical import canonical_parameters
 from megatron_ettin.model.ettin import EttinModel
 from megatron_ettin.model.initialize import initialize_weights
-from megatron_ettin.model.layer import layer_spec
+from megatron_ettin.model.layer import layer_spec, refuse_old_generation
 from megatron_ettin.model.loss import chunk_labels
 from megatron_ettin.model.pattern import layer_kinds
 from megatron_ettin.model.settings import transformer_config
@@ -39,6 +48,7 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
     divide the model.
     """
     check_division(config)
+    refuse_old_generation(config, groups)
     megatron = transformer_config(config, groups)
     layers, last = layer_placement(config), config.model.layers - 1
     bounds = [0, *accumulate(layers)]
@@ -51,11 +61,10 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
     if groups.world.is_first:
         for line in attention_report(made, layer_kinds(config), narrows):
             logger.info(line)
+    attends = attention_of(config, made, has, groups)
     specs = [
-        layer_spec(
-            kind, config, groups, attend_by(choice.backend, kind, config, has), narrows and kind.index == last, kernels
-        )
-        for kind, choice in zip(layer_kinds(config), made, strict=True)
+        layer_spec(kind, config, groups, attend, narrows and kind.index == last, kernels)
+        for kind, attend in zip(layer_kinds(config), attends, strict=True)
     ]
     models = []
     for chunk in range(config.layout.virtual_pipeline):
@@ -79,6 +88,24 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
     if initial:
         initialize_weights(models, config, groups)
     return models
+
+
+def attention_of(config: RunConfig, made: Sequence[Choice], has: Installed, groups: Groups) -> list[Attend]:
+    """What computes the attention of each layer; on a GPU tried once for each reach.
+
+    Raises ConfigError where a package cannot be loaded or its kernel is not exact.
+    """
+    found, tried = [], set()
+    heads, size = config.model.heads // config.layout.tensor, config.model.hidden // config.model.heads
+    for kind, choice in zip(layer_kinds(config), made, strict=True):
+        with usable(choice.backend):
+            attend = attend_by(choice.backend, kind, config, has)
+        found.append(attend)
+        foreign = choice.backend not in ("native", "sdpa") and groups.device.torch_device.type == "cuda"
+        if foreign and (choice.backend, kind.reach) not in tried:
+            tried.add((choice.backend, kind.reach))
+            require_exact(choice.backend, attend, kind.reach, heads, size, groups.device.torch_device)
+    return found
 
 
 def loss_chunk(config: RunConfig, groups: Groups) -> int:

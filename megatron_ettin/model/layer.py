@@ -109,8 +109,21 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
         )
 
 
+BF16_CAPABILITY = (8, 0)
+"""The first generation of GPUs that computes in bf16: Ampere."""
 FP8_CAPABILITY = {"delayed": (8, 9), "current": (8, 9), "blocks": (9, 0)}
 """The first generation of GPUs that computes a recipe in fp8: Ada, and Hopper for scales of blocks."""
+
+
+def refuse_old_generation(config: RunConfig, groups: Groups) -> None:
+    """Raise ConfigError for a GPU that does not compute in the precision of the run."""
+    capability = compute_capability(groups.device)
+    if capability is not None and capability < BF16_CAPABILITY and config.compute.precision != "fp32":
+        needed, found = (".".join(map(str, version)) for version in (BF16_CAPABILITY, capability))
+        raise ConfigError(
+            f"compute.precision={config.compute.precision} needs a GPU of compute capability {needed} (Ampere), and "
+            f"this one has {found}; use a newer one, or --compute.precision fp32 for another run"
+        )
 
 
 def linear_classes(config: RunConfig, capability: tuple[int, int] | None) -> tuple[type, type]:

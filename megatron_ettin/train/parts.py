@@ -64,7 +64,7 @@ def wrap(
 ) -> list[DistributedDataParallel]:
     """The chunks with contiguous float32 gradient buffers, and their configs told how a backward pass ends.
 
-    With ``overlap`` a bucket of ``bucket_size`` elements is reduced as soon as it is full (None: Megatron-Core's choice).
+    With ``overlap`` a bucket of ``bucket_size`` elements goes out as soon as it is full; None: Megatron-Core's choice.
     """
     for model in models:
         model.model_type = ModelType.encoder_or_decoder  # what the schedules look for

@@ -8,9 +8,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from megatron_ettin.checkpoint.load import find
 from megatron_ettin.checkpoint.state import TrainState
 from megatron_ettin.config import rules
+from megatron_ettin.config.codec import to_json
 from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.overlapping import overlap_line
 from megatron_ettin.config.run import RunConfig
@@ -22,15 +25,17 @@ from megatron_ettin.parallel.device import deterministic_kernels, device_memory,
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.parallel.together import ahead_of_all, everywhere_own, on_first
 from megatron_ettin.parallel.watchdog import Watchdog
+from megatron_ettin.publish import write_atomically
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.report import source_table
 from megatron_ettin.rows.run_data import open_data, open_remembered, stored_vocabulary
-from megatron_ettin.run_folder import rewound_steps
+from megatron_ettin.run_folder import CONFIG, rewound_steps
 from megatron_ettin.train.guard import rewind
 from megatron_ettin.train.loop import SpikeError, train_loop
 from megatron_ettin.train.open_run import open_run_folder
 from megatron_ettin.train.parts import build_parts
 from megatron_ettin.train.record import Recorder
+from megatron_ettin.train.rehearsal import can_rehearse, out_of_memory, rehearsed
 from megatron_ettin.train.signals import StopRequest
 from megatron_ettin.train.start import ReadHuggingFace, resume, start
 
@@ -94,6 +99,10 @@ def train(
             if groups.data_context.size > 1:
                 recorder.say(overlap_line(config, groups.device.kind))
             state = start(parts, run, data.fingerprint, data.vocabulary.tokenizer, read_huggingface, recorder.say)
+            if fitted and can_rehearse(config):
+                watchdog.moved(state.step, "rehearsing a micro-batch")
+                parts = rehearsed(parts, data, recorder.say)
+                on_first(lambda: write_atomically(run / CONFIG, to_json(parts.config)))
             everywhere_own(lambda: recorder.open(state))
             if config.data.held_out_share and on_first(lambda: data.held_out_rows) == 0:
                 recorder.say("nothing is held out of so few documents: no evaluation is made; see data.held_out_share")
@@ -106,6 +115,8 @@ def train(
                     break
                 except SpikeError as spike:
                     found, verdict = spike.state, spike.verdict
+                except torch.OutOfMemoryError as error:
+                    raise ConfigError(out_of_memory(parts.config, device_memory(groups.device))) from error
                 watchdog.moved(found.step, "going back to a checkpoint")
                 step = on_first(lambda spiked=found, verdict=verdict: rewind(run, config, spiked, verdict))  # type: ignore[misc]
                 state = resume(parts, find(run, step), data.fingerprint, data.vocabulary.tokenizer, recorder.say)

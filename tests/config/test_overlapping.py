@@ -1,4 +1,4 @@
-"""Messages of data ranks beside the passes: on where it pays and can be, said with the reason, and never a rule broken."""
+"""Messages of data ranks beside the passes: on where it pays and can be, with the reason, and no rule broken by it."""
 
 from __future__ import annotations
 

@@ -51,6 +51,26 @@ def varlen(calls: Calls) -> Any:
     return varlen_attn
 
 
+@dataclass
+class Switch:
+    """torch's choice among versions of FlashAttention; what it was told."""
+
+    log: list[str] = field(default_factory=list)
+    active: str | None = None
+
+    def activate(self, name: str) -> None:
+        assert name in torch.nn.attention.list_flash_attention_impls()
+        self.log.append(name)
+        self.active = name
+
+    def current(self) -> str | None:
+        return self.active
+
+    def restore(self) -> None:
+        self.log.append("restored")
+        self.active = None
+
+
 def flash_attn(calls: Calls) -> types.ModuleType:
     """flash_attn 2.8: the arguments of its variable-length function."""
 

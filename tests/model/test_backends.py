@@ -18,13 +18,16 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.model.attention.choice import Installed, attention_report, choices, is_package
+from megatron_ettin.model.attention import sdpa
+from megatron_ettin.model.attention.choice import Installed, attention_report, choices, installed, is_package
 from megatron_ettin.model.attention.core import Attend, attend_by
-from megatron_ettin.model.build import build_model
+from megatron_ettin.model.attention.trial import require_exact
+from megatron_ettin.model.build import attention_of, build_model
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.model.layer import linear_classes
 from megatron_ettin.model.packed import PackedRows
 from megatron_ettin.model.pattern import Reach, layer_kinds
+from megatron_ettin.parallel.device import Device
 from megatron_ettin.parallel.groups import Groups
 from tests.model import stand_ins
 from tests.model.inputs import PIECES, batch_of, run_of
@@ -38,6 +41,7 @@ FP32 = 1e-5
 CPU = Installed(cuda=False)
 AMPERE = Installed(cuda=True, varlen=True, flash=True, te=True)
 HOPPER = Installed(cuda=True, hopper=True, varlen=True, flash=True, flash_hopper=True, te=True)
+SWITCHED = replace(HOPPER, switch=True)
 BARE = Installed(cuda=True, hopper=True, varlen=True)
 OLD_TORCH = Installed(cuda=True)
 
@@ -46,6 +50,9 @@ GOLDEN = {
     ("auto", "fp32", CPU): "native",
     ("auto", "fp32", HOPPER): "sdpa",
     ("auto", "bf16", HOPPER): "flash",
+    ("auto", "bf16", SWITCHED): "varlen",
+    ("flash", "bf16", SWITCHED): "flash",
+    ("auto", "fp32", SWITCHED): "sdpa",
     ("auto", "bf16", AMPERE): "varlen",
     ("auto", "bf16", BARE): "varlen",
     ("auto", "bf16", OLD_TORCH): "sdpa",
@@ -100,6 +107,109 @@ def test_a_folder_that_another_version_left_is_not_taken_for_flash_attn(
     assert not is_package("no_such_package_anywhere")
 
 
+@pytest.mark.parametrize(
+    ("has", "line"),
+    [
+        (SWITCHED, "varlen, torch's own, computed by flash-attn 3"),
+        (HOPPER, "flash, flash-attn 3, the fastest kernel here"),
+        (BARE, "varlen, torch's own FlashAttention 2; flash-attn 3 (flash_attn_interface) would be faster"),
+        (
+            replace(BARE, flash_four=True),
+            "varlen, torch's own FlashAttention 2; flash-attn 3 (flash_attn_interface) would be faster, "
+            "flash-attn 4 is not used",
+        ),
+        (AMPERE, "varlen, torch's own FlashAttention 2"),
+        (OLD_TORCH, "sdpa, the only one that is exact for these settings, and slow"),
+    ],
+)
+def test_the_log_says_which_kernel_computes_and_which_would_be_faster(has: Installed, line: str) -> None:
+    config = asked(run_of("clm", SHAPES["17m"]), "auto", "bf16")
+    lines = attention_report(choices(config, has), layer_kinds(config), narrows=False)
+    assert all(found.endswith(f": {line}") for found in lines) and len(lines) == 2
+
+
+def test_torch_is_switched_to_flash_attn_3_once_and_back_for_a_run_that_asks_for_its_own(
+    calls: stand_ins.Calls, switch: stand_ins.Switch
+) -> None:
+    for _, attend in functions("mlm", "varlen", SWITCHED):
+        attend(torch.randn(8, 2, 3, 32), Reach(left=None, right=None), rows_of((8,), 0, 8), None)
+    assert switch.log == ["FA3"] and len(calls) == 2
+    config = asked(run_of("mlm"), "varlen", "bf16")
+    attend_by("varlen", layer_kinds(config)[0], config, SWITCHED)
+    attend_by("varlen", layer_kinds(config)[0], config, BARE)
+    assert switch.log == ["FA3", "restored"]
+
+
+def test_what_a_gpu_offers_is_found_by_torchs_list_and_the_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: stand_ins.Switch
+) -> None:
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    monkeypatch.setattr("megatron_ettin.model.attention.choice.compute_capability", lambda _: (9, 0))
+    device = Device(kind="cuda", backend="nccl", torch_device=torch.device("cuda", 0))
+    found = installed(device)
+    assert (found.switch, found.flash, found.flash_four, found.flash_hopper) == (True, False, True, False)
+    (tmp_path / "flash_attn_interface.py").write_text("raise ImportError('undefined symbol: _ZN3c105ErrorC2')")
+    importlib.invalidate_caches()
+    assert installed(device).flash_hopper, "found without being imported"
+
+
+@pytest.mark.parametrize(("backend", "has"), [("varlen", SWITCHED), ("flash", HOPPER)])
+def test_a_package_of_another_abi_is_one_line_with_the_remedy(
+    groups: Groups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, has: Installed
+) -> None:
+    (tmp_path / "flash_attn_interface.py").write_text("raise ImportError('undefined symbol: _ZN3c105ErrorC2')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn_interface", raising=False)
+    config = asked(run_of("mlm"), "auto", "bf16")
+    with pytest.raises(ConfigError, match=f"{backend} cannot compute here: .*undefined symbol.*built for torch 2"):
+        attention_of(config, choices(config, has), has, groups)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm", "mixed"])
+@pytest.mark.parametrize(("backend", "has"), [("varlen", BARE), ("flash", AMPERE), ("flash", HOPPER)])
+def test_a_kernel_is_tried_before_any_training(
+    calls: stand_ins.Calls, backend: str, has: Installed, objective: str
+) -> None:
+    for reach, attend in functions(objective, backend, has):
+        require_exact(backend, attend, reach, 2, 32, torch.device("cpu"))
+    assert len(calls) == (4 if objective == "mixed" else 2)
+
+
+def test_a_kernel_that_forgets_the_window_or_fails_is_refused() -> None:
+    reach = Reach(left=64, right=64)
+
+    def whole(qkv: torch.Tensor, seen: Reach, *rest: object) -> torch.Tensor:
+        return sdpa.attend(qkv, Reach(left=None, right=None), *rest)  # type: ignore[arg-type]
+
+    def absent(*_: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    def wrong_gradient(qkv: torch.Tensor, *rest: object) -> torch.Tensor:
+        output = sdpa.attend(qkv, *rest)  # type: ignore[arg-type]
+        return output + 0.05 * (output - output.detach())
+
+    cpu = torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"attention flash is not exact here: its outputs for a window of \(64, 64\)"):
+        require_exact("flash", whole, reach, 2, 32, cpu)
+    with pytest.raises(ConfigError, match="its gradients for a window"):
+        require_exact("flash", wrong_gradient, reach, 2, 32, cpu)
+    with pytest.raises(ConfigError, match="attention flash cannot compute here: RuntimeError: .*no kernel image"):
+        require_exact("flash", absent, reach, 2, 32, cpu)
+    require_exact("sdpa", sdpa.attend, reach, 2, 32, cpu)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_a_gpu_older_than_ampere_is_refused_with_the_remedy(
+    groups: Groups, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr("megatron_ettin.model.layer.compute_capability", lambda _: (7, 5))
+    with pytest.raises(ConfigError, match=r"needs a GPU of compute capability 8.0 \(Ampere\), and this one has 7.5"):
+        build_model(run_of("mlm", precision=precision), groups)
+    build_model(run_of("mlm", precision="fp32"), groups)
+
+
 def test_context_parallel_runs_avoid_back_ends_that_cannot_follow() -> None:
     config = run_of("clm", context=2)
     assert {choice.backend for choice in choices(asked(config, "auto", "bf16"), BARE)} == {"varlen"}
@@ -127,6 +237,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> stand_ins.Calls:
     monkeypatch.setitem(sys.modules, "flash_attn_interface", stand_ins.flash_attn_interface(made))
     for name, module in stand_ins.attention_of_transformer_engine(made).items():
         monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
+@pytest.fixture
+def switch(monkeypatch: pytest.MonkeyPatch) -> stand_ins.Switch:
+    """Stands in for torch's choice among versions of FlashAttention."""
+    made = stand_ins.Switch()
+    for name in ("activate", "current", "restore"):
+        monkeypatch.setattr(f"torch.nn.attention.{name}_flash_attention_impl", getattr(made, name))
     return made
 
 

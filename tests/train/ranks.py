@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from megatron_ettin.checkpoint.background import DeferredWriter
 from megatron_ettin.checkpoint.load import find_newest
+from megatron_ettin.config.codec import with_fields
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.observe import read_records
 from megatron_ettin.parallel.groups import finish, initialize
@@ -24,6 +25,7 @@ from megatron_ettin.train.record import Recorder
 from tests.checkpoint.layouts_round_trip import EVERY, round_trips
 from tests.train.optimizer_under_layouts import every_layout
 from tests.train.runs import ROW, config_of, go, losses, state_of, tensor_hashes, write_toy
+from tests.train.small_memory import memory_for
 from tools.diff_runs import differences
 
 SHARED = {"layout__tensor": 2, "layout__pipeline": 1, "layout__sequence_parallel": True, "layout__overlap": "on"}
@@ -88,6 +90,18 @@ def overlapped(folder: Path) -> None:
     assert tensor_hashes(folder / "on", last.step) == tensor_hashes(folder / "off", last.step)
     said = {choice: (folder / choice / "console.log").read_text() for choice in ("on", "off")}
     assert "sent while the passes compute: asked for" in said["on"] and "sent between the passes" in said["off"]
+
+
+def rehearsal(folder: Path) -> None:
+    """One of four data ranks has memory for one row: all take that, send beside the passes, and learn alike."""
+    config = config_of(corpus_in(folder), steps=6, batch__rows=16, layout__overlap="on")
+    with memory_for(1 if rank() == 2 else 4) as seen:
+        last = go(config, folder / "chosen").state.step
+    assert seen[:4] == [4, 2, 1, 1], seen
+    go(with_fields(config, {"layout.fit_micro_batch": False}), folder / "given")
+    barrier()
+    assert losses(folder / "chosen") == losses(folder / "given")
+    assert tensor_hashes(folder / "chosen", last) == tensor_hashes(folder / "given", last)
 
 
 def resized(folder: Path) -> None:
@@ -207,6 +221,7 @@ CHECKS = {
     "resume": resume,
     "elsewhere": elsewhere,
     "overlapped": overlapped,
+    "rehearsal": rehearsal,
     "resized": resized,
     "bad_gradient": bad_gradient,
     "failing_save": failing_save,

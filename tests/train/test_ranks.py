@@ -7,8 +7,8 @@ import pytest
 from tests.support.warm import warm
 
 CHECKS = (
-    "optimizer", "round_trips", "resume", "elsewhere", "overlapped", "resized", "bad_gradient", "failing_save",
-    "background", "failing_background",
+    "optimizer", "round_trips", "resume", "elsewhere", "overlapped", "rehearsal", "resized", "bad_gradient",
+    "failing_save", "background", "failing_background",
 )  # fmt: skip
 
 
@@ -45,6 +45,10 @@ def test_a_run_goes_on_under_another_layout(held):
 
 def test_messages_beside_the_passes_change_nothing(held):
     assert_held(held, "overlapped")
+
+
+def test_a_micro_batch_that_one_rank_cannot_hold_is_taken_by_none(held):
+    assert_held(held, "rehearsal")
 
 
 def test_a_run_goes_on_with_other_data_ranks_while_its_batch_grows(held):

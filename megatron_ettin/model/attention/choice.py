@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import torch
+
 from megatron_ettin.config.derived import last_layer_can_narrow
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
+from megatron_ettin.model.attention.varlen import FLASH_3
 from megatron_ettin.model.pattern import LayerKind, Reach, layer_kinds
 from megatron_ettin.parallel.device import Device, compute_capability
 
@@ -32,6 +35,10 @@ class Installed:
     """flash-attn 2 is installed."""
     flash_hopper: bool = False
     """flash-attn 3 is installed."""
+    switch: bool = False
+    """torch can have its variable-length attention computed by flash-attn 3."""
+    flash_four: bool = False
+    """flash-attn 4 is installed, and no other version in its place."""
     te: bool = False
     """NVIDIA's Transformer Engine is installed."""
 
@@ -58,14 +65,23 @@ def installed(device: Device) -> Installed:
         varlen = "window_size" in inspect.signature(varlen_attn).parameters
     except ImportError:
         varlen = False
+    flash = is_package("flash_attn")
     return Installed(
         cuda=True,
         hopper=capability[0] == 9,
         varlen=varlen,
-        flash=is_package("flash_attn"),
+        flash=flash,
         flash_hopper=importlib.util.find_spec("flash_attn_interface") is not None,
+        switch=varlen and has_switch(),
+        flash_four=not flash and importlib.util.find_spec("flash_attn") is not None,
         te=genuine("transformer_engine"),
     )
+
+
+def has_switch() -> bool:
+    """Whether this torch can replace its FlashAttention 2 by version 3."""
+    known = getattr(torch.nn.attention, "list_flash_attention_impls", list)
+    return FLASH_3 in known()
 
 
 def is_package(name: str) -> bool:
@@ -86,10 +102,10 @@ def choose(kind: LayerKind, config: RunConfig, has: Installed) -> Choice:
         if obstacle := obstacles(asked, config, has):
             raise ConfigError(f"compute.attention={asked}: {obstacle}; use auto")
         return Choice(layer=kind.index, backend=asked, reason="asked for")
-    for backend, reason in _preferences(has):
+    for backend, reason in preferences(has):
         if not obstacles(backend, config, has):
             return Choice(layer=kind.index, backend=backend, reason=reason)
-    found = "; ".join(f"{backend}: {obstacles(backend, config, has)}" for backend, _ in _preferences(has))
+    found = "; ".join(f"{backend}: {obstacles(backend, config, has)}" for backend, _ in preferences(has))
     raise ConfigError(f"no attention back end is exact for this run ({found})")
 
 
@@ -117,13 +133,23 @@ def obstacles(backend: str, config: RunConfig, has: Installed) -> str:
     return "its choice of kernel is not deterministic" if compute.deterministic else ""
 
 
-def _preferences(has: Installed) -> Sequence[tuple[str, str]]:
+def preferences(has: Installed) -> Sequence[tuple[str, str]]:
+    """Back ends of a machine with the reason for each, the fastest first; what would be faster is said."""
     if not has.cuda:
         return (("native", "the exact kernel of a CPU"),)
-    flash = ("flash", "flash-attn is the fastest kernel here")
-    varlen = ("varlen", "torch's own variable-length FlashAttention")
-    sdpa = ("sdpa", "the only one that is exact for these settings")
-    return (flash, varlen, sdpa) if has.hopper and has.flash_hopper else (varlen, flash, sdpa)
+    sdpa = ("sdpa", "the only one that is exact for these settings, and slow")
+    if by_flash_3(has):
+        return (("varlen", "torch's own, computed by flash-attn 3"), ("flash", "flash-attn 3"), sdpa)
+    if has.hopper and has.flash_hopper:
+        return (("flash", "flash-attn 3, the fastest kernel here"), ("varlen", "torch's own FlashAttention 2"), sdpa)
+    faster = "; flash-attn 3 (flash_attn_interface) would be faster" if has.hopper else ""
+    unused = ", flash-attn 4 is not used" if has.flash_four else ""
+    return (("varlen", f"torch's own FlashAttention 2{faster}{unused}"), ("flash", f"flash-attn 2{faster}"), sdpa)
+
+
+def by_flash_3(has: Installed) -> bool:
+    """Whether torch's variable-length attention is computed by flash-attn 3 here."""
+    return has.hopper and has.flash_hopper and has.switch
 
 
 NARROWING = ("native", "varlen", "flash")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.model.attention import native, sdpa, varlen
-from megatron_ettin.model.attention.choice import Installed
+from megatron_ettin.model.attention.choice import Installed, by_flash_3
 from megatron_ettin.model.attention.exchange import Exchange
 from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import LayerKind, Reach
@@ -49,7 +49,7 @@ def attend_by(backend: str, kind: LayerKind, config: RunConfig, has: Installed) 
     if backend == "sdpa":
         return sdpa.attend
     if backend == "varlen":
-        kernel = varlen.varlen_kernel()
+        kernel = varlen.varlen_kernel(config.compute.attention == "auto" and by_flash_3(has))
     elif backend == "flash":
         kernel = varlen.flash_kernel(has.hopper and has.flash_hopper, config.compute.deterministic)
     else:

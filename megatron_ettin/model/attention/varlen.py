@@ -13,12 +13,15 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+from torch.nn import attention
 
 from megatron_ettin.model.attention.exchange import Exchange
 from megatron_ettin.model.packed import PackedRows, Span, Wanted
 from megatron_ettin.model.pattern import Reach
 from megatron_ettin.parallel.device import to_device
 
+FLASH_3 = "FA3"
+"""What torch calls flash-attn 3."""
 Kernel = Callable[[Tensor, Tensor, Tensor, Span, Reach], Tensor]
 """(query [T, N, D], key, value, bounds, reach) -> output [T, N, D]. Bounds are aligned at the segments' ends."""
 
@@ -158,9 +161,15 @@ class _Halo(torch.autograd.Function):
         return own, None, None, None
 
 
-def varlen_kernel() -> Kernel:
-    """torch's variable-length FlashAttention."""
+def varlen_kernel(by_flash_3: bool = False) -> Kernel:
+    """torch's variable-length FlashAttention: version 2, or for the whole process flash-attn 3 in its place."""
     from torch.nn.attention.varlen import varlen_attn
+
+    active = attention.current_flash_attention_impl()
+    if by_flash_3 and active != FLASH_3:
+        attention.activate_flash_attention_impl(FLASH_3)
+    elif active and not by_flash_3:
+        attention.restore_flash_attention_impl()
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, span: Span, reach: Reach) -> Tensor:
         output: Tensor = varlen_attn(
