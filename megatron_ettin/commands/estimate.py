@@ -17,6 +17,7 @@ from megatron_ettin.config.overlapping import overlap_line
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
+from megatron_ettin.cost.buckets import save_memory
 from megatron_ettin.cost.disk import disk
 from megatron_ettin.cost.estimate import Estimate, Speed, estimate_run, figures, measured_flops, notes
 from megatron_ettin.cost.fit import fitting_micro_batch
@@ -222,6 +223,9 @@ def detail(found: Estimate) -> str:
         ]
     lines.append(("memory", f"{held.total / GIBI:.2f} GiB on the fullest rank (pipeline rank {found.heaviest_rank})"))
     lines += [("  " + name, f"{value / GIBI:.3f} GiB") for name, value in asdict(held).items()]
+    saving = save_memory(config)
+    copies = f", {saving.copies / GIBI:.2f} GiB for copies" if saving.copies else ""
+    lines.append(("save", f"host memory of a rank: {saving.joined / GIBI:.2f} GiB for tensors of several{copies}"))
     lines.append(("traffic", f"{sent.total / GIBI:.2f} GiB per step and rank"))
     lines += [("  " + name, f"{value / GIBI:.3f} GiB") for name, value in asdict(sent).items() if value]
     return pairs(lines)

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
-from math import prod
 
 from megatron_ettin.config.derived import model_ranks
 from megatron_ettin.config.overlapping import overlaps
-from megatron_ettin.config.run import BatchConfig, LayoutConfig, ModelConfig, RunConfig
+from megatron_ettin.config.run import BatchConfig, LayoutConfig, RunConfig
 from megatron_ettin.config.shapes import tensor_sizes
 from megatron_ettin.config.sharing import sharing_at
-from megatron_ettin.config.weights import Weight, weights
+from megatron_ettin.cost.buckets import buckets
 from megatron_ettin.cost.communication import Message, Place, messages
 from megatron_ettin.cost.fit import fitted, largest_micro_batch, with_micro_batch
 from megatron_ettin.cost.hardware import Cluster
 from megatron_ettin.cost.memory import GRADIENT_BYTES, WEIGHT_BYTES, rank_parameters
-from megatron_ettin.cost.placement import own_layers, timeline
+from megatron_ettin.cost.placement import timeline
 from megatron_ettin.cost.step_time import micro_batch_time, optimizer_time
 from megatron_ettin.schedule import batch_schedule
 
-LEAST_BUCKET, LEAST_BUCKET_PER_RANK = 40_000_000, 1_000_000
-"""Megatron-Core's gradients are reduced in buckets of at least so many, and so many for each data rank."""
 NOTABLE = 0.02
 """A smaller share of a step limits nothing."""
 CONTEXT_SIZES, PIPELINE_SIZES = (1, 2, 4), (1, 2)
@@ -155,7 +151,7 @@ def _exposed(config: RunConfig, cluster: Cluster, forward: float, backward: floa
     if ranks == 1:
         return 0.0
     width = WEIGHT_BYTES[config.compute.precision]
-    *earlier, last = _buckets(config, ranks)
+    *earlier, last = map(sum, buckets(config, ranks))
 
     def ring(count: int, size: int) -> float:
         return _ring(size * count, ranks, max(1, cluster.node // layout.tensor), cluster)
@@ -165,27 +161,6 @@ def _exposed(config: RunConfig, cluster: Cluster, forward: float, backward: floa
     hidden = sum(ring(count, GRADIENT_BYTES) for count in earlier), sum(ring(count, width) for count in earlier)
     late = max(0.0, hidden[0] - backward) + max(0.0, hidden[1] - forward)
     return ring(last, GRADIENT_BYTES) + ring(last, width) + late
-
-
-def _buckets(config: RunConfig, ranks: int) -> list[int]:
-    """Weights in each of Megatron-Core's buckets on the first pipeline rank, in the order in which they are filled."""
-    layout, own = config.layout, set(own_layers(config, 0))
-    least = max(LEAST_BUCKET, LEAST_BUCKET_PER_RANK * ranks) if overlaps(config, "cuda") else None
-    filled, count = [], 0
-    for weight in reversed(_weights(config.model)):
-        beyond = not weight.name.startswith("embedding") if weight.layer is None else weight.layer not in own
-        if beyond and layout.pipeline > 1:
-            continue
-        count += prod(weight.shape) // (1 if weight.split == "copied" else layout.tensor)
-        if least is not None and count >= least:
-            filled.append(count)
-            count = 0
-    return [*filled, count] if count else filled
-
-
-@cache
-def _weights(model: ModelConfig) -> list[Weight]:
-    return weights(model)
 
 
 def _ring(size: float, ranks: int, of_a_node: int, cluster: Cluster) -> float:

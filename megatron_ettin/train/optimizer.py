@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import megatron_ettin.parallel.megatron  # noqa: F401
 
-import contextlib
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBuffer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
@@ -23,9 +21,11 @@ from torch.nn import Parameter
 from megatron_ettin import _native
 from megatron_ettin.config.overlapping import overlaps
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.cost.cuts import storing_rank
 from megatron_ettin.kernels.kind import kernel_kind
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.stable_adamw import Sharding, StableAdamW
+from megatron_ettin.train.whole_states import parts_in, put_together
 
 
 class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
@@ -100,33 +100,32 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
     def sharded_state_dict(
         self, model_sharded_state_dict: dict[str, Any], is_loading: bool = False, **options: Any
     ) -> dict[str, Any]:
-        """The optimizer's tensors, described; of a single data rank without the copies that a gathering makes."""
-        if is_loading or self.data_parallel_group.size() > 1:
-            described: dict[str, Any] = super().sharded_state_dict(model_sharded_state_dict, is_loading, **options)
-            return described
+        """Main weights and moments, described as the parameters are, each tensor on the data rank that stores it.
+
+        To be read, on every rank that holds a part of it, with room for all of it. All data ranks call this.
+        """
         self.optimizer.prepare_state()
         shards = {id(shard.data): shard for shard in nested_values(model_sharded_state_dict)}
-        parameters = [parameter for buffer in self.buffers for parameter in buffer.param_index_map]
-        states = {
-            number: self._whole_states(parameter, shards[id(parameter)]) for number, parameter in enumerate(parameters)
-        }
+        group = self.data_parallel_group
+        rank, states = group.rank(), {}
+        placed = ((buffer, parameter) for buffer in self.buffers for parameter in buffer.param_index_map)
+        for number, (buffer, parameter) in enumerate(placed):
+            parts = parts_in(buffer, parameter, group.size())
+            mine = rank in [part.rank for part in parts]
+            found = self._states_of(parameter) if mine else None
+            if is_loading and found is not None and len(parts) > 1:
+                found = {name: torch.empty(parameter.numel(), dtype=part.dtype) for name, part in found.items()}
+            elif not is_loading:
+                found = put_together(found, parts, parameter.numel(), group)
+            if found is not None:
+                replica = 0 if rank == storing_rank(parts) else 1 + rank
+                states[number] = described_as(shards[id(parameter)], found, parameter.shape, replica)
         return {"param_state": states, "param_state_sharding_type": options["metadata"]["distrib_optim_sharding_type"]}
 
-    def _whole_states(self, parameter: Parameter, shard: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Main weight and moments of a parameter, of which this rank holds all, described as the parameter is."""
-        found = {}
-        for name, tensor in self._get_main_param_and_optimizer_states(parameter).items():
-            whole = tensor.detach().view(parameter.shape)
-            kind = {} if isinstance(shard, ShardedTensorFactory) else {"dtype": whole.dtype}
-            found[name] = replace(shard, key=f"optimizer.state.{name}.{shard.key}", data=whole, **kind)
-        return found
-
-    def sharded_param_state_fully_reshardable(self, *arguments: object, **options: object) -> object:
-        """The tensors as Megatron-Core describes them, with the ends of its padded buckets accounted for."""
-        self.optimizer.prepare_state()
-        with positions_without_padding(self.buffers):
-            described: object = super().sharded_param_state_fully_reshardable(*arguments, **options)
-            return described
+    def _states_of(self, parameter: Parameter) -> dict[str, Tensor]:
+        """This rank's part of the main weight and of the moments of a parameter, flat."""
+        held = self._get_main_param_and_optimizer_states(parameter)
+        return {name: tensor.detach().view(-1) for name, tensor in held.items()}
 
     def attach(self, sizes: Sequence[int], groups: Groups) -> None:
         """Learn which whole tensor each local one is a part of, how large that is, and what is frozen. Called once."""
@@ -161,26 +160,17 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
         )
 
 
-@contextlib.contextmanager
-def positions_without_padding(buffers: Sequence[_ParamAndGradBuffer]) -> Iterator[None]:
-    """While open, the buffers' parameter positions count no padding at the end of earlier buckets.
-
-    Megatron-Core concatenates the buckets without that padding when it saves, but cuts the result at positions that
-    include it: from the second bucket on, the optimizer's state would be shifted.
-    """
-    before = [buffer.param_index_map for buffer in buffers]
-    try:
-        for buffer in buffers:
-            padding = [bucket.grad_data.numel() - bucket.numel_unpadded for bucket in buffer.buckets]
-            shifts = list(itertools.accumulate(padding, initial=0))
-            buffer.param_index_map = {
-                parameter: (start - shifts[bucket], stop - shifts[bucket], bucket)
-                for parameter, (start, stop, bucket) in buffer.param_index_map.items()
-            }
-        yield
-    finally:
-        for buffer, positions in zip(buffers, before, strict=True):
-            buffer.param_index_map = positions
+def described_as(
+    shard: ShardedTensor | ShardedTensorFactory, flat: dict[str, Tensor], shape: torch.Size, replica: int
+) -> dict[str, Any]:
+    """Main weight and moments of a parameter, described as the parameter is; of ``replica`` 0 they are stored."""
+    found = {}
+    for name, tensor in flat.items():
+        whole = tensor.view(shape)
+        kind = {} if isinstance(shard, ShardedTensorFactory) else {"dtype": whole.dtype}
+        key, place = f"optimizer.state.{name}.{shard.key}", (*shard.replica_id[:-1], replica)
+        found[name] = replace(shard, key=key, data=whole, replica_id=place, **kind)
+    return found
 
 
 def build_optimizer(

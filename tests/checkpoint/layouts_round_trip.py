@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
 
 from megatron_ettin.checkpoint.load import find
 from megatron_ettin.checkpoint.state import TrainState
@@ -14,7 +15,7 @@ from megatron_ettin.config.run import LayoutConfig
 from megatron_ettin.model.canonical import full_state
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.train.parts import build_parts
-from megatron_ettin.train.store import load_run, save_run
+from megatron_ettin.train.store import describe, load_run, save_run
 
 VOCABULARY = 259  # odd: every tensor size pads it differently
 BUCKET = 9_000  # several buckets with padded ends, where gradients are reduced while computing
@@ -22,6 +23,7 @@ DATA = LayoutConfig(data=4, overlap="on")
 MIXED = LayoutConfig(tensor=2, pipeline=2, sequence_parallel=True)
 INTERLEAVED = LayoutConfig(pipeline=2, virtual_pipeline=2, data=2, overlap="on")
 TENSOR = LayoutConfig(tensor=4)
+HALVES = LayoutConfig(tensor=2, data=2, overlap="on")
 CONTEXT = LayoutConfig(context=2, pipeline=2)
 
 DEFAULT = (("fp32", DATA, (MIXED, INTERLEAVED)), ("bf16", MIXED, (DATA, TENSOR)))
@@ -88,6 +90,55 @@ def disturb(parts):
 
 def build(layout, precision):
     return build_parts(run_config(layout, precision), initialize(layout), 1, BUCKET)
+
+
+def state_shards(parts) -> dict[str, list[torch.Tensor]]:
+    """What this rank describes of the optimizer's state: as its optimizer holds it, and put together from several."""
+    held = {state.untyped_storage().data_ptr() for state in states_of(parts)}
+    found = {"held": [], "joined": []}
+    for shard in nested_values(describe(parts)["optimizer"]["param_state"]):
+        found["held" if shard.data.untyped_storage().data_ptr() in held else "joined"].append(shard.data)
+    return found
+
+
+def states_of(parts) -> list[torch.Tensor]:
+    inner = parts.optimizer.optimizer
+    tensors = [tensor for group in inner.param_groups for tensor in group["params"]]
+    return tensors + [state[name] for state in inner.state.values() for name in ("exp_avg", "exp_avg_sq")]
+
+
+def elements(tensors: list[torch.Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def stored_once(parts) -> None:
+    """All data ranks together describe the state once, and none more than its share and the tensors of several."""
+    mine, share = state_shards(parts), elements(states_of(parts))
+    assert elements(mine["held"]) <= share, "what lies here as a whole is a part of the share"
+    whole = 3 * sum(parameter.numel() for chunk in parts.chunks for parameter in chunk.parameters())
+    total = torch.tensor([elements(mine["held"]) + elements(mine["joined"])])
+    torch.distributed.all_reduce(total, group=parts.groups.data_context.group)
+    assert int(total) == whole, (int(total), whole)
+
+
+def resharded(folder: Path) -> None:
+    """From two data ranks with several padded buckets to one, to four with other buckets, and back: nothing changes."""
+    saved = None
+    for number, layout in enumerate((HALVES, TENSOR, DATA, HALVES)):
+        parts = build(layout, "bf16")
+        if saved is None:
+            disturb(parts)
+        else:
+            load_run(parts, find(folder / str(number - 1)))
+        found = everything(parts)
+        saved = saved or found
+        different = [key for key in saved if not torch.equal(found[key], saved[key])]
+        assert not different, (layout, different)
+        if layout.overlap == "on":
+            padded = [b.grad_data.numel() - b.numel_unpadded for b in parts.chunks[0].buffers[0].buckets]
+            assert len(padded) > 1 and max(padded[:-1]) > 0, padded
+        stored_once(parts)
+        save_run(parts, folder / str(number), TrainState(step=2, tokens=5, updates=2), "end", "data")
 
 
 def round_trips(folder: Path, cases=DEFAULT) -> None:

@@ -22,7 +22,7 @@ from megatron_ettin.parallel.groups import finish, initialize
 from megatron_ettin.run_folder import list_checkpoints
 from megatron_ettin.train.optimizer import ShardedOptimizer
 from megatron_ettin.train.record import Recorder
-from tests.checkpoint.layouts_round_trip import EVERY, round_trips
+from tests.checkpoint.layouts_round_trip import EVERY, resharded, round_trips
 from tests.train.optimizer_under_layouts import every_layout
 from tests.train.runs import ROW, config_of, go, losses, state_of, tensor_hashes, write_toy
 from tests.train.small_memory import memory_for
@@ -217,6 +217,7 @@ def failing_background(folder: Path) -> None:
 CHECKS = {
     "optimizer": lambda folder: every_layout(),
     "round_trips": round_trips,
+    "resharded": resharded,
     "every_round_trip": partial(round_trips, cases=EVERY),
     "resume": resume,
     "elsewhere": elsewhere,

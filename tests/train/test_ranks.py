@@ -7,8 +7,8 @@ import pytest
 from tests.support.warm import warm
 
 CHECKS = (
-    "optimizer", "round_trips", "resume", "elsewhere", "overlapped", "rehearsal", "resized", "bad_gradient",
-    "failing_save", "background", "failing_background",
+    "optimizer", "round_trips", "resharded", "resume", "elsewhere", "overlapped", "rehearsal", "resized",
+    "bad_gradient", "failing_save", "background", "failing_background",
 )  # fmt: skip
 
 
@@ -33,6 +33,10 @@ def test_stable_adamw_follows_the_formula_under_every_sharding(held):
 
 def test_checkpoints_read_back_bit_for_bit_under_other_layouts(held):
     assert_held(held, "round_trips")
+
+
+def test_the_optimizer_state_is_stored_once_by_the_ranks_that_hold_it_and_survives_other_data_ranks(held):
+    assert_held(held, "resharded")
 
 
 def test_resume_is_bitwise_equal_on_four_ranks_after_a_signal_to_one(held):
