@@ -12,7 +12,7 @@ from megatron_ettin.check.findings import Finding, guarded
 from megatron_ettin.checkpoint.standing import foresee
 from megatron_ettin.config import rules
 from megatron_ettin.config.codec import check_resume
-from megatron_ettin.config.compatible import changes, refuse_other_shape
+from megatron_ettin.config.compatible import changes, refuse_lost_scales, refuse_other_shape
 from megatron_ettin.config.derived import batch_sizes, with_vocabulary, with_world_size
 from megatron_ettin.config.freezing import frozen_line
 from megatron_ettin.config.objective import OBJECTIVES
@@ -257,6 +257,8 @@ def folder_findings(config: RunConfig, run: Path, tokenizer: TokenizerIdentity |
             remedy = "restore the corpora, or give another --run folder"
             compare_tokenizers(tokenizer, stored_tokenizer(saved[-1]), str(saved[-1].path), remedy)
         whence = f"from step {found.checkpoint.step:,}" if found.checkpoint else "at step 0: nothing has been saved yet"
+        if found.checkpoint:
+            refuse_lost_scales(config, found.checkpoint.step, str(found.checkpoint.path))
         for checkpoint, reason in found.skipped:
             yield Finding("open", "run", f"{checkpoint.path.name} is damaged and will be set aside: {reason}")
         yield Finding("ok", "run", f"{run}: goes on with the run in it {whence}")

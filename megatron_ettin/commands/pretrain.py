@@ -27,7 +27,7 @@ class PretrainFlags(RunFlags):
     take_over: bool = False
     """Do not wait for heartbeats of an owner on another host: it is known to be gone."""
     change_at: int | None = None
-    """Go on from the checkpoint of this step with other settings of schedule, optimizer or guard, such as a lower rate.
+    """Go on from the checkpoint of this step with other settings of schedule, optimizer, guard or fp8 scales.
     The change is recorded in changes.jsonl; later checkpoints and records are kept under other names."""
     start_over: bool = False
     """Begin at step 0 although the folder holds a run; what is there is kept under other names."""

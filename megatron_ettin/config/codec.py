@@ -88,7 +88,7 @@ UNSAID_AT_DEFAULT = (
 """Fields that fingerprints hold only where they are set: runs are recognised that began before there were these."""
 GUARD_PREFIX = "guard."
 """Without effect on what is learned, unless a spike refuses updates."""
-CHANGEABLE_PREFIXES = ("schedule.", "optimizer.", GUARD_PREFIX)
+CHANGEABLE_PREFIXES = ("schedule.", "optimizer.", GUARD_PREFIX, *FP8_FIELDS)
 """What a run may change at one of its checkpoints, on record: neither the model nor the rows of a step."""
 
 
@@ -158,7 +158,7 @@ def check_change(old: RunConfig, new: RunConfig) -> list[Difference]:
     kept = ("schedule.tokens",) if new.data.mask_share_end else ()  # the masks of past rows depend on it
     if refused := [item for item in found if not item.path.startswith(CHANGEABLE_PREFIXES) or item.path in kept]:
         raise ConfigError(
-            "--change-at changes schedule, optimizer and guard of a run, but neither its model nor its rows:\n  "
+            "--change-at changes schedule, optimizer, guard and fp8 scales, but neither its model nor its rows:\n  "
             + "\n  ".join(map(str, refused))
             + "\nuse the settings of the run for these, or another --run folder for another run"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.config.run import ModelConfig, RunConfig
 from megatron_ettin.errors import CheckpointError
 
 SHAPE_FIELDS = ("layers", "hidden", "intermediate", "heads", "vocabulary", "global_every")
@@ -25,6 +25,16 @@ def refuse_other_shape(ours: ModelConfig, theirs: ModelConfig, where: str) -> No
         raise CheckpointError(
             f"{where} holds a model of size {theirs.size}, this run is of size {ours.size}: {details}; "
             "give the size and the tokenizer that it was trained with"
+        )
+
+
+def refuse_lost_scales(config: RunConfig, step: int, where: str) -> None:
+    """Raise CheckpointError for a run that cannot go on from its checkpoint of ``step`` as it would have gone on."""
+    if config.compute.precision == "fp8" and config.compute.fp8_recipe == "delayed":
+        raise CheckpointError(
+            f"{where}: compute.fp8_recipe=delayed scales by the numbers of earlier steps, which Transformer Engine "
+            "keeps to itself and no checkpoint holds; go on with scales of each tensor, on record: the same command "
+            f"with --compute.fp8-recipe current --change-at {step}"
         )
 
 

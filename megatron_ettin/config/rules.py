@@ -293,6 +293,11 @@ def precision(config: RunConfig) -> Iterator[str]:
             "compute.fp8_recipe=delayed keeps one record of scales for all layers and can leave none out; "
             "set compute.fp8_ends_in_bf16=false or use the recipe current or blocks"
         )
+    if compute.fp8_recipe == "delayed" and config.guard.on_spike == "rewind":
+        yield (
+            "guard.on_spike=rewind goes back to a checkpoint, and none holds the scales of compute.fp8_recipe=delayed; "
+            "use the recipe current or blocks, or guard.on_spike skip or stop"
+        )
 
 
 def start(config: RunConfig) -> Iterator[str]:

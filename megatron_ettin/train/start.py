@@ -12,7 +12,7 @@ from torch import Tensor
 from megatron_ettin.checkpoint.load import find, find_newest
 from megatron_ettin.checkpoint.standing import Found, refuse_to_begin_again, stored_run
 from megatron_ettin.checkpoint.state import TrainState
-from megatron_ettin.config.compatible import refuse_other_shape, start_line
+from megatron_ettin.config.compatible import refuse_lost_scales, refuse_other_shape, start_line
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.errors import CheckpointError, DamagedError
@@ -72,7 +72,8 @@ def resume(
 
     Raises DamagedError when it is none, CheckpointError when the data is not what it was or it cannot be loaded.
     """
-    stored_run(checkpoint)
+    before, _ = stored_run(checkpoint)
+    refuse_lost_scales(parts.config, before.step, str(checkpoint.path))
     numbers = read_numbers(checkpoint)
     stored, theirs = numbers.get("data"), TokenizerIdentity.from_record(numbers.get("tokenizer"))
     if stored != data_fingerprint:

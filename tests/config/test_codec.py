@@ -128,6 +128,16 @@ def test_only_a_flat_schedule_may_be_made_longer() -> None:
         check_resume(falling, with_fields(falling, {"schedule.tokens": 1}))
 
 
+def test_what_scales_fp8_may_change_at_a_checkpoint_on_record() -> None:
+    delayed = with_fields(RUN, {"compute.precision": "fp8", "compute.fp8_recipe": "delayed"})
+    current = with_fields(delayed, {"compute.fp8_recipe": "current"})
+    assert [str(item) for item in check_change(delayed, current)] == ["compute.fp8_recipe: 'delayed' -> 'current'"]
+    with pytest.raises(ConfigError, match="--change-at STEP"):
+        check_resume(delayed, current)
+    with pytest.raises(ConfigError, match="neither its model nor its rows:\n  compute.precision"):
+        check_change(delayed, RUN)
+
+
 def test_where_masks_follow_the_length_of_the_stage_it_stays() -> None:
     falling = with_fields(RUN, {"data.mask_share_end": 0.15})
     longer = with_fields(falling, {"schedule.tokens": 2 * RUN.schedule.tokens})
