@@ -77,7 +77,7 @@ def flatten(config: object, where: str = "") -> dict[str, object]:
 FREE_PREFIXES = ("layout.", "checkpoint.", "observe.")
 FREE_FIELDS = (
     "data.data", "data.index_folder", "compute.attention", "compute.loss_chunk_bytes", "compute.kernels",
-    "compute.compile", "compute.deterministic", "compute.threads",
+    "compute.compile", "compute.deterministic", "compute.threads", "compute.fp8_kernels",
 )  # fmt: skip
 FP8_FIELDS = ("compute.fp8_recipe", "compute.fp8_ends_in_bf16")
 """Without effect in another precision, and then no part of what a run is."""

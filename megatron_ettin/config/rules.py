@@ -293,6 +293,11 @@ def precision(config: RunConfig) -> Iterator[str]:
             "compute.fp8_recipe=delayed keeps one record of scales for all layers and can leave none out; "
             "set compute.fp8_ends_in_bf16=false or use the recipe current or blocks"
         )
+    if compute.fp8_kernels == "torch" and compute.fp8_recipe != "current":
+        yield (
+            f"compute.fp8_kernels=torch scales each tensor by its own numbers, not as compute.fp8_recipe="
+            f"{compute.fp8_recipe} does; use the recipe current, or fp8_kernels te"
+        )
     if compute.fp8_recipe == "delayed" and config.guard.on_spike == "rewind":
         yield (
             "guard.on_spike=rewind goes back to a checkpoint, and none holds the scales of compute.fp8_recipe=delayed; "
@@ -378,7 +383,8 @@ def without_effect(config: RunConfig, base: RunConfig) -> list[str]:
         dead["schedule.decay_tokens"] = f"schedule.shape={config.schedule.shape} has no separate fall"
     if config.compute.precision != "fp8":
         reason = f"compute.precision={config.compute.precision}"
-        dead |= dict.fromkeys(("compute.fp8_recipe", "compute.fp8_ends_in_bf16"), reason)
+        fields = ("compute.fp8_recipe", "compute.fp8_ends_in_bf16", "compute.fp8_kernels")
+        dead |= dict.fromkeys(fields, reason)
     if config.batch.warmup_tokens == 0:
         dead["batch.warmup_increment"] = "batch.warmup_tokens=0 keeps the batch constant"
     if not config.start.from_run and config.start.carry_optimizer:

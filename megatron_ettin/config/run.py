@@ -196,11 +196,14 @@ class ComputeConfig:
     """Precision and kernels."""
 
     precision: Literal["fp32", "bf16", "fp8"] = "bf16"
-    """fp32; bf16 with fp32 main weights and gradient accumulation; fp8 linear layers by Transformer Engine."""
+    """fp32; bf16 with fp32 main weights and gradient accumulation; linear layers in fp8 and the rest as in bf16."""
     fp8_recipe: Literal["delayed", "current", "blocks"] = "current"
     """What scales fp8 numbers: the largest of earlier steps, that of the tensor itself, or those of blocks of it."""
     fp8_ends_in_bf16: bool = True
     """Keep the first and the last layer in bf16 where the others are in fp8."""
+    fp8_kernels: Literal["auto", "te", "torch"] = "auto"
+    """What computes linear layers in fp8: NVIDIA's Transformer Engine, or torch's scaled product, for the recipe current
+    alone. auto: the first where it is installed."""
     attention: Literal["auto", "native", "sdpa", "varlen", "flash", "te"] = "auto"
     """Attention back end; auto chooses per layer and prints each choice with its reason."""
     loss_chunk_bytes: int = 0

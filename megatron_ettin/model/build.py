@@ -26,7 +26,7 @@ from megatron_ettin.model.attention.trial import require_exact, usable
 from megatron_ettin.model.canonical import canonical_parameters
 from megatron_ettin.model.ettin import EttinModel
 from megatron_ettin.model.initialize import initialize_weights
-from megatron_ettin.model.layer import layer_spec, refuse_old_generation
+from megatron_ettin.model.layer import fp8_report, layer_spec, refuse_old_generation
 from megatron_ettin.model.loss import chunk_labels
 from megatron_ettin.model.pattern import layer_kinds
 from megatron_ettin.model.settings import transformer_config
@@ -59,7 +59,7 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
     if kernels == "own":
         require_triton(groups.device.torch_device)
     if groups.world.is_first:
-        for line in attention_report(made, layer_kinds(config), narrows):
+        for line in filter(None, [*attention_report(made, layer_kinds(config), narrows), fp8_report(config)]):
             logger.info(line)
     attends = attention_of(config, made, has, groups)
     specs = [

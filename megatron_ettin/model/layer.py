@@ -10,7 +10,7 @@ from megatron_ettin.parallel.megatron import genuine
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
@@ -31,6 +31,7 @@ from megatron_ettin.model.attention.core import Attend, CoreAttention
 from megatron_ettin.model.norm import Norm
 from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import LayerKind
+from megatron_ettin.model.scaled import ScaledColumns, ScaledRows
 from megatron_ettin.parallel.device import compute_capability
 from megatron_ettin.parallel.groups import Groups
 
@@ -126,33 +127,66 @@ def refuse_old_generation(config: RunConfig, groups: Groups) -> None:
         )
 
 
-def linear_classes(config: RunConfig, capability: tuple[int, int] | None) -> tuple[type, type]:
-    """Classes of the linear layers that are split by columns and by rows: Transformer Engine's for fp8.
+def fp8_kernels(config: RunConfig) -> Literal["te", "torch"]:
+    """What computes linear layers in fp8 here. Raises ConfigError where it is not installed."""
+    compute, there = config.compute, genuine("transformer_engine")
+    if compute.fp8_kernels == "te" or compute.fp8_recipe != "current":
+        if not there:
+            raise ConfigError(
+                f"compute.precision=fp8 with compute.fp8_recipe={compute.fp8_recipe}, compute.fp8_kernels="
+                f"{compute.fp8_kernels} needs NVIDIA's Transformer Engine, which is not installed; use the recipe "
+                "current with fp8_kernels auto, or bf16"
+            )
+        return "te"
+    return "te" if there and compute.fp8_kernels == "auto" else "torch"
+
+
+def in_fp8(config: RunConfig, layer: int) -> bool:
+    """Whether the linear layers of a layer compute in fp8."""
+    ends = (0, config.model.layers - 1) if config.compute.fp8_ends_in_bf16 else ()
+    return config.compute.precision == "fp8" and layer not in ends
+
+
+def fp8_report(config: RunConfig) -> str:
+    """What computes in fp8, for the log; empty for other precisions."""
+    if config.compute.precision != "fp8":
+        return ""
+    layers = [layer for layer in range(config.model.layers) if in_fp8(config, layer)]
+    by = {
+        "te": f"Transformer Engine, fp8_recipe {config.compute.fp8_recipe}",
+        "torch": "torch's scaled product, each tensor by its own scale; Transformer Engine scales in fewer passes",
+    }[fp8_kernels(config)]
+    return f"linear layers of layers {layers[0]} to {layers[-1]} in fp8 by {by}" if layers else "no layer is in fp8"
+
+
+def linear_classes(config: RunConfig, capability: tuple[int, int] | None, layer: int) -> tuple[type, type]:
+    """Classes of a layer's linear layers that are split by columns and by rows.
 
     `capability`: of the GPU, None without one. Raises ConfigError when fp8 is asked for where it cannot be computed.
     """
     if config.compute.precision != "fp8":
         return ColumnParallelLinear, RowParallelLinear
-    if capability is None or not genuine("transformer_engine"):
-        missing = "Transformer Engine is not installed" if capability else "this machine has no CUDA device"
-        raise ConfigError(f"compute.precision=fp8 needs NVIDIA's Transformer Engine on a GPU, but {missing}; use bf16")
-    recipe = config.compute.fp8_recipe
+    if capability is None:
+        raise ConfigError("compute.precision=fp8 needs a GPU, but this machine has no CUDA device; use bf16")
+    recipe, kernels = config.compute.fp8_recipe, fp8_kernels(config)
     if capability < FP8_CAPABILITY[recipe]:
         needed, found = (".".join(map(str, version)) for version in (FP8_CAPABILITY[recipe], capability))
         raise ConfigError(
             f"compute.precision=fp8 with compute.fp8_recipe={recipe} needs a GPU of compute capability {needed}, and "
             f"this one has {found}; use bf16"
         )
-    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
+    if kernels == "te":  # Megatron-Core tells it which layers compute in fp8
+        from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
 
-    return TEColumnParallelLinear, TERowParallelLinear
+        return TEColumnParallelLinear, TERowParallelLinear
+    return (ScaledColumns, ScaledRows) if in_fp8(config, layer) else (ColumnParallelLinear, RowParallelLinear)
 
 
 def layer_spec(
     kind: LayerKind, config: RunConfig, groups: Groups, attend: Attend, narrows: bool, kernels: KernelKind
 ) -> ModuleSpec:
     """Megatron-Core's description of one layer. Layer 0 has no attention norm: the embedding's norm has just run."""
-    columns, rows = linear_classes(config, compute_capability(groups.device))
+    columns, rows = linear_classes(config, compute_capability(groups.device), kind.index)
     parts = pointwise(kernels)
     return ModuleSpec(
         module=EttinLayer,

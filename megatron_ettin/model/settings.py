@@ -12,6 +12,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.placement import layer_placement
+from megatron_ettin.model.layer import fp8_kernels
 from megatron_ettin.parallel.groups import Groups
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
@@ -23,7 +24,7 @@ def transformer_config(config: RunConfig, groups: Groups) -> TransformerConfig:
     """Megatron-Core's view of the run. Fusions that approximate (tanh GeGLU) or need kernels we do not use stay off."""
     model, layout, compute, dtype = config.model, config.layout, config.compute, DTYPES[config.compute.precision]
     options: dict[str, Any] = {}
-    if compute.precision == "fp8":  # linear layers in fp8: 4 bits of exponent forward, 5 backward
+    if compute.precision == "fp8" and fp8_kernels(config) == "te":  # 4 bits of exponent forward, 5 backward
         options |= {
             "fp8": "hybrid",
             "fp8_recipe": FP8_RECIPES[compute.fp8_recipe],
