@@ -202,7 +202,7 @@ class ComputeConfig:
     fp8_ends_in_bf16: bool = True
     """Keep the first and the last layer in bf16 where the others are in fp8."""
     fp8_kernels: Literal["auto", "te", "torch"] = "auto"
-    """What computes linear layers in fp8: NVIDIA's Transformer Engine, or torch's scaled product, for the recipe current
+    """What computes linear layers in fp8: NVIDIA's Transformer Engine, or torch's scaled product, for recipe current
     alone. auto: the first where it is installed."""
     attention: Literal["auto", "native", "sdpa", "varlen", "flash", "te"] = "auto"
     """Attention back end; auto chooses per layer and prints each choice with its reason."""

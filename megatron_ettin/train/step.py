@@ -189,8 +189,15 @@ def _forward(
     """Feed the next micro-batch to a chunk; the returned function turns the last pipeline stage's output into sums."""
     batch, config = next(feed), parts.config
     device_batch = DeviceBatch.from_batch(batch, parts.groups, derive(*dropout_key(config)), step)
-    rows_L = (device_batch.label_positions_L + device_batch.packed.first_token) // batch.row_length
-    return chunk(device_batch), functools.partial(_sums, batch.rows, rows_L)
+    bounds = label_bounds(batch, device_batch.packed.first_token, device_batch.labels)
+    return chunk(device_batch), functools.partial(_sums, bounds)
+
+
+def label_bounds(batch: Batch, first_token: int, labels: int) -> NDArray[np.int64]:
+    """Bounds of the rows of a batch among the ``labels`` labels of the slice that begins with a token, [B + 1]."""
+    ends = np.arange(batch.rows + 1) * batch.row_length
+    before = np.searchsorted(batch.label_positions_L, first_token)
+    return (np.searchsorted(batch.label_positions_L, ends) - before).clip(0, labels)
 
 
 def dropout_key(config: RunConfig) -> tuple[int | str, ...]:
@@ -200,10 +207,16 @@ def dropout_key(config: RunConfig) -> tuple[int | str, ...]:
     return config.seed, "dropout", config.stage, *further
 
 
-def _sums(rows: int, rows_L: Tensor, losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss sum and label count for the gradient, and both for each row, as Megatron-Core wants them."""
-    sums_B2 = torch.zeros(rows, 2, dtype=torch.float64, device=losses_L.device)
-    pairs = torch.stack([losses_L.detach().double(), torch.ones_like(losses_L, dtype=torch.float64)], dim=1)
-    sums_B2.index_add_(0, rows_L, pairs)
-    count = torch.full((), losses_L.numel(), dtype=torch.int, device=losses_L.device)
-    return losses_L.sum(), count, sums_B2
+def _sums(bounds: NDArray[np.int64], losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss sum and label count for the gradient, and both for each row, as Megatron-Core wants them.
+
+    ``bounds`` of the rows among the labels. Rows are gathered side by side: adding into them would queue for few places.
+    """
+    labels, counts_B = losses_L.numel(), np.diff(bounds)
+    places_BM = bounds[:-1, None] + np.arange(counts_B.max(initial=0))
+    places_BM[places_BM >= bounds[1:, None]] = labels  # of a 0 behind the losses
+    padded = torch.cat([losses_L.detach(), losses_L.new_zeros(1)])
+    sums_B = padded[to_device(torch.from_numpy(places_BM), losses_L.device)].double().sum(dim=1)
+    counts = to_device(torch.from_numpy(counts_B.astype(np.float64)), losses_L.device)
+    count = torch.full((), labels, dtype=torch.int, device=losses_L.device)
+    return losses_L.sum(), count, torch.stack([sums_B, counts], dim=1)

@@ -30,7 +30,7 @@ from megatron_ettin.parallel.groups import Groups
 from tests.model.inputs import batch_of, run_of, small_model
 
 ABSENT = torch.device("meta")
-HOPPER = Installed(cuda=True, hopper=True, varlen=True, flash=True, flash_hopper=True, te=True)
+HOPPER = Installed(cuda=True, hopper=True, varlen=True, flash=True, flash_hopper=True, switch=True, te=True)
 PIECES = (200, 12, 300)
 
 
@@ -104,6 +104,11 @@ def flash_attn_varlen_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **
     return q + (k * v).sum(0)
 
 
+def varlen_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, window_size: Any) -> torch.Tensor:
+    """The same for torch's."""
+    return flash_attn_varlen_func(q, k, v)
+
+
 def run_for(case: dict[str, Any]) -> RunConfig:
     """The run of a case."""
     shape = small_model(output_dropout=case["dropout"])
@@ -155,6 +160,8 @@ def main(case: dict[str, Any]) -> None:
         mock.patch("megatron_ettin.model.build.installed", lambda _: HOPPER),
         mock.patch("megatron_ettin.model.layer.compute_capability", lambda _: (9, 0)),
         mock.patch.dict(sys.modules, {"flash_attn_interface": stand_in}),
+        mock.patch("torch.nn.attention.varlen.varlen_attn", varlen_attn),
+        mock.patch("torch.nn.attention.activate_flash_attention_impl") as switched,
         without_collectives(), launches_recorded() as launches, gpu, fault(case["fault"]),
     ):  # fmt: skip
         parts = build_parts(run_for(case), groups, sources=2)
@@ -164,7 +171,8 @@ def main(case: dict[str, Any]) -> None:
         gpu.copies.clear()
         launches.clear()
         train_step(parts, batches, step=1, rate=1e-3, asks=Asks())
-    print(json.dumps({"reads": gpu.reads, "copies": gpu.copies, "launches": launches}))
+    activated = [call.args[0] for call in switched.call_args_list]
+    print(json.dumps({"reads": gpu.reads, "copies": gpu.copies, "launches": launches, "activated": activated[:1]}))
 
 
 if __name__ == "__main__":

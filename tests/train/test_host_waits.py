@@ -32,6 +32,8 @@ def taken(**changes: Any) -> subprocess.CompletedProcess[str]:
         {"objective": "clm", "attention": "sdpa", "recompute": "full"},
         {"kernels": "torch", "dropout": 0.0},
         {"empty": 1},
+        {"attention": "varlen"},
+        {"attention": "auto"},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())) or "default",
 )
@@ -40,6 +42,7 @@ def test_a_step_reads_numbers_of_the_gpu_once_and_launches_own_kernels(changes: 
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert (found["reads"], found["copies"]) == (["tolist"], [])
+    assert found["activated"] == (["FA3"] if changes.get("attention") == "auto" else [])
     assert found["launches"] == (launches(**changes) if changes.get("kernels") != "torch" else {})
 
 
