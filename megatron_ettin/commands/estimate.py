@@ -19,9 +19,10 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import PUBLISHED_SIZES
 from megatron_ettin.cost.buckets import save_memory
 from megatron_ettin.cost.disk import disk
-from megatron_ettin.cost.estimate import Estimate, Speed, estimate_run, figures, measured_flops, notes
+from megatron_ettin.cost.estimate import Estimate, Speed, estimate_run, figures, measured_flops, notes, on_device
 from megatron_ettin.cost.fit import fitting_micro_batch
-from megatron_ettin.cost.hardware import GIBI, H100_CLUSTER, accelerator
+from megatron_ettin.cost.fp8 import fp8_line
+from megatron_ettin.cost.hardware import GIBI, H100_CLUSTER, accelerator, peak_flops
 from megatron_ettin.cost.scaling import (
     efficiency,
     fastest,
@@ -204,6 +205,8 @@ def detail(found: Estimate) -> str:
     if known is not None and layout.fit_micro_batch:
         rows = fitting_micro_batch(config, known.memory)
         lines.append(("on one " + known.name, f"micro-batches of {rows} rows fit" if rows else "not one row fits"))
+    if config.compute.precision != "fp32" and peak_flops(found.speed.device, "fp8"):
+        lines.append(("fp8", fp8_line(on_device(config, found.speed.device), H100_CLUSTER)))
     if layout.data > 1:
         lost = found.idle
         growing = f", {lost.growing:.1%} while the batch grows" if config.batch.warmup_tokens else ""

@@ -18,7 +18,8 @@ from megatron_ettin.config.derived import with_vocabulary, with_world_size
 from megatron_ettin.config.overlapping import overlap_line
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.cost.fit import choice_line, fitting_micro_batch, with_micro_batch
-from megatron_ettin.cost.hardware import GIBI
+from megatron_ettin.cost.fp8 import fp8_line
+from megatron_ettin.cost.hardware import GIBI, H100_CLUSTER
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.kernels.kind import describe, kernel_kind
 from megatron_ettin.parallel.device import deterministic_kernels, device_memory, limit_threads
@@ -96,6 +97,8 @@ def train(
                 recorder.say(describe(kernel_kind(config.compute, "cuda"), "cuda"))
             if fitted:
                 recorder.say(fitted)
+            if config.compute.precision == "fp8":
+                recorder.say(f"fp8 {fp8_line(config, H100_CLUSTER)}")
             if groups.data_context.size > 1:
                 recorder.say(overlap_line(config, groups.device.kind))
             state = start(parts, run, data.fingerprint, data.vocabulary.tokenizer, read_huggingface, recorder.say)

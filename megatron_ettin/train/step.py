@@ -210,7 +210,7 @@ def dropout_key(config: RunConfig) -> tuple[int | str, ...]:
 def _sums(bounds: NDArray[np.int64], losses_L: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Loss sum and label count for the gradient, and both for each row, as Megatron-Core wants them.
 
-    ``bounds`` of the rows among the labels. Rows are gathered side by side: adding into them would queue for few places.
+    ``bounds`` of the rows among the labels. Rows are gathered side by side: sums into them would queue for few places.
     """
     labels, counts_B = losses_L.numel(), np.diff(bounds)
     places_BM = bounds[:-1, None] + np.arange(counts_B.max(initial=0))
