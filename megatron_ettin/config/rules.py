@@ -68,7 +68,7 @@ def numbers(config: RunConfig) -> Iterator[str]:
     yield from at_least(config, "compute", 0, "loss_chunk_bytes threads")
     yield from at_least(config, "checkpoint", 0, "every_tokens every_steps every_minutes keep")
     yield from at_least(config, "observe", 1, "log_every evaluate_rows")
-    yield from at_least(config, "observe", 0, "evaluate_every hang_minutes")
+    yield from at_least(config, "observe", 0, "evaluate_every fp8_every hang_minutes")
 
 
 def shares(config: RunConfig) -> Iterator[str]:

@@ -253,6 +253,9 @@ class ObserveConfig:
     remember: str = ""
     """A corpus prefix or mixture file of text that the weights have learned before. Its held-out loss is recorded
     beside that of the data, so that forgetting is seen; empty: none."""
+    fp8_every: int = 0
+    """Steps between records of the largest numbers of each layer's products, and of the share that fp8 makes 0, also in
+    a run in bf16; 0: never."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
     wandb: str = ""

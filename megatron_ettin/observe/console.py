@@ -65,6 +65,10 @@ class Console:
         if record.get("kind") == "evaluation":
             values = [f"{name} {value:.4f}" for name, value in record.items() if isinstance(value, float)]
             self.message(f"step {record['step']} | held out | " + " | ".join(values))
+        elif record.get("kind") == "fp8":
+            shares = {name: value for name, value in record.items() if name.endswith(".underflow")}
+            worst = max(shares, key=lambda name: shares[name])
+            self.message(f"step {record['step']} | fp8 | at most {shares[worst]:.2%} become 0, in {worst}")
         elif record["step"] % self._every == 0 or record["tokens"] >= self._total or "note" in record:
             note = f" | {record['note']}" if "note" in record else ""
             self.message(step_line(record, self._total) + note)

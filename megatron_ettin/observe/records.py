@@ -13,7 +13,7 @@ from megatron_ettin.run_folder import METRICS, repeated_records, rewound_steps
 from megatron_ettin.typed_json import parse_json
 
 MetricsRecord = dict[str, Any]
-"""``kind`` is ``step`` or ``evaluation``; every record has ``step`` (steps finished) and ``tokens`` (seen so far)."""
+"""``kind`` is ``step``, ``evaluation`` or ``fp8``; every record has ``step`` (steps finished) and ``tokens`` (seen)."""
 TAIL_BYTES = 1 << 16
 """A part of metrics.jsonl that holds some whole records."""
 NOTHING_UPDATED = "nothing updated"

@@ -21,6 +21,7 @@ from megatron_ettin.parallel.watchdog import Watchdog
 from megatron_ettin.rows.loader import Loader
 from megatron_ettin.rows.run_data import RunData
 from megatron_ettin.schedule import learning_rate_factor
+from megatron_ettin.train.fp8_watch import everyones, watched
 from megatron_ettin.train.guard import REFUSALS_BEFORE_STOP, Verdict, judge, stop_when_hopeless
 from megatron_ettin.train.parts import Parts
 from megatron_ettin.train.record import Recorder
@@ -78,7 +79,8 @@ def train_loop(
             watchdog.moved(state.step, "taking a step")
             asks = Asks(stop=stop.received, save=clock.rings(), saved=saves.over)
             judged = partial(judge, state=state, config=config, rewound=rewound)
-            result = train_step(parts, batches, step=state.step, rate=rate, asks=asks, judge=judged)
+            with watched(parts, state.step) as rounding:
+                result = train_step(parts, batches, step=state.step, rate=rate, asks=asks, judge=judged)
             verdict, totals = result.verdict, result.totals
             state = state.after(
                 tokens=totals.tokens, accepted=verdict.accepted, good=verdict.kind in ("good", "rewound"),
@@ -86,6 +88,8 @@ def train_loop(
             )  # fmt: skip
             state = replace(state, finished=state.tokens >= schedule.tokens)
             recorder.step(state, result, rate, time.perf_counter() - started)
+            if rounding is not None:
+                recorder.rounding(state, everyones(rounding))
             acts = verdict.kind == "spike" and config.guard.on_spike in ("rewind", "stop")
             if totals.saved or acts:
                 saves.finish()

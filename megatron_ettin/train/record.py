@@ -108,6 +108,10 @@ class Recorder:
         record = {"kind": "evaluation", "step": state.step, "tokens": state.tokens, "loss": loss, **by_kind, **beside}
         self._write(record)
 
+    def rounding(self, state: TrainState, numbers: Mapping[str, float]) -> None:
+        """What fp8 makes of each layer's products in the last step, by ``layer.product.operand``."""
+        self._write({"kind": "fp8", "step": state.step, "tokens": state.tokens, **numbers})
+
     def close(self, state: TrainState, received: int) -> None:
         """Say how the run ended and how to go on."""
         if state.finished:
