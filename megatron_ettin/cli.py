@@ -24,6 +24,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "prepare": Verb("megatron_ettin.commands.prepare", "text to a tokenized corpus"),
+    "fetch": Verb("megatron_ettin.commands.fetch", "the published Ettin text, or a part of it, from the hub"),
     "corpus": Verb("megatron_ettin.commands.corpus", "inspect, verify, show, merge and adopt corpora"),
     "pretrain": Verb("megatron_ettin.commands.pretrain", "train, or go on where a run stopped; under torchrun"),
     "adapt": Verb("megatron_ettin.commands.adapt", "go on training a published model on other text, and export it"),

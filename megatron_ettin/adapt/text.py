@@ -17,6 +17,7 @@ from megatron_ettin.rows.mixture import read_mixture
 from megatron_ettin.rows.run_data import refuse_empty
 from megatron_ettin.run_folder import CORPUS, TOKENIZER
 from megatron_ettin.sources.files import find_inputs
+from megatron_ettin.sources.remote.address import fixed_part, is_remote
 from megatron_ettin.tokenizer.identity import WITH_ITS_TOKENIZER, compare_tokenizers, read_identity
 from megatron_ettin.tokenizer.special_tokens import missing_roles
 from megatron_ettin.typed_json import parse_json
@@ -95,9 +96,11 @@ def refuse_other_text(prefix: Path, inputs: Sequence[str], options: BuildOptions
     """
     manifest = read_manifest(member(prefix, ".json"))
     known = {source.path for source in manifest.sources}
+    elsewhere = [fixed_part(name) for name in inputs if is_remote(name)]
     there = [name for name in inputs if Path(name).exists()]
     found = {str(path) for path, _, _ in find_inputs(there, options.input_format).files} if there else known
-    if other := sorted(found - known):
+    unknown = [part for part in elsewhere if not any(path.startswith(part) for path in known)]
+    if other := sorted(found - known) + unknown:
         raise ConfigError(
             f"{prefix} was prepared without {other[0]}; name the same text to go on, or another --run folder for other "
             "text"

@@ -33,6 +33,7 @@ from megatron_ettin.progress import format_count
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.rows.run_data import open_remembered
 from megatron_ettin.run_folder import CORPUS, START, TOKENIZER, own_run
+from megatron_ettin.sources.remote.address import redacted
 from megatron_ettin.tokenizer.identity import read_identity
 from megatron_ettin.tokenizer.special_tokens import parse_special
 from megatron_ettin.train.signals import StopRequest
@@ -115,7 +116,7 @@ def main(arguments: list[str]) -> int:
     config, flags = resolve(asked, start, ranks)
     options = options_of(flags, start)
     ahead_of_all(lambda: require(asked, start, config, options, say))
-    command = shlex.join(sys.orig_argv)
+    command = redacted(shlex.join(sys.orig_argv))
     with own_run(asked.run, command, take_over=flags.take_over) if first else contextlib.nullcontext() as claim:
         ahead_of_all(lambda: get_ready(asked, start, options, command, say))
         say(plan(config, start))

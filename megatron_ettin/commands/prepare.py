@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from megatron_ettin.corpus.build.build import BuildReport, build_corpus
-from megatron_ettin.corpus.build.job import MAXIMUM_DOCUMENT_BYTES, BuildOptions
+from megatron_ettin.corpus.build.job import MAXIMUM_DOCUMENT_BYTES, MAXIMUM_STAGED_BYTES, BuildOptions
 from megatron_ettin.corpus.manifest import SourceSummary
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.progress import format_count, format_seconds
 from megatron_ettin.sources.files import FORMAT_NAMES
+from megatron_ettin.sources.remote.address import INPUTS
 from megatron_ettin.tokenizer.special_tokens import SPECIAL_HELP, missing_roles, parse_special
 
 HUGGING_FACE = "HuggingFaceTokenizer"
@@ -50,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="ettin prepare", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     group = parser.add_argument_group("input")
-    group.add_argument("--input", nargs="+", required=True, help="files, globs or folders")
+    group.add_argument("--input", nargs="+", required=True, help=INPUTS)
     group.add_argument("--input-format", choices=("auto", *FORMAT_NAMES), default="auto")
     group.add_argument("--json-keys", nargs="+", default=["text"], help="keys (columns) that hold text")
     group.add_argument("--text-separator", type=separator, help=r"cut text files at this (\n, \t, \0 are escapes)")
@@ -75,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--on-error", choices=("stop", "skip"), default="stop")
     group.add_argument("--max-document-bytes", type=int, default=MAXIMUM_DOCUMENT_BYTES)
     group = parser.add_argument_group("running")
+    group.add_argument("--max-staged-bytes", type=int, default=MAXIMUM_STAGED_BYTES, help="disk for fetching ahead")
     group.add_argument("--workers", type=int, default=0, help="threads; 0 takes every core")
     group.add_argument("--partitions", type=int, default=1, help="order of documents as Megatron-LM's partitions give")
     group.add_argument("--keep-sequential-samples", action="store_true", help="keep the input's order in partitions")
@@ -106,6 +108,7 @@ def options_of(given: argparse.Namespace) -> BuildOptions:
         on_error=given.on_error,
         maximum_document_bytes=given.max_document_bytes,
         shard=given.shard,
+        maximum_staged_bytes=given.max_staged_bytes,
         threads=given.workers,
         overwrite=given.overwrite,
         restart=given.restart,

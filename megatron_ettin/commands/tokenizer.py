@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from megatron_ettin.sources.remote.address import INPUTS
+
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of `ettin tokenizer`."""
@@ -12,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = result.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="learn a tokenizer from text files")
     formats = ".jsonl, .txt (each also with .gz or .zst) and .parquet"
-    train.add_argument("--input", nargs="+", required=True, help=f"files, globs or folders: {formats}")
+    train.add_argument("--input", nargs="+", required=True, help=f"{INPUTS}: {formats}")
     train.add_argument("--output", type=Path, required=True, help="folder to create, with tokenizer.json in it")
     train.add_argument("--vocabulary", type=int, default=50_368, help="tokens, special tokens included (default 50368)")
     train.add_argument(

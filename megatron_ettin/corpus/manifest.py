@@ -27,6 +27,7 @@ class SourceSummary:
     """One input file, or the part of it that a shard read."""
 
     path: str
+    """Of a file that was fetched, its address, without anything secret."""
     format: str
     bytes: Count
     """Bytes of the file as it lies on the disk (of the part that was read)."""
@@ -45,6 +46,12 @@ class SourceSummary:
     specials_in_text: Count = 0
     rejected: dict[str, Count] = field(default_factory=dict)
     """Records that were skipped, by kind: a line of JSON, a row of a table, a text."""
+    file_bytes: Count = 0
+    """Of a file that was fetched, the size of the whole."""
+    etag: str = ""
+    """What the server called its content: an ETag, a hash, or the time of its last change."""
+    revision: str = ""
+    """The commit of the hub that it was fetched from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 Every machine finds the same places by itself, from the bytes of the file alone. A plain file of lines is cut anywhere,
 a compressed one where a gzip member or a zstd frame starts, a parquet file where a row group starts. Any other file is
-taken whole, and so is one of a single member, frame or group.
+taken whole, and so is one of a single member, frame or group, and a compressed one that lies elsewhere: to find its
+members it would have to be fetched.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _cut(source: Source, offset: int) -> int:
         from megatron_ettin.sources.parquet import group_starts
 
         return next((start for start in group_starts(source) if start >= offset), source.size)
-    if source.format == "jsonl":
+    if source.format == "jsonl" and source.remote is None:
         with RawFile(source.path) as raw:
             if source.compression == "zst":
                 return next_frame(raw.descriptor, offset, source.size)

@@ -9,11 +9,12 @@ import shlex
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.regular_files import KINDS
 from megatron_ettin.sources.members import ZSTD_MAGIC, skippable_bytes
+from megatron_ettin.sources.remote.address import RemoteFile, is_remote
 from megatron_ettin.typed_json import parse_json
 
 FORMATS = {
@@ -44,6 +45,13 @@ class Source:
     """First byte of the part; ``cuts`` says where a file may be cut."""
     end: int = 0
     """One past the last byte of the part."""
+    remote: RemoteFile | None = None
+    """Where the file lies when it is not on this machine; ``path`` is then where it is staged."""
+
+    @property
+    def name(self) -> str:
+        """What manifests and messages call the file."""
+        return str(self.remote or self.path)
 
     @property
     def kind(self) -> str:
@@ -61,7 +69,7 @@ class Source:
         return self.end - self.begin
 
 
-def detect(path: Path, wanted: str) -> tuple[str, str | None] | None:
+def detect(path: PurePath, wanted: str) -> tuple[str, str | None] | None:
     """Format and compression of a file by its name; None when the name says nothing and ``wanted`` is auto."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
@@ -103,8 +111,8 @@ def mds_shards(folder: Path) -> list[Path]:
 class Inputs:
     """The files found, and what of the folders and globs was left out."""
 
-    files: list[tuple[Path, str, str | None]]
-    left_out: dict[str, list[Path]]
+    files: list[tuple[Path | RemoteFile, str, str | None]]
+    left_out: dict[str, list[Path | RemoteFile | str]]
     """By reason: files and folders that are not read."""
 
 
@@ -163,7 +171,7 @@ class _Finder:
         self.found = Inputs([], {})
         self._seen: set[tuple[object, ...]] = set()
 
-    def leave_out(self, path: Path, reason: str) -> None:
+    def leave_out(self, path: Path | RemoteFile | str, reason: str) -> None:
         """Note what is not read, and why."""
         self.found.left_out.setdefault(reason, []).append(path)
 
@@ -191,9 +199,9 @@ class _Finder:
         given = self.found.files[mark:]
         if self.wanted == "auto" and {format for _, format, _ in given} > {"txt"}:
             self.found.files[mark:] = [file for file in given if file[1] != "txt"]
-            for path, format, _ in given:
+            for text, format, _ in given:
                 if format == "txt":
-                    self.leave_out(path, BESIDE_DATA)
+                    self.leave_out(text, BESIDE_DATA)
 
     def _add(self, path: Path) -> bool:
         """Whether the file says a format; it is read unless it is among the inputs already."""
@@ -206,17 +214,31 @@ class _Finder:
             kinds = [(path, *kind)]
         else:
             return False
-        for file in kinds:
-            status = _status(file[0])
+        for local in kinds:
+            status = _status(local[0])
             # some network file systems give several files one number: size and time must agree as well
-            number = status.st_ino or os.path.realpath(file[0])
-            key = (status.st_dev, number, status.st_size, status.st_mtime_ns)
-            if key in self._seen:
-                self.leave_out(file[0], DOUBLED)
-            else:
-                self._seen.add(key)
-                self.found.files.append(file)
+            number = status.st_ino or os.path.realpath(local[0])
+            self._take(*local, key=(status.st_dev, number, status.st_size, status.st_mtime_ns))
         return True
+
+    def _take(self, path: Path | RemoteFile, format: str, compression: str | None, key: tuple[object, ...]) -> None:
+        """Add a file unless one of this key is among the inputs already."""
+        if key in self._seen:
+            self.leave_out(path, DOUBLED)
+        else:
+            self._seen.add(key)
+            self.found.files.append((path, format, compression))
+
+    def add_remote(self, item: str) -> None:
+        """The files of an address, each once."""
+        from megatron_ettin.sources.remote.listing import find_remote
+
+        files, left_out = find_remote(item, self.wanted, self._remedy)
+        for reason, names in left_out.items():
+            for name in names:
+                self.leave_out(name, reason)
+        for remote, format, compression in files:
+            self._take(remote, format, compression, key=(remote.name,))
 
     def walk(self, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
         """The files below a folder, in order. Links to folders are followed, but never into a folder above them."""
@@ -259,7 +281,7 @@ class _Finder:
 
 
 def find_inputs(inputs: Sequence[str | Path], wanted: str = "auto", *, remedy: str = "rename it") -> Inputs:
-    """Resolve names, globs and folders. Globs and folders are sorted; the order of the arguments is kept.
+    """Resolve names, globs, folders and addresses. Globs and folders are sorted; the order of the arguments is kept.
 
     A file that is named or found twice, also by links, is read once. In a folder or glob that holds data (jsonl,
     parquet, MDS), text files are left out. ``remedy`` is for a named file whose name says no format. Raises DataError
@@ -267,6 +289,9 @@ def find_inputs(inputs: Sequence[str | Path], wanted: str = "auto", *, remedy: s
     """
     finder = _Finder(wanted, remedy)
     for item in inputs:
+        if is_remote(item):
+            finder.add_remote(str(item))
+            continue
         path, before = Path(item), len(finder.found.files)
         doubled = len(finder.found.left_out.get(DOUBLED, ()))
         if os.path.lexists(path) and _is_folder(path):
@@ -280,10 +305,18 @@ def find_inputs(inputs: Sequence[str | Path], wanted: str = "auto", *, remedy: s
     return finder.found
 
 
-def make_sources(files: Iterable[tuple[Path, str, str | None]]) -> list[Source]:
+def make_sources(files: Iterable[tuple[Path | RemoteFile, str, str | None]]) -> list[Source]:
     """Sources that hold each file whole, with size and time of change. Raises DataError for an unreadable one."""
     sources = []
     for path, format, compression in files:
+        if isinstance(path, RemoteFile):
+            sources.append(
+                Source(
+                    path=Path(path.name), format=format, compression=compression, size=path.size, modified=0, inode=0,
+                    end=path.size, remote=path,
+                )
+            )  # fmt: skip
+            continue
         status = _status(path)
         sources.append(
             Source(
@@ -328,8 +361,13 @@ def require_kind(source: Source) -> None:
 
 
 def require_unchanged(sources: Iterable[Source]) -> None:
-    """Compare files with what they were when they became sources. Raises DataError for one that changed."""
+    """Compare files with what they were when they became sources. Raises DataError for one that changed.
+
+    Those that lie elsewhere were compared when they had been fetched.
+    """
     for source in sources:
+        if source.remote is not None:
+            continue
         status = _status(source.path)
         pairs = {
             "size": (source.size, status.st_size),

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from megatron_ettin.errors import DataError
 from megatron_ettin.sources.files import Source
 from megatron_ettin.sources.records import DocumentBatch
+from megatron_ettin.sources.remote.address import RemoteFile
+from megatron_ettin.sources.remote.store import read_footer
 
 BATCH_BYTES = 2 << 20
 LARGEST_BATCH = 16_384
@@ -56,11 +58,42 @@ def group_starts(source: Source) -> list[int]:
     import pyarrow
     from pyarrow import parquet
 
+    if source.remote is not None:
+        return _group_starts(_remote_metadata(source.remote))
     try:
         with open(source.path, "rb") as stream:
             return _group_starts(parquet.read_metadata(stream))
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{source.path}: not a readable parquet file ({error}); fetch it again") from error
+
+
+def needed_ranges(source: Source) -> list[tuple[int, int]] | None:
+    """The bytes of a file elsewhere that its part needs, ascending: its row groups and the footer.
+
+    None where the columns of its row groups do not lie between these bounds: then all are needed. Raises DataError.
+    """
+    assert source.remote is not None
+    metadata = _remote_metadata(source.remote)
+    for number, start in enumerate(_group_starts(metadata)):
+        group = metadata.row_group(number)
+        for column in (group.column(i) for i in range(group.num_columns)):
+            offsets = [at for at in (column.dictionary_page_offset, column.data_page_offset) if at]
+            first, inside = min(offsets), source.begin <= start < source.end
+            if inside and not source.begin <= first <= first + column.total_compressed_size <= source.end:
+                return None
+    footer = len(read_footer(source.remote))
+    return [(source.begin, source.end), (max(source.end, source.size - footer), source.size)]
+
+
+def _remote_metadata(remote: RemoteFile) -> Any:  # noqa: ANN401 - pyarrow
+    """What the footer of a file elsewhere says. Raises DataError."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_metadata(pyarrow.BufferReader(read_footer(remote)))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{remote.name}: not a readable parquet file ({error}); fetch it again") from error
 
 
 def _group_starts(metadata: Any) -> list[int]:  # noqa: ANN401 - pyarrow

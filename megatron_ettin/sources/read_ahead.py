@@ -5,11 +5,10 @@ Pieces are handed out in the order of the input, so that what is built never dep
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from megatron_ettin import _native
@@ -89,17 +88,25 @@ class _Part(threading.Thread):
 class ReadAhead:
     """The contents of several files, one after the other; a few parts are decompressed ahead."""
 
-    def __init__(self, sources: Sequence[Source], encoders: int) -> None:
+    def __init__(
+        self, sources: Sequence[Source], encoders: int, there: Callable[[Source], bool] = lambda source: True
+    ) -> None:
+        """``there`` tells whether a file can be read yet; that whose pieces are asked for can."""
         self._readers = 1 + encoders // ENCODERS_A_READER
+        self._there, self._asked = there, 0
         self._coming = self._parts(sources)
         self._running: deque[_Part] = deque()
         self.checksum = 0
         """crc32c of the file, or part of one, whose pieces were taken last, once all were."""
 
-    def _parts(self, sources: Sequence[Source]) -> Iterator[_Part]:
-        for source in sources:
+    def _parts(self, sources: Sequence[Source]) -> Iterator[_Part | None]:
+        """The parts of the sources in order; None instead of one whose file is not there yet."""
+        for number, source in enumerate(sources, 1):
             begin = source.begin
-            while begin < source.end:
+            while begin < source.end and number >= self._asked:
+                if not self._there(source):
+                    yield None
+                    continue
                 end = source.end
                 if self._readers > 1:
                     with RawFile(source.path) as raw:
@@ -113,10 +120,11 @@ class ReadAhead:
         Raises DamagedStreamError, and DataError when a read fails.
         """
         checksum, position = 0, source.begin
+        self._asked += 1
         while position < source.end:
-            for part in itertools.islice(self._coming, self._readers - len(self._running)):
-                part.start()
-                self._running.append(part)
+            while len(self._running) < self._readers and (coming := next(self._coming, None)) is not None:
+                coming.start()
+                self._running.append(coming)
             part = self._running.popleft()
             if part.source is not source or part.begin < position:  # of a damaged file, or inside a member
                 part.dropped.set()

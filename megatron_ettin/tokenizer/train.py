@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TextIO
@@ -16,6 +16,7 @@ from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.publish import publish
 from megatron_ettin.sources.files import Source, find_inputs, make_sources, require_kind
 from megatron_ettin.sources.parquet import parquet_documents
+from megatron_ettin.sources.remote.staging import read_in_order
 from megatron_ettin.tokenizer.special_tokens import CLS, MASK, ROLES, SEP, SPECIAL_TOKENS
 
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
@@ -31,7 +32,8 @@ def make_tokenizer(inputs: Sequence[str], folder: Path, vocabulary_size: int, ke
     sources = text_files(inputs)
     if folder.exists():
         raise ConfigError(f"{folder} exists already; choose another folder")
-    tokenizer = train_tokenizer(read_texts(sources, key, characters), vocabulary_size)
+    with read_in_order(sources, folder) as files:
+        tokenizer = train_tokenizer(read_texts(files, key, characters), vocabulary_size)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
     tokens = {f"{role}_token": ROLES[f"{role}_token"] for role in ("unk", "cls", "sep", "pad", "mask", "bos", "eos")}
     with publish(folder) as staging:
@@ -86,16 +88,17 @@ def text_files(inputs: Sequence[str]) -> list[Source]:
         print(f"left out: {len(paths)} ({reason}), first {paths[0]}", file=sys.stderr)
     sources = make_sources(found.files)
     for source in sources:
-        require_kind(source)
+        if source.remote is None:
+            require_kind(source)
         if source.format not in ("jsonl", "txt", "parquet"):
             raise DataError(
-                f"{source.path}: a tokenizer is trained on jsonl, txt and parquet files, not on {source.format}; "
+                f"{source.name}: a tokenizer is trained on jsonl, txt and parquet files, not on {source.format}; "
                 "convert it first"
             )
     return sources
 
 
-def read_texts(sources: Sequence[Source], key: str, limit: int) -> Iterator[str]:
+def read_texts(sources: Iterable[Source], key: str, limit: int) -> Iterator[str]:
     """Texts of jsonl (member ``key`` of each line), parquet (column ``key``) and txt files, up to ``limit`` characters.
 
     Raises DataError naming file and line for anything that cannot be read.

@@ -33,6 +33,7 @@ from megatron_ettin.run_folder import (
     refuse_plan_folder,
     remove_leftovers,
 )
+from megatron_ettin.sources.remote.address import redacted
 
 PACKAGES = ("torch", "megatron-core", "numpy", "tokenizers", "transformers", "safetensors", "transformer-engine")
 
@@ -63,7 +64,7 @@ def open_run_folder(
                 change_settings(run, settings, config, change_at)
         write_atomically(run / CONFIG, codec.to_json(config))
         write_atomically(run / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
-        write_atomically(run / COMMAND, shlex.join(sys.orig_argv) + "\n")
+        write_atomically(run / COMMAND, redacted(shlex.join(sys.orig_argv)) + "\n")
     except OSError as error:
         raise ConfigError(f"--run {run}: cannot write there ({error}); choose another folder") from error
 

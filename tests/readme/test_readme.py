@@ -30,6 +30,7 @@ PAGES = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/adapt.md", "docs/architecture.md", "docs/clusters.md",
     "docs/corpora.md",
     "docs/evaluate.md", "docs/glossary.md", "docs/operations.md", "docs/plans.md", "docs/python.md",
+    "docs/remote_text.md",
     "docs/vocabulary.md", "examples/own_data.md", "benchmarks/README.md",
     "benchmarks/results/README.md", "csrc/README.md",
 )  # fmt: skip

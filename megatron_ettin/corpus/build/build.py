@@ -65,9 +65,10 @@ def build_corpus(
 ) -> BuildReport:
     """Build ``PREFIX.bin``, ``PREFIX.idx`` and ``PREFIX.json`` from text.
 
-    ``inputs`` are files, globs or folders; ``tokenizer`` a tokenizer.json or a folder with one. An interrupted build
-    resumes when it is called again with the same arguments, and ends with the same bytes. Raises DataError and
-    ConfigError, whose messages say what to do.
+    ``inputs`` are files, globs or folders, here or as addresses (``hf://datasets/...``, ``s3://``, ``gs://``,
+    ``https://``); ``tokenizer`` a tokenizer.json or a folder with one. An interrupted build resumes when it is called
+    again with the same arguments, and ends with the same bytes. Raises DataError and ConfigError, whose messages say
+    what to do.
     """
     begun = time.monotonic()
     options = options or BuildOptions()

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from megatron_ettin.corpus.build.staging import staging_folder
 from megatron_ettin.corpus.format import corpus_prefix
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.machine import cores
 from megatron_ettin.sources.cuts import shard_of
 from megatron_ettin.sources.files import FORMAT_NAMES, Source, find_inputs, make_sources, require_kind
+from megatron_ettin.sources.remote.address import redacted
+from megatron_ettin.sources.remote.staging import staged_path
 from megatron_ettin.tokenizer.special_tokens import CLS, END_OF_TEXT, SEP
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
 MAXIMUM_DOCUMENT_BYTES = 256 << 20
+MAXIMUM_STAGED_BYTES = 32 << 30
 LARGEST_DOCUMENT_BYTES = 512 << 20
 """Above this the ids of one document might not fit the int32 lengths of an index."""
 CONTENT_FIELDS = (
@@ -53,6 +57,8 @@ class BuildOptions:
     """Language of the sentence splitter."""
     keep_newlines: bool = False
     """Keep the newlines between sentences when splitting."""
+    maximum_staged_bytes: int = MAXIMUM_STAGED_BYTES
+    """Disk for files that lie elsewhere, fetched ahead of the one that is read; a larger file is staged alone."""
     partitions: int = 1
     """Order documents as Megatron-LM does with this many partitions: 0, n, 2n, ..., then 1, n + 1, ..."""
     strip_template_specials: bool = False
@@ -83,6 +89,8 @@ class BuildOptions:
             )
         if self.shard is not None and not 0 <= self.shard[0] < self.shard[1]:
             raise ConfigError(f"shard {self.shard[0]}/{self.shard[1]}: shards are numbered 0 to n - 1")
+        if self.maximum_staged_bytes < 1:
+            raise ConfigError(f"staged bytes of {self.maximum_staged_bytes}: must be at least 1")
         if self.threads < 0:
             raise ConfigError(f"workers={self.threads} must not be negative; 0 takes every core")
         if self.partitions < 1:
@@ -147,7 +155,10 @@ class Job:
             **self.options.content_settings(),
             "tokenizer": self.tokenizer.fingerprint,
             "eod": self.eod,
-            "sources": [[str(s.path), s.kind, s.size, s.modified, s.begin, s.end] for s in self.sources],
+            "sources": [
+                [s.name, s.kind, s.size, s.remote.etag if s.remote else s.modified, s.begin, s.end]
+                for s in self.sources
+            ],
         }
 
     @property
@@ -183,7 +194,7 @@ def make_job(
     """Resolve inputs, tokenizer and names. Raises DataError or ConfigError."""
     found = find_inputs(inputs, options.input_format, remedy=f"say --input-format {'|'.join(FORMAT_NAMES)}")
     sources = make_sources(found.files)
-    listed = json.dumps([[source.path.name, source.size] for source in sources])
+    listed = json.dumps([[Path(source.name).name, source.size] for source in sources])
     inputs = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
     base = named = corpus_prefix(prefix)
     share = sum(source.size for source in sources)
@@ -193,23 +204,27 @@ def make_job(
         named = shard_prefix(base, *options.shard)
     for source in sources:
         if source.format == "txt" and len(options.keys) > 1:
-            raise ConfigError(f"{source.path}: a text file has no keys, but {list(options.keys)} are asked for")
+            raise ConfigError(f"{source.name}: a text file has no keys, but {list(options.keys)} are asked for")
         if source.compression and source.format == "parquet":
-            raise DataError(f"{source.path}: parquet is compressed inside, not as a file; decompress it first")
-        require_kind(source)
+            raise DataError(f"{source.name}: parquet is compressed inside, not as a file; decompress it first")
+        if source.remote is None:
+            require_kind(source)
     many = len(options.keys) > 1
     loaded = Tokenizer.from_file(tokenizer, options.specials_in_text, options.engine, options.special)
     return Job(
         prefix=named,
         base=base,
         targets=tuple(megatron_prefix(named, key, options.level) if many else named for key in options.keys),
-        sources=tuple(sources),
+        sources=tuple(
+            source if source.remote is None else replace(source, path=staged_path(source, staging_folder(named)))
+            for source in sources
+        ),
         tokenizer=loaded,
         eod=_find_eod(Path(tokenizer), loaded, options),
         options=options,
-        command=command,
+        command=redacted(command),
         left_out={reason: tuple(map(str, paths)) for reason, paths in found.left_out.items()},
-        uncut=tuple(str(source.path) for source in sources if source.bytes > 2 * share),
+        uncut=tuple(source.name for source in sources if source.bytes > 2 * share),
         inputs=inputs,
     )
 

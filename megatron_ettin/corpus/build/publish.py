@@ -106,7 +106,7 @@ def _require_text(job: Job, staging: Staging, finished: list[BuildState]) -> Non
             return
     staging.remove()
     rejected = sum(sum(state.rejected) for state in finished)
-    names = ", ".join(str(source.path) for source in job.sources[:3])
+    names = ", ".join(source.name for source in job.sources[:3])
     raise DataError(
         f"{names}{' ...' if len(job.sources) > 3 else ''}: no text in the input: {len(job.sources)} files, {documents} "
         f"documents, all empty, {rejected} rejected records; a corpus without documents is not made: name files that "
@@ -129,7 +129,7 @@ def _manifest(
         kinds = zip(_native.REJECT_KINDS, state.rejected, strict=True)
         sources.append(
             SourceSummary(
-                path=str(source.path),
+                path=source.name,
                 format=source.kind,
                 bytes=state.source_bytes,
                 begin=source.begin,
@@ -142,6 +142,9 @@ def _manifest(
                 lone_surrogates=counts.lone_surrogates,
                 specials_in_text=counts.specials,
                 rejected={kind: count for kind, count in kinds if count},
+                file_bytes=source.remote.size if source.remote else 0,
+                etag=source.remote.etag if source.remote else "",
+                revision=source.remote.revision if source.remote else "",
             )
         )
     shard = job.options.shard

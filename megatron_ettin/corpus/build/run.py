@@ -25,8 +25,9 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress, format_count
 from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.sources.cuts import without_first_line
-from megatron_ettin.sources.files import Source
+from megatron_ettin.sources.files import Source, require_kind
 from megatron_ettin.sources.records import StreamKind
+from megatron_ettin.sources.remote.staging import Stager, told_by_address
 
 SMALL_BLOCK, LARGE_BLOCK, LARGE_INPUT = 2 << 20, 8 << 20, 64 << 30
 LONGEST_LINE_SHOWN, KEYS_SHOWN = 1 << 20, 20
@@ -62,16 +63,20 @@ def run_build(job: Job, staging: Staging, state: BuildState | None) -> None:
                 children=job.options.worker_threads,
             )
             splitter = stack.enter_context(pool)
+        stack.enter_context(told_by_address(job.sources))
+        first = 0 if state is None else state.source + state.ends_source
+        space = job.options.maximum_staged_bytes
+        stager = stack.enter_context(Stager(job.sources, first, space, staging.sources_done))
         progress = stack.enter_context(Progress("prepare", job.total_bytes, "B"))
         native = _native_builder(job, staging, state, splitter)
         feeder = Feeder(
             native=native,
             block_bytes=block_bytes(job.total_bytes),
             maximum_record=job.options.maximum_document_bytes,
-            on_wait=_progress_lines(job, staging, native, progress, state.documents if state else 0),
+            on_wait=_progress_lines(job, staging, native, progress, stager, state.documents if state else 0),
         )
         try:
-            _feed_sources(job, feeder, state)
+            _feed_sources(job, feeder, state, stager)
             feeder.settle()
         except StoppedError:
             pass
@@ -108,20 +113,27 @@ def _native_builder(
         outputs=[[os.fsencode(path) for path in files] for files in staging.outputs],
         rejects=os.fsencode(staging.rejects),
         journal=os.fsencode(staging.journal),
-        sources=[json.dumps(str(source.path)) for source in job.sources],
+        sources=[json.dumps(source.name) for source in job.sources],
         record=list(state.words) if state else [],
         threads=options.worker_threads,
         block_bytes=block_bytes(job.total_bytes),
     )
 
 
+def _is_stream(job: Job, source: Source) -> bool:
+    """Whether a source is read from front to back and cut into records meanwhile."""
+    return (source.format == "jsonl" and not source.splits) or (
+        source.format == "txt" and job.options.text_separator is not None
+    )
+
+
 def _stream_kind(job: Job, source: Source) -> StreamKind | None:
-    """How a source is cut into records when it is read from front to back; None for other ways to read."""
-    if source.format == "jsonl" and not source.splits:
+    """How a source, whose file is there, is cut into records when it is a stream; None for other ways to read."""
+    if not _is_stream(job, source):
+        return None
+    if (separator := job.options.text_separator) is None or source.format == "jsonl":
         return StreamKind("\n", lines=True)
-    if source.format == "txt" and job.options.text_separator is not None:
-        return StreamKind(_separator_in(source, job.options.text_separator), lines=False)
-    return None
+    return StreamKind(_separator_in(source, separator), lines=False)
 
 
 def _separator_in(source: Source, separator: str) -> str:
@@ -138,20 +150,23 @@ def _separator_in(source: Source, separator: str) -> str:
     return separator
 
 
-def _feed_sources(job: Job, feeder: Feeder, state: BuildState | None) -> None:
+def _feed_sources(job: Job, feeder: Feeder, state: BuildState | None, stager: Stager) -> None:
     """Feed what is left of the sources after ``state``, which may stand within one."""
     first = 0 if state is None else state.source + state.ends_source
     feeder.fed = sum(source.bytes for source in job.sources[:first])
     left = job.sources[first:]
-    kinds = [_stream_kind(job, source) for source in left]
-    streams = [source for source, kind in zip(left, kinds, strict=True) if kind is not None]
+    streams = [source for source in left if _is_stream(job, source)]
     with contextlib.ExitStack() as stack:
         ahead = None
         if streams:
             from megatron_ettin.sources.read_ahead import ReadAhead
 
-            ahead = stack.enter_context(ReadAhead(streams, job.options.worker_threads))
-        for number, (source, kind) in enumerate(zip(left, kinds, strict=True), first):
+            ahead = stack.enter_context(ReadAhead(streams, job.options.worker_threads, stager.there))
+        for number, source in enumerate(left, first):
+            if source.remote is not None:
+                stager.wait(source, lambda: feeder.on_wait(feeder.fed))
+                require_kind(source)
+            kind = _stream_kind(job, source)
             within = state if state is not None and state.source == number and not state.ends_source else None
             position = within.end if within else source.begin if source.splits else 0
             if source.splits:
@@ -201,7 +216,7 @@ def _failure(job: Job, failure: dict[str, Any]) -> DataError:
             message = _missing_key(source, failure["offset"], job.options.keys) or message
         counted = f" from byte {source.begin} on" if source.begin else ""
         return DataError(
-            f"{source.path}: line {failure['line']}{counted}, {unit} {failure['offset']}: {failure['kind']}: "
+            f"{source.name}: line {failure['line']}{counted}, {unit} {failure['offset']}: {failure['kind']}: "
             f"{message}; {REMEDIES[failure['kind']]}, or skip and count such records by --on-error skip. "
             "What was built so far is kept; the same command goes on from there unless an input changes"
         )
@@ -209,7 +224,7 @@ def _failure(job: Job, failure: dict[str, Any]) -> DataError:
         return DataError(
             f"{failure['message']}: writing failed; make room, then the same command goes on where it stopped"
         )
-    return DataError(f"{source.path}: {failure['message']}; repair that, then the same command goes on")
+    return DataError(f"{source.name}: {failure['message']}; repair that, then the same command goes on")
 
 
 def _progress_lines(
@@ -217,6 +232,7 @@ def _progress_lines(
     staging: Staging,
     native: Any,  # noqa: ANN401 - extension type
     progress: Progress,
+    stager: Stager,
     documents_before: int,
 ) -> Callable[[int], None]:
     """What shows the progress of a build, and prints the lines of --log-interval; called with the bytes fed.
@@ -230,6 +246,7 @@ def _progress_lines(
         staging.require_owned()
         _, documents, tokens, rejected = native.totals()
         detail = f"{format_count(documents)} documents, {format_count(progress.rate(tokens))} tokens/s"
+        detail += f", {format_count(stager.fetched, 'B')} fetched" if stager.fetched else ""
         progress.update(fed, f"{detail}, {rejected} rejected" if rejected else detail)
         if interval and documents // interval > printed // interval:
             printed = documents

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from megatron_ettin import _native
-from megatron_ettin.corpus.build.journal import BuildState, Journal
+from megatron_ettin.corpus.build.journal import BuildState, Journal, decode_state
 from megatron_ettin.corpus.checksum import ChecksummedWriter
 from megatron_ettin.corpus.format import DTYPES, IndexHeader, file_pieces, write_index
 from megatron_ettin.corpus.manifest import FileChecksum
@@ -122,6 +122,20 @@ class Staging:
     def read_journal(self) -> Journal:
         """The journal as far as it is sound."""
         return Journal(self.journal.read_bytes() if self.journal.exists() else b"", len(self.outputs))
+
+    def sources_done(self) -> int:
+        """How many sources are encoded and written to their end. Reads the last entry of the journal."""
+        width = 8 * _native.journal_words(len(self.outputs))
+        size = self.journal.stat().st_size if self.journal.exists() else 0
+        with open(self.journal, "rb") if size >= width else contextlib.nullcontext() as stream:
+            if stream is None:
+                return 0
+            stream.seek(size // width * width - width)
+            words = memoryview(stream.read(width)).cast("Q")
+        if words[-1] != _native.crc32c(words[:-1]):
+            return 0
+        last = decode_state(words)
+        return last.source + last.ends_source
 
     def last_whole_state(self) -> BuildState | None:
         """The last state that the staging files bear out; None for a fresh build.
