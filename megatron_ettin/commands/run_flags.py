@@ -11,6 +11,7 @@ from typing import TypeVar
 import tyro
 
 from megatron_ettin.config import rules
+from megatron_ettin.config.codec import with_fields
 from megatron_ettin.config.counts import counts_tokens, token_count
 from megatron_ettin.config.named_run import run_of
 from megatron_ettin.config.objective import OBJECTIVES
@@ -51,6 +52,12 @@ ALIASES = {
     "--freeze": "--optimizer.freeze",
     "--remember": "--observe.remember",
 }
+CHOICES = {
+    "--layout.micro-batch-rows": "layout.fit_micro_batch",
+    "--layout.overlap": "layout.choose_overlap",
+    "--layout.no-overlap": "layout.choose_overlap",
+}
+"""Flags that make a choice which is else made for a GPU, and the field that says so."""
 # Why arguments are looked through before tyro sees them. A recipe is chosen by name first, and its values are the
 # defaults of the flags. tyro's constructors are chosen by type, after annotations of other makers are stripped, and
 # config knows no tyro: so token counts are told by the name of the flag. tyro's aliases belong to annotated fields too.
@@ -139,8 +146,8 @@ def parse_over(
 
 def parsed(kind: type[Flags], arguments: list[str], base: RunConfig, program: str, usage: str = NAMES) -> Flags:
     """The flags of a verb, by default those of ``base``."""
-    if any(argument.partition("=")[0] == "--layout.micro-batch-rows" for argument in arguments):
-        base = replace(base, layout=replace(base.layout, fit_micro_batch=False))  # somebody has chosen
+    given = {argument.partition("=")[0] for argument in arguments}
+    base = with_fields(base, {field: False for flag, field in CHOICES.items() if flag in given})  # somebody has chosen
     sections = {name: getattr(base, name) for name in RUN_FIELDS}
     return tyro.cli(
         kind,

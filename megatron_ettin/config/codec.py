@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from megatron_ettin.config.overlapping import STORED_WORDS
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError, suggest
 from megatron_ettin.typed_json import FieldError, decode, field_types, join
@@ -36,10 +35,7 @@ def from_dict(kind: type[T], data: object, where: str = "") -> T:
 
 
 def run_from_dict(data: object) -> RunConfig:
-    """A run from the content of a run folder's config.json; one that says true or false of layout.overlap, too."""
-    layout = data.get("layout") if isinstance(data, dict) else None
-    if isinstance(data, dict) and isinstance(layout, dict) and type(layout.get("overlap")) is bool:
-        data = data | {"layout": layout | {"overlap": STORED_WORDS[layout["overlap"]]}}
+    """A run from the content of a run folder's config.json."""
     return from_dict(RunConfig, data)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from megatron_ettin.config.run import RunConfig
 
-STORED_WORDS = {True: "on", False: "auto"}
-"""What older settings say: off was the default, and nobody's choice."""
-
 
 def overlaps(config: RunConfig, device_kind: str) -> bool:
     """Whether they do on such a device, ``cpu`` or ``cuda``; an open data size counts as one rank."""
@@ -16,8 +13,8 @@ def overlaps(config: RunConfig, device_kind: str) -> bool:
 def overlap_choice(config: RunConfig, device_kind: str) -> tuple[bool, str]:
     """Whether they do, and why."""
     layout = config.layout
-    if layout.overlap != "auto":
-        return layout.overlap == "on", "asked for"
+    if layout.overlap or not layout.choose_overlap:
+        return layout.overlap, "asked for"
     if max(1, layout.data) * layout.context == 1:
         return False, "there is nobody to send them to"
     if config.optimizer.freeze:
@@ -31,4 +28,4 @@ def overlap_line(config: RunConfig, device_kind: str) -> str:
     """The choice, for people."""
     chosen, reason = overlap_choice(config, device_kind)
     when = "while the passes compute" if chosen else "between the passes"
-    return f"gradients and weights are sent {when}: {reason} (--layout.overlap)"
+    return f"gradients and weights are sent {when}: {reason} (--layout.overlap, --layout.no-overlap)"

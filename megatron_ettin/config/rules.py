@@ -252,8 +252,8 @@ def micro_batches(config: RunConfig) -> Iterator[str]:
 def freezing(config: RunConfig) -> Iterator[str]:
     """What is frozen exists, and something is left to learn."""
     yield from problems_of(config.model, config.optimizer.freeze)
-    if config.optimizer.freeze and config.layout.overlap == "on":
-        yield "layout.overlap waits for the gradient of every weight, and optimizer.freeze leaves some out; use auto"
+    if config.optimizer.freeze and config.layout.overlap:
+        yield "layout.overlap waits for the gradient of every weight, and optimizer.freeze leaves some out; turn it off"
 
 
 def checkpoints(config: RunConfig) -> Iterator[str]:
@@ -335,8 +335,8 @@ def world_rules(config: RunConfig, world_size: int | None) -> Iterator[str]:
             f"{product} x data={layout.data} = {layout.data * ranks} is not the world size {world_size}; "
             f"use layout.data={world_size // ranks} or leave it open (0)"
         )
-    elif layout.overlap == "on" and world_size // ranks * layout.context == 1:
-        yield "layout.overlap has no effect without data-parallel ranks; leave it out"
+    elif layout.overlap and world_size // ranks * layout.context == 1:
+        yield "layout.overlap has no effect without data-parallel ranks; leave it off"
 
 
 Rule = Callable[[RunConfig], Iterator[str]]

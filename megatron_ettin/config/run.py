@@ -186,9 +186,10 @@ class LayoutConfig:
     """Layers of each (virtual) pipeline stage in order; empty: balanced by cost with the head counted."""
     recompute: Literal["none", "full"] = "none"
     """full: keep only layer inputs and compute each layer again in the backward pass."""
-    overlap: Literal["auto", "on", "off"] = "auto"
-    """Reduce gradients and gather weights among data ranks while passes compute. auto: on GPUs, unless parts are
-    frozen."""
+    overlap: bool = False
+    """Reduce gradients and gather weights among data ranks while passes compute."""
+    choose_overlap: bool = True
+    """Do so on GPUs, unless parts are frozen; off where --layout.overlap or --layout.no-overlap is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,11 @@ from megatron_ettin.train.store import describe, load_run, save_run
 
 VOCABULARY = 259  # odd: every tensor size pads it differently
 BUCKET = 9_000  # several buckets with padded ends, where gradients are reduced while computing
-DATA = LayoutConfig(data=4, overlap="on")
+DATA = LayoutConfig(data=4, overlap=True)
 MIXED = LayoutConfig(tensor=2, pipeline=2, sequence_parallel=True)
-INTERLEAVED = LayoutConfig(pipeline=2, virtual_pipeline=2, data=2, overlap="on")
+INTERLEAVED = LayoutConfig(pipeline=2, virtual_pipeline=2, data=2, overlap=True)
 TENSOR = LayoutConfig(tensor=4)
-HALVES = LayoutConfig(tensor=2, data=2, overlap="on")
+HALVES = LayoutConfig(tensor=2, data=2, overlap=True)
 CONTEXT = LayoutConfig(context=2, pipeline=2)
 
 DEFAULT = (("fp32", DATA, (MIXED, INTERLEAVED)), ("bf16", MIXED, (DATA, TENSOR)))
@@ -134,7 +134,7 @@ def resharded(folder: Path) -> None:
         saved = saved or found
         different = [key for key in saved if not torch.equal(found[key], saved[key])]
         assert not different, (layout, different)
-        if layout.overlap == "on":
+        if layout.overlap:
             padded = [b.grad_data.numel() - b.numel_unpadded for b in parts.chunks[0].buffers[0].buckets]
             assert len(padded) > 1 and max(padded[:-1]) > 0, padded
         stored_once(parts)
@@ -145,7 +145,7 @@ def round_trips(folder: Path, cases=DEFAULT) -> None:
     """Save under each source, read under each of its targets, compare everything."""
     for number, (precision, source, targets) in enumerate(cases):
         parts = build(source, precision)
-        if source.overlap == "on":
+        if source.overlap:
             assert max(len(chunk.buffers[0].buckets) for chunk in parts.chunks) > 1
         disturb(parts)
         state = TrainState(step=2, tokens=5, updates=2)

@@ -121,7 +121,7 @@ def test_every_broken_rule_is_named_at_once() -> None:
     [
         ({"layout.tensor": 2, "layout.pipeline": 2}, 6, "does not divide the world size 6"),
         ({"layout.tensor": 2, "layout.data": 2}, 8, "use layout.data=4 or leave it open"),
-        ({"layout.overlap": "on"}, 1, "layout.overlap has no effect"),
+        ({"layout.overlap": True}, 1, "layout.overlap has no effect"),
         ({}, 7, None),
         ({"layout.tensor": 2, "layout.context": 2}, 8, None),
     ],

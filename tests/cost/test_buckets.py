@@ -30,18 +30,18 @@ def test_parts_are_what_lies_on_each_rank_element_by_element(share: int, first: 
 
 
 @pytest.mark.parametrize("size", ["17m", "1b"])
-@pytest.mark.parametrize("overlap", ["on", "off"])
-def test_buckets_hold_every_weight(size: str, overlap: str) -> None:
-    found = buckets(run_of(size, 8, **{"layout.overlap": overlap}), 8)
+@pytest.mark.parametrize("overlap", [True, False])
+def test_buckets_hold_every_weight(size: str, overlap: bool) -> None:
+    found = buckets(run_of(size, 8, **{"layout.choose_overlap": overlap}), 8)
     assert sum(map(sum, found)) == parameters(recipe(size, "mlm", "pretrain").model).total
-    assert (len(found) > 1) == (overlap == "on" and size == "1b")
+    assert (len(found) > 1) == (overlap and size == "1b")
 
 
 @pytest.mark.parametrize("data", [1, 2, 8, 64])
-@pytest.mark.parametrize("overlap", ["auto", "off"])
-def test_no_rank_puts_the_whole_state_together(data: int, overlap: str) -> None:
+@pytest.mark.parametrize("overlap", [True, False])
+def test_no_rank_puts_the_whole_state_together(data: int, overlap: bool) -> None:
     """The state of 1B takes 12 GB, on each rank where it is gathered by all."""
-    run = run_of("1b", data, **{"layout.overlap": overlap})
+    run = run_of("1b", data, **{"layout.choose_overlap": overlap})
     whole = 12 * parameters(run.model).total
     found = save_memory(run)
     assert found.joined < 0.2 * whole and (found.joined == 0) == (data == 1)

@@ -52,7 +52,7 @@ def test_without_overlap_all_gradients_and_weights_travel_in_the_open() -> None:
     bare = replace(H100_CLUSTER, hop_inside=0.0, hop_across=0.0)
     count = parameters(run_of("1b").model).total
     for gpus, rate in ((8, 450e9), (64, 400e9)):
-        open_ = run_of("1b", data=gpus, overlap="off")
+        open_ = run_of("1b", data=gpus, choose_overlap=False)
         expected = 6 * count * (gpus - 1) / gpus / rate
         assert step_time(open_, bare).exposed == pytest.approx(expected)
         hidden = step_time(run_of("1b", data=gpus), bare).exposed
@@ -60,7 +60,7 @@ def test_without_overlap_all_gradients_and_weights_travel_in_the_open() -> None:
 
 
 def test_a_model_of_one_bucket_hides_nothing() -> None:
-    open_ = on_gpus(run_of("17m", overlap="off"), 64, H100_CLUSTER)
+    open_ = on_gpus(run_of("17m", choose_overlap=False), 64, H100_CLUSTER)
     overlapped = on_gpus(run_of("17m"), 64, H100_CLUSTER)
     assert step_time(overlapped, H100_CLUSTER).exposed == step_time(open_, H100_CLUSTER).exposed > 0
 

@@ -89,7 +89,7 @@ _LAYOUTS: tuple[Case, ...] = (
     Case("pp2-vpp3", 2, {"pipeline": 2, "virtual_pipeline": 3, "pipeline_layers": (1, 1, 2, 1, 1, 1)}),
     Case("pp2-recompute", 2, {"pipeline": 2, "recompute": "full"}),
     Case("dp2", 2, {}),
-    Case("dp2-overlap", 2, {"overlap": "on"}),
+    Case("dp2-overlap", 2, {"overlap": True}),
     Case("dp2-micro2", 2, {"micro_batch_rows": 2}),
     Case("cp2", 2, {"context": 2}),
     Case("sdpa", 1, attention="sdpa"),
@@ -104,8 +104,8 @@ _LAYOUTS: tuple[Case, ...] = (
     Case("tp2-pp2", 4, {"tensor": 2, "pipeline": 2}),
     Case("tp2-pp2-sp", 4, {"tensor": 2, "pipeline": 2, "sequence_parallel": True}),
     Case("tp2-dp2", 4, {"tensor": 2}),
-    Case("tp2-dp2-sp-overlap", 4, {"tensor": 2, "sequence_parallel": True, "overlap": "on"}),
-    Case("pp2-dp2", 4, {"pipeline": 2, "overlap": "on"}),
+    Case("tp2-dp2-sp-overlap", 4, {"tensor": 2, "sequence_parallel": True, "overlap": True}),
+    Case("pp2-dp2", 4, {"pipeline": 2, "overlap": True}),
     Case("pp2-vpp2-dp2", 4, {"pipeline": 2, "virtual_pipeline": 2}),
     Case("tp2-pp2-vpp2-sp", 4, {"tensor": 2, "pipeline": 2, "virtual_pipeline": 2, "sequence_parallel": True}),
     Case("cp2-tp2-sp", 4, {"context": 2, "tensor": 2, "sequence_parallel": True}),
@@ -118,20 +118,20 @@ _GROWING_LAYOUTS: tuple[Case, ...] = tuple(
     replace(case, growing=True, name=f"grown-{case.name}")
     for case in (
         Case("one", 1),
-        Case("dp2-overlap", 2, {"overlap": "on"}),
+        Case("dp2-overlap", 2, {"overlap": True}),
         Case("dp3", 3),
-        Case("dp3-overlap", 3, {"overlap": "on"}),
+        Case("dp3-overlap", 3, {"overlap": True}),
         Case("dp4", 4),
-        Case("pp2-dp2-overlap", 4, {"pipeline": 2, "overlap": "on"}),
+        Case("pp2-dp2-overlap", 4, {"pipeline": 2, "overlap": True}),
         Case("pp2-vpp2-dp2", 4, {"pipeline": 2, "virtual_pipeline": 2}),
         Case("cp2-dp2", 4, {"context": 2}),
-        Case("tp2-dp2-sp-overlap", 4, {"tensor": 2, "sequence_parallel": True, "overlap": "on"}),
+        Case("tp2-dp2-sp-overlap", 4, {"tensor": 2, "sequence_parallel": True, "overlap": True}),
     )
 )
 
 _SLOW_LAYOUTS: tuple[Case, ...] = (
     Case("pp4-vpp2", 4, {"pipeline": 4, "virtual_pipeline": 2}, layers=10),
-    Case("tp2-pp2-dp2", 8, {"tensor": 2, "pipeline": 2, "sequence_parallel": True, "overlap": "on"}),
+    Case("tp2-pp2-dp2", 8, {"tensor": 2, "pipeline": 2, "sequence_parallel": True, "overlap": True}),
     Case("tp2-pp2-cp2", 8, {"tensor": 2, "pipeline": 2, "context": 2, "sequence_parallel": True}),
 )  # fmt: skip
 

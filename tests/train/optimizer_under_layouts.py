@@ -33,7 +33,7 @@ def reference(config, dtype):
 
 
 def check(layout, precision, bucket):
-    layout = replace(layout, overlap="auto" if bucket is None else "on")
+    layout = replace(layout, overlap=bucket is not None)
     groups = initialize(layout)
     config, chunks, optimizer = toy_parts(layout, groups, precision=precision, bucket=bucket)
     expected, norms = reference(config, torch.float32 if precision == "fp32" else torch.bfloat16)

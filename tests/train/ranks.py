@@ -28,7 +28,7 @@ from tests.train.runs import ROW, config_of, go, losses, state_of, tensor_hashes
 from tests.train.small_memory import memory_for
 from tools.diff_runs import differences
 
-SHARED = {"layout__tensor": 2, "layout__pipeline": 1, "layout__sequence_parallel": True, "layout__overlap": "on"}
+SHARED = {"layout__tensor": 2, "layout__pipeline": 1, "layout__sequence_parallel": True, "layout__overlap": True}
 
 
 def rank() -> int:
@@ -83,7 +83,7 @@ def overlapped(folder: Path) -> None:
     """Two data ranks that send while they compute learn the same, bit for bit, as two that send in between."""
     corpus = corpus_in(folder)
     for choice in ("on", "off"):
-        go(config_of(corpus, steps=4, layout__tensor=2, layout__overlap=choice), folder / choice)
+        go(config_of(corpus, steps=4, layout__tensor=2, layout__overlap=choice == "on"), folder / choice)
     barrier()
     assert losses(folder / "on") == losses(folder / "off")
     (last,) = list_checkpoints(folder / "on")
@@ -94,7 +94,7 @@ def overlapped(folder: Path) -> None:
 
 def rehearsal(folder: Path) -> None:
     """One of four data ranks has memory for one row: all take that, send beside the passes, and learn alike."""
-    config = config_of(corpus_in(folder), steps=6, batch__rows=16, layout__overlap="on")
+    config = config_of(corpus_in(folder), steps=6, batch__rows=16, layout__overlap=True)
     with memory_for(1 if rank() == 2 else 4) as seen:
         last = go(config, folder / "chosen").state.step
     assert seen[:4] == [4, 2, 1, 1], seen
@@ -117,7 +117,7 @@ def resized(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     Recorder.step = step_and_signal
-    at = go(config_of(corpus, steps=5, **growing, layout__overlap="on"), folder / "shared").state.step
+    at = go(config_of(corpus, steps=5, **growing, layout__overlap=True), folder / "shared").state.step
     Recorder.step = record
     go(config_of(corpus, steps=5, **growing, layout__pipeline=2), folder / "shared")
     barrier()

@@ -193,7 +193,7 @@ def test_what_cannot_be_frozen_is_refused_with_the_remedy(freeze, message, tmp_p
 
 def test_overlapped_messages_are_refused_beside_frozen_parts(tmp_path):
     with pytest.raises(ConfigError, match="layout.overlap waits for the gradient of every weight"):
-        rules.check(config_of(tmp_path, optimizer__freeze=("0",), layout__overlap="on"))
+        rules.check(config_of(tmp_path, optimizer__freeze=("0",), layout__overlap=True))
 
 
 def test_what_stays_is_said_in_parameters():
