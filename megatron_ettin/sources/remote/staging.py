@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,8 +150,9 @@ class Stager:
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
+        deadline = time.monotonic() + LONGEST_STOP
         for thread in self._threads:
-            thread.join(LONGEST_STOP)
+            thread.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
             self._remove_read()
 

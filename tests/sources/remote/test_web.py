@@ -3,6 +3,7 @@
 import gzip
 import json
 import threading
+import time
 from functools import partial
 
 import pyarrow as pa
@@ -228,6 +229,23 @@ def test_shards_are_those_of_the_disk_and_fetch_what_they_need(tmp_path, web, to
         assert web.sent.pop(f"/{kind}", 0) <= share + 3 * PART
     joined = join_corpora(parts, tmp_path / "joined")
     assert joined.fingerprint == local.corpus.fingerprint
+
+
+def test_the_next_file_is_fetched_while_the_present_one_is_tokenized(tmp_path, web, tokenizer, monkeypatch):  # noqa: F811
+    web.files |= {f"/d/{n}.jsonl": lines(10, n) for n in range(3)}
+    original, ahead = Feeder.end_source, []
+
+    def look(self, number, *given):
+        limit = time.monotonic() + 10
+        while number == 0 and not (staged := list(tmp_path.glob(".b.incomplete/fetched-*[!t]"))[2:]):
+            assert time.monotonic() < limit, "the second and third file are not staged while the first is at work"
+            time.sleep(0.01)
+        ahead.extend(staged if number == 0 else ())
+        original(self, number, *given)
+
+    monkeypatch.setattr(Feeder, "end_source", look)
+    build_corpus(f"{web.address}/d/", tmp_path / "b", tokenizer)
+    assert ahead
 
 
 def test_staged_bytes_are_bounded(tmp_path, web, tokenizer, monkeypatch):  # noqa: F811
