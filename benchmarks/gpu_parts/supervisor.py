@@ -43,15 +43,16 @@ def _watch(command: list[str], file: Path, end: float) -> int:
 
     A thread of the worker could not do it: a call of the driver that hangs can hold the interpreter's lock.
     """
+    before = seen = last_line(file)  # of a row in which an earlier worker ended, perhaps
     worker = subprocess.Popen(command, preexec_fn=_end_with_parent)
     try:
-        seen, since = None, time.monotonic()
+        since = time.monotonic()
         while worker.poll() is None:
             time.sleep(LOOK_EVERY)
             line, now = last_line(file), time.monotonic()
             if line != seen:
                 seen, since = line, now
-            hangs = line.get("status") == RUNNING and now - since > line["limit_seconds"]
+            hangs = line != before and line.get("status") == RUNNING and now - since > line["limit_seconds"]
             if not hangs and now < end:
                 continue
             worker.kill()

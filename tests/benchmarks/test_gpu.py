@@ -169,6 +169,16 @@ def test_a_row_that_hangs_is_killed_by_its_own_limit_and_told(tmp_path: Path, mo
     assert entry["status"] == "refused" and entry["reason"] == "no end after 0 s"
 
 
+def test_a_row_that_an_earlier_call_left_does_not_hang_while_the_next_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "results.jsonl"
+    monkeypatch.setattr(supervisor, "LOOK_EVERY", 0.05)
+    Results.open(file, {"device": "some GPU"}).begin(Row(kind="step"), limit=0.0)
+    assert supervise(lambda _: [sys.executable, "-c", "import time; time.sleep(0.5)"], 1000.0, file) == 0
+    assert stored(file)[Row(kind="step").key]["status"] == RUNNING
+
+
 def test_a_budget_that_ends_within_a_row_leaves_it_for_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
