@@ -25,6 +25,13 @@ from megatron_ettin.config.shapes import PUBLISHED_SIZES  # noqa: E402
 from megatron_ettin.cost.count import parameters  # noqa: E402
 from megatron_ettin.cost.fit import FILLED, FRAMEWORK_BYTES  # noqa: E402
 from megatron_ettin.cost.hardware import GIBI, H100_CLUSTER  # noqa: E402
+from megatron_ettin.cost.logits import (  # noqa: E402
+    EXPONENTIALS,
+    OWN_MATRIX_SHARE,
+    keeps_logits,
+    seconds_with_logits,
+    seconds_without_logits,
+)
 from megatron_ettin.cost.memory import heaviest  # noqa: E402
 from megatron_ettin.cost.scaling import (  # noqa: E402
     efficiency,
@@ -134,6 +141,8 @@ def assumptions_table() -> str:
     rows = [
         ("GPUs of a node", str(taken.node)),
         ("large products in bf16", f"{taken.matrix / 1e12:.0f} TFLOP/s"),
+        ("products by own kernels", f"{OWN_MATRIX_SHARE:.0%} of that"),
+        ("exponentials of own kernels", f"{EXPONENTIALS / 1e12:.1f} a ps"),
         ("FlashAttention 2, forward and backward", f"{forward} and {backward} TFLOP/s"),
         ("memory read and written by kernels", f"{taken.memory / 1e9:,.0f} GB/s"),
         ("host time of a kernel", f"{taken.launch * 1e6:.0f} us"),
@@ -147,8 +156,20 @@ def assumptions_table() -> str:
     return table(("assumed", "value"), rows)
 
 
+def loss_table() -> str:
+    """A logit with its gradient by size: through memory, and computed twice in place of that."""
+    rows = []
+    for size in PUBLISHED_SIZES:
+        hidden = recipe(size, "mlm", "pretrain").model.hidden
+        times = seconds_with_logits(hidden, H100_CLUSTER), seconds_without_logits(hidden, H100_CLUSTER)
+        taken = "written" if keeps_logits(hidden, H100_CLUSTER) else "computed twice"
+        rows.append((size, str(hidden), *(f"{time * 1e12:.2f} ps" for time in times), taken))
+    return table(("size", "hidden", "logits written", "computed twice", "taken"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "assumptions": assumptions_table,
+    "loss": loss_table,
     "recipe": recipe_table,
     "goals": goals_table,
     **{stage: partial(stage_table, stage) for stage in STAGES},

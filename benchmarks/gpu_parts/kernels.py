@@ -16,6 +16,7 @@ from benchmarks.gpu_parts.machine import Machine, median
 from benchmarks.gpu_parts.rows import Row
 from benchmarks.gpu_parts.work import MASK_SHARE
 from megatron_ettin.config.shapes import padded_vocabulary
+from megatron_ettin.cost.logits import WIDEST
 from megatron_ettin.kernels import pointwise
 from megatron_ettin.kernels.dropout import Dropout, add_dropped
 from megatron_ettin.kernels.rope import rotate_
@@ -62,8 +63,8 @@ def seconds(job: Callable[[], object], machine: Machine) -> float:
 
 
 def pairs(row: Row, machine: Machine) -> Iterator[Pair]:
-    """Rotary embedding, gated GELU, norm with residual sum and dropout, and both passes over logits."""
-    from megatron_ettin.kernels.triton import add_norm, gated_gelu, rotary, softmax
+    """Rotary embedding, gated GELU, norm with sum and dropout, passes over logits, gradients without logits."""
+    from megatron_ettin.kernels.triton import add_norm, gated_gelu, linear_softmax, rotary, softmax
 
     shape, device = machine.shape(row.size), machine.device
     tokens = machine.micro_batch_rows(row.size, row.row_length) * machine.row_length(row.row_length)
@@ -109,3 +110,18 @@ def pairs(row: Row, machine: Machine) -> Iterator[Pair]:
         own=lambda: softmax.softmax_gradients_(logits, bias, ids, 0, sums),
         torch=lambda: pointwise.softmax_gradients_(logits, bias, ids, 0, sums),
     )  # fmt: skip
+    if shape.hidden > WIDEST:
+        return
+    hidden, rows = random(labels, shape.hidden), random(columns, shape.hidden)
+
+    def without_logits() -> Tensor:
+        linear_softmax.linear_softmax_statistics(hidden, rows, bias, ids, 0)
+        return linear_softmax.linear_softmax_gradients(hidden, rows, bias, ids, 0, sums, logits)
+
+    def with_logits() -> Tensor:
+        torch.mm(hidden, rows.t(), out=logits)
+        pointwise.softmax_statistics(logits, bias, ids, 0)
+        return pointwise.softmax_gradients_(logits, bias, ids, 0, sums)
+
+    # what goes through memory at least: the gradients; the kernels' own limit are their products
+    yield Pair(name="gradients without logits", bytes=2 * labels * columns, own=without_logits, torch=with_logits)

@@ -14,6 +14,8 @@ from unittest import mock
 from torch import Tensor
 
 from benchmarks.gpu_parts.work_list import UnknownOperationError, Work
+from megatron_ettin.cost.hardware import H100_CLUSTER
+from megatron_ettin.cost.logits import EXPONENTIALS, OWN_MATRIX_SHARE
 
 PASSES_OF_ADAM = {"second_moments_kernel": 1 / 3, "update_kernel": 2 / 3, "sums_kernel": 0.0}
 """`adam.cost` is of all passes: of the nine numbers that they move for each weight the first pass moves three."""
@@ -57,7 +59,12 @@ def work_of(kernel: Any, grid: tuple[int, ...], given: dict[str, Any]) -> Work:
         if found is None:
             raise UnknownOperationError(f"the cost of {label} asks for {parameter!r}, which no argument of it tells")
         numbers[parameter] = found
-    return Work(name=label, bytes=function(**numbers).bytes * PASSES_OF_ADAM.get(name, 1.0))
+    cost = function(**numbers)
+    moved = cost.bytes * PASSES_OF_ADAM.get(name, 1.0)
+    if not cost.products:
+        return Work(name=label, bytes=moved)
+    as_flops = OWN_MATRIX_SHARE * H100_CLUSTER.matrix / EXPONENTIALS  # so many take as long as an exponential
+    return Work(name=label, bytes=moved, flops=cost.products + cost.exponentials * as_flops, unit="own product")
 
 
 def number(parameter: str, kernel: str, grid: tuple[int, ...], given: dict[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from benchmarks.gpu_parts.rows import Row
 from benchmarks.gpu_parts.work import RATE, batches, run_of
 from benchmarks.gpu_parts.work_list import Work, WorkList
 from megatron_ettin.cost.hardware import H100_CLUSTER
+from megatron_ettin.cost.logits import OWN_MATRIX_SHARE
 from megatron_ettin.cost.step_time import BACKWARD_PAIRS
 from megatron_ettin.parallel.groups import Groups
 
@@ -38,6 +39,8 @@ class Rates:
     """Bytes a second, reads and writes together."""
     product: float = H100_CLUSTER.matrix
     """FLOP/s of products in bf16."""
+    own_product: float = OWN_MATRIX_SHARE * H100_CLUSTER.matrix
+    """FLOP/s of those by own kernels."""
     attention: tuple[float, float] = H100_CLUSTER.attention
     """FLOP/s of FlashAttention 2, forward and backward."""
     attention_3: float = 1.5
@@ -53,7 +56,7 @@ class Rates:
         """Of one entry; `generation` of FlashAttention: 2 or 3."""
         faster = self.attention_3 if generation == 3 else 1.0
         units = {
-            "memory": float("inf"), "link": float("inf"), "product": self.product,
+            "memory": float("inf"), "link": float("inf"), "product": self.product, "own product": self.own_product,
             "attention forward": faster * self.attention[0], "attention backward": faster * self.attention[1],
         }  # fmt: skip
         moving = work.bytes / (self.link if work.unit == "link" else self.memory)
@@ -124,6 +127,7 @@ def attention_kept(done: list[Work]) -> Iterator[None]:
     with (
         mock.patch("megatron_ettin.model.build.installed", lambda _: HOPPER),
         mock.patch("megatron_ettin.model.layer.compute_capability", lambda _: (9, 0)),
+        mock.patch("megatron_ettin.model.build.compute_capability", lambda _: (9, 0)),
         mock.patch("megatron_ettin.model.build.initialize_weights", lambda *_: None),
         mock.patch.dict(sys.modules, {"flash_attn_interface": stand_in}),
     ):

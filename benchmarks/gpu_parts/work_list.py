@@ -22,7 +22,8 @@ class Work:
     """Read and written."""
     flops: float = 0.0
     unit: str = "memory"
-    """What bounds it beside memory: product, attention forward, attention backward; or link, to the host's memory."""
+    """What bounds it beside memory: product, own product, attention forward, attention backward; or link, to the host's
+    memory."""
     launches: int = 1
     """Calls of the driver by the host."""
 

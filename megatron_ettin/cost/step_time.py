@@ -15,6 +15,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import global_layers, vocabulary_rows
 from megatron_ettin.cost.count import FLOPS_PER_MULTIPLY, attention_pairs, label_share, pair_flops
 from megatron_ettin.cost.hardware import Cluster
+from megatron_ettin.cost.logits import keeps_logits, seconds_with_logits, seconds_without_logits
 from megatron_ettin.cost.memory import LOSS_CHUNK_BYTES
 
 BF16 = 2
@@ -137,11 +138,16 @@ def _outside(config: RunConfig, cluster: Cluster, tokens: float, labels: float) 
     """Forward and backward of embedding, head and loss; the gradients of logits are made in the forward pass."""
     model = config.model
     h, rows = model.hidden, vocabulary_rows(model.vocabulary, config.layout.tensor)
-    dense, vocabulary = _product(cluster, labels, h, h), _product(cluster, labels, h, rows)
+    dense = _product(cluster, labels, h, h)
+    own = config.compute.kernels == "auto" and config.compute.precision != "fp32"
+    if own and not keeps_logits(h, cluster):
+        logit = seconds_without_logits(h, cluster)
+    else:
+        logit = seconds_with_logits(h, cluster, pointwise(config).vocabulary_sweeps)
     chunks = labels * rows * 4 / (config.compute.loss_chunk_bytes or LOSS_CHUNK_BYTES)
-    swept = pointwise(config).vocabulary_sweeps * BF16 * labels * rows + max(0.0, chunks - 1) * 8 * rows * h
+    weights = (GRADIENT_BYTES + max(0.0, chunks - 1) * 8) * rows * h
     ends = BF16 * h * (4 * tokens + 6 * labels)
     return (
-        dense[0] + sum(vocabulary) + (swept + ends) / cluster.memory,
+        dense[0] + labels * rows * logit + (weights + ends) / cluster.memory,
         dense[1] + ends / cluster.memory,
     )

@@ -9,10 +9,12 @@ from typing import Any
 
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.shapes import padded_vocabulary, tensor_sizes
+from megatron_ettin.cost.hardware import H100_CLUSTER
+from megatron_ettin.cost.logits import WIDE_SHARED_MEMORY, keeps_logits
 from megatron_ettin.cost.memory import LOSS_CHUNK_BYTES
 from megatron_ettin.cost.placement import layer_placement
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.kernels.kind import kernel_kind, require_triton
+from megatron_ettin.kernels.kind import KernelKind, kernel_kind, require_triton
 from megatron_ettin.model.attention.choice import (
     Choice,
     Installed,
@@ -30,6 +32,7 @@ from megatron_ettin.model.layer import fp8_report, layer_spec, refuse_old_genera
 from megatron_ettin.model.loss import chunk_labels
 from megatron_ettin.model.pattern import layer_kinds
 from megatron_ettin.model.settings import transformer_config
+from megatron_ettin.parallel.device import compute_capability
 from megatron_ettin.parallel.groups import Groups
 
 logger = logging.getLogger(__name__)
@@ -58,9 +61,12 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
     kernels = kernel_kind(config.compute, groups.device.kind)
     if kernels == "own":
         require_triton(groups.device.torch_device)
+    keeps = logits_are_kept(config, kernels, compute_capability(groups.device))
     if groups.world.is_first:
         for line in filter(None, [*attention_report(made, layer_kinds(config), narrows), fp8_report(config)]):
             logger.info(line)
+        if not keeps:
+            logger.info(f"loss: logits are computed twice, not written: faster at model.hidden={config.model.hidden}")
     attends = attention_of(config, made, has, groups)
     specs = [
         layer_spec(kind, config, groups, attend, narrows and kind.index == last, kernels)
@@ -82,6 +88,7 @@ def build_model(config: RunConfig, groups: Groups, *, initial: bool = True) -> l
                 padded_vocabulary=padded_vocabulary(config.model.vocabulary),
                 loss_chunk=loss_chunk(config, groups),
                 kernels=kernels,
+                keeps_logits=keeps,
             )
         )
     mark_parameters(models)
@@ -106,6 +113,13 @@ def attention_of(config: RunConfig, made: Sequence[Choice], has: Installed, grou
             tried.add((choice.backend, kind.reach))
             require_exact(choice.backend, attend, kind.reach, heads, size, groups.device.torch_device)
     return found
+
+
+def logits_are_kept(config: RunConfig, kernels: KernelKind, capability: tuple[int, int] | None) -> bool:
+    """Whether logits are written to memory: unless own kernels can do without, on this GPU, faster."""
+    able = kernels == "own" and config.compute.precision != "fp32"
+    fitting = capability is not None and capability[0] in WIDE_SHARED_MEMORY
+    return not (able and fitting) or keeps_logits(config.model.hidden, H100_CLUSTER)
 
 
 def loss_chunk(config: RunConfig, groups: Groups) -> int:

@@ -128,6 +128,7 @@ class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
         owns_weight: bool,
         loss_chunk: int,
         kernels: KernelKind,
+        keeps_logits: bool,
     ) -> None:
         super().__init__(
             config.hidden_size,
@@ -139,7 +140,9 @@ class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
             tp_group=groups.tensor.group,
         )
         local = self.output_size_per_partition
-        self.shard = VocabularyShard(groups.tensor, groups.tensor.rank * local, kernels=kernels)
+        self.shard = VocabularyShard(
+            groups.tensor, groups.tensor.rank * local, kernels=kernels, keeps_logits=keeps_logits
+        )
         self.rows = max(0, min(local, vocabulary - self.shard.first_row))
         self.loss_chunk = loss_chunk
 
@@ -171,6 +174,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
         padded_vocabulary: int,
         loss_chunk: int,
         kernels: KernelKind,
+        keeps_logits: bool,
     ) -> None:
         super().__init__(config=config, pg_collection=groups.collection)
         self.model_type = ModelType.encoder_or_decoder
@@ -199,6 +203,7 @@ class EttinModel(LanguageModule):  # type: ignore[misc]
                 owns_weight=not first,
                 loss_chunk=loss_chunk,
                 kernels=kernels,
+                keeps_logits=keeps_logits,
             )
         if first or last:
             self.setup_embeddings_and_output_layer()

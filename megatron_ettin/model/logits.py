@@ -48,7 +48,7 @@ class LogitTile:
     columns: slice
     """Which of this tensor rank's rows of the vocabulary."""
     logits_LV: Tensor
-    """Contiguous; without bias. First the logits, then d loss / d logits."""
+    """Contiguous; without bias. First the logits, where they are kept, then d loss / d logits."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class VocabularyShard:
     """Memory for logits."""
     kernels: KernelKind = "plain"
     """What makes the passes over the logits where the extension does not."""
+    keeps_logits: bool = True
+    """Whether logits are written, or by own kernels their gradients alone."""
 
     def reduce_(self, x: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         """Combine a tensor over the shards, in place."""
@@ -87,16 +89,25 @@ def tiles_of(logits_LV: Tensor) -> list[LogitTile]:
 
 
 class CrossEntropy:
-    """Losses of some labels, tile by tile: `read` each once, ask for `losses`, then make the `gradients_` of each.
+    """Losses of some labels, tile by tile: `multiply` each once, ask for `losses`, then make the `gradients_` of each.
 
     Three small all-reduces over the shards. A native kernel on a CPU, in fp32 whatever the type of the logits.
     """
 
     def __init__(self, shard: VocabularyShard, bias_V: Tensor, label_ids_L: Tensor) -> None:
         self.shard, self.bias_V, self.label_ids_L = shard, bias_V, label_ids_L
-        self.passes: dict[int, Passes] = {}
-        self.statistics: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.passes: dict[int, Passes | _PassesWithoutLogits] = {}
+        self.statistics: list[tuple[Tensor, ...]] = []
         self.log_sum_L: Tensor | None = None
+
+    def multiply(self, tile: LogitTile, hidden_LH: Tensor, weight_VH: Tensor) -> None:
+        """Take the statistics of hidden @ weight^T, with the weight's rows of the tile; the operands must stay."""
+        if self.shard.keeps_logits:
+            torch.mm(hidden_LH, weight_VH.t(), out=tile.logits_LV)
+            self.read(tile)
+            return
+        first_row, bias_V = self.shard.first_row + tile.columns.start, self.bias_V[tile.columns]
+        self._take(tile, _PassesWithoutLogits(hidden_LH, weight_VH, tile, bias_V, self.label_ids_L, first_row))
 
     def read(self, tile: LogitTile) -> None:
         """Take the statistics of a tile's logits, which must stay as they are until its gradients are made."""
@@ -104,13 +115,15 @@ class CrossEntropy:
         kind: type[Passes] = PASSES[self.shard.kernels]
         if is_native(tile.logits_LV):
             kind = _NativePasses
-        passes = kind(tile.logits_LV, self.bias_V[tile.columns], self.label_ids_L, first_row)
+        self._take(tile, kind(tile.logits_LV, self.bias_V[tile.columns], self.label_ids_L, first_row))
+
+    def _take(self, tile: LogitTile, passes: Passes | _PassesWithoutLogits) -> None:
         self.passes[tile.columns.start] = passes
-        self.statistics.append(passes.statistics())
+        self.statistics.append(tuple(x.view(-1, len(self.label_ids_L)) for x in passes.statistics()))
 
     def losses(self) -> Tensor:
         """The loss of each label [L], once all tiles of all shards have been read."""
-        top_CL, sum_CL, label_CL = (torch.stack(parts) for parts in zip(*self.statistics, strict=True))
+        top_CL, sum_CL, label_CL = (torch.cat(parts) for parts in zip(*self.statistics, strict=True))
         highest_L = self.shard.reduce_(top_CL.amax(dim=0), dist.ReduceOp.MAX)
         sum_L = self.shard.reduce_(sum_CL.mul_((top_CL - highest_L).exp_()).sum(dim=0), dist.ReduceOp.SUM)
         label_L = self.shard.reduce_(label_CL.sum(dim=0), dist.ReduceOp.SUM)
@@ -122,7 +135,7 @@ class CrossEntropy:
 
         Without shards: what other ranks hold is not asked.
         """
-        top_CL, _, label_CL = (torch.stack(parts) for parts in zip(*self.statistics, strict=True))
+        top_CL, _, label_CL = (torch.cat(parts) for parts in zip(*self.statistics, strict=True))
         return top_CL.amax(dim=0) <= label_CL.sum(dim=0)
 
     def gradients_(self, tile: LogitTile) -> Tensor:
@@ -201,6 +214,28 @@ class _CompiledPasses:
         torch._dynamo.maybe_mark_dynamic(log_sum_L, 0)
         gradient_V: Tensor = one_kernel(softmax_gradients_)(*self.inputs, log_sum_L)
         return gradient_V
+
+
+class _PassesWithoutLogits:
+    """The same by own kernels for GPUs that multiply: the first leaves the tile's memory alone."""
+
+    def __init__(
+        self, hidden_LH: Tensor, weight_VH: Tensor, tile: LogitTile, bias_V: Tensor, label_ids_L: Tensor, first_row: int
+    ) -> None:
+        self.inputs = (hidden_LH.contiguous(), weight_VH, bias_V, label_ids_L, first_row)
+        self.gradients_LV = tile.logits_LV
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As those of the native passes, the first two of several parts of the tile, [C, L]."""
+        from megatron_ettin.kernels.triton import linear_softmax
+
+        return linear_softmax.linear_softmax_statistics(*self.inputs)
+
+    def gradients_(self, log_sum_L: Tensor) -> Tensor:
+        """Writes d loss / d logits; returns the gradient of the bias [V]."""
+        from megatron_ettin.kernels.triton import linear_softmax
+
+        return linear_softmax.linear_softmax_gradients(*self.inputs, log_sum_L, self.gradients_LV)
 
 
 class _OwnPasses:

@@ -75,8 +75,7 @@ class _VocabularyLoss(torch.autograd.Function):
             logits_LV = shard.workspace.take(hidden[part].shape[0], weight)
             tiles, losses = tiles_of(logits_LV), CrossEntropy(shard, bias_V, label_ids_L[part])
             for tile in tiles:
-                torch.mm(hidden[part], weight[tile.columns].t(), out=tile.logits_LV)
-                losses.read(tile)
+                losses.multiply(tile, hidden[part], weight[tile.columns])
             loss_L[part] = losses.losses()
             for tile in reversed(tiles) if with_gradients else ():
                 sums.add(part, tile, losses.gradients_(tile))

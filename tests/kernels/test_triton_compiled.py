@@ -17,16 +17,29 @@ from tests.support.launch import ROOT
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+HOPPER_SHARED_MEMORY = 227 << 10
+"""Bytes that a kernel may use of a multiprocessor."""
 
-def compiled(kernel: Any, signature: dict[str, str], warps: int = 4, **constants: Any) -> str:
-    """Compile for sm_90; what cuobjdump says of registers and memory."""
+
+def compiled(
+    kernel: Any, signature: dict[str, str], warps: int = 4, stages: int = 3, multiples: str = "", **constants: Any
+) -> str:
+    """Compile for sm_90; what cuobjdump says of registers and memory.
+
+    ``multiples``: a number that is a multiple of 16, as are all addresses where there is one.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
 
+    aligned = [place for place, (name, kind) in enumerate(signature.items()) if kind[0] == "*" or name == multiples]
     source = triton.compiler.ASTSource(
-        fn=kernel, signature=signature | dict.fromkeys(constants, "constexpr"), constexprs=constants
+        fn=kernel, signature=signature | dict.fromkeys(constants, "constexpr"), constexprs=constants,
+        attrs={(place,): [["tt.divisibility", 16]] for place in aligned} if multiples else None,
+    )  # fmt: skip
+    made = triton.compile(
+        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "num_stages": stages}
     )
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    assert made.metadata.shared <= HOPPER_SHARED_MEMORY
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(made.asm["cubin"])
         program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -35,7 +48,7 @@ def compiled(kernel: Any, signature: dict[str, str], warps: int = 4, **constants
 
 def usages() -> dict[str, str]:
     """Kernel and shape -> what it uses."""
-    from megatron_ettin.kernels.triton import adam, add_norm, gated_gelu, rotary, softmax
+    from megatron_ettin.kernels.triton import adam, add_norm, gated_gelu, linear_softmax, rotary, softmax
 
     found = {}
     types = {"qkv": "*bf16", "cosine": "*bf16", "sine": "*bf16", "tokens": "i32"}
@@ -57,6 +70,23 @@ def usages() -> dict[str, str]:
     found["gradients"] = compiled(
         softmax.gradients_kernel, types | {"log_sums": "*fp32", "sums": "*fp32"} | numbers,
         LABELS=softmax.TILE_LABELS, COLUMNS=softmax.TILE_COLUMNS, GROUP=softmax.GROUP_LABELS,
+    )  # fmt: skip
+    widths = {"HIDDEN": 256, "WIDTH": 256}
+    types = {"hidden": "*bf16", "weight": "*bf16", "bias": "*bf16"}
+    found["product statistics"] = compiled(
+        linear_softmax.statistics_kernel,
+        types | {"tops": "*fp32", "sums": "*fp32", "labels": "i32", "columns": "i32"}, 8, 3, "columns", **widths,
+        LABELS=linear_softmax.TILE_LABELS, COLUMNS=linear_softmax.TILE_COLUMNS, PART=linear_softmax.PART_COLUMNS,
+    )  # fmt: skip
+    types |= {"label_ids": "*i64"}
+    found["label logits"] = compiled(
+        linear_softmax.label_logits_kernel, types | {"found": "*fp32"} | numbers, 4, 3, "columns", **widths,
+        LABELS=linear_softmax.GATHERED_LABELS,
+    )  # fmt: skip
+    written = {"log_sums": "*fp32", "gradients": "*bf16", "bias_sums": "*fp32"}
+    found["product gradients"] = compiled(
+        linear_softmax.gradients_kernel, types | written | numbers, 8, 2, "columns", **widths,
+        LABELS=linear_softmax.PASSING_LABELS, COLUMNS=linear_softmax.KEPT_COLUMNS, GROUP=linear_softmax.GROUP_LABELS,
     )  # fmt: skip
     draws = {"places": "*i64", "key": "u64", "step": "i64", "layer": "i32", "dropped_below": "i32", "scale": "fp32"}
     for channels, drops in ((256, True), (768, False), (1792, True), (1792, False)):
@@ -89,7 +119,7 @@ def test_every_kernel_compiles_for_hopper_without_spills(tmp_path: Path) -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 19
+    assert len(found) == 22
     for name, usage in found.items():
         used = {kind: int(number) for kind, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
         assert used["REG"] > 0, name

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from triton.runtime.interpreter import InterpreterBuilder
+import numpy as np
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
 @dataclass
@@ -38,6 +40,23 @@ def counted() -> Iterator[Traffic]:
         mock.patch.object(InterpreterBuilder, "create_masked_store", create_masked_store),
     ):
         yield traffic
+
+
+@contextlib.contextmanager
+def bf16_products() -> Iterator[None]:
+    """Inside, products of bf16 numbers are those of their values: the interpreter multiplies their bits as integers."""
+    dot = InterpreterBuilder.create_dot
+
+    def widened(x: Any) -> Any:
+        if x.dtype.scalar != tl.bfloat16:
+            return x
+        return TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return dot(self, widened(a), widened(b), *rest)
+
+    with mock.patch.object(InterpreterBuilder, "create_dot", create_dot):
+        yield
 
 
 def item(pointers: Any) -> int:

@@ -132,7 +132,7 @@ def launches_recorded() -> Iterator[Counter[str]]:
         counts[f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"] += 1
 
     with ExitStack() as stack:
-        for name in ("rotary", "gated_gelu", "softmax", "add_norm", "adam"):
+        for name in ("rotary", "gated_gelu", "softmax", "linear_softmax", "add_norm", "adam"):
             stack.enter_context(mock.patch(f"megatron_ettin.kernels.triton.{name}.launch", record))
         yield counts
 
@@ -159,6 +159,7 @@ def main(case: dict[str, Any]) -> None:
     with (
         mock.patch("megatron_ettin.model.build.installed", lambda _: HOPPER),
         mock.patch("megatron_ettin.model.layer.compute_capability", lambda _: (9, 0)),
+        mock.patch("megatron_ettin.model.build.compute_capability", lambda _: (9, 0)),
         mock.patch.dict(sys.modules, {"flash_attn_interface": stand_in}),
         mock.patch("torch.nn.attention.varlen.varlen_attn", varlen_attn),
         mock.patch("torch.nn.attention.activate_flash_attention_impl") as switched,

@@ -16,6 +16,10 @@ class KernelCost:
     """Bytes."""
     operations: int
     """Floating-point operations; an exponential, a root and an error function count as one."""
+    products: int = 0
+    """How many of them are in matrix products, by tensor cores."""
+    exponentials: int = 0
+    """How many of them are exponentials which those products wait for."""
 
     @property
     def bytes(self) -> int:
