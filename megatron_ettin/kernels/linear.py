@@ -1,4 +1,4 @@
-"""Linear layers on a CPU: Megatron-Core's, messages included, with products that suit the processor in both passes."""
+"""What a linear layer computes: Megatron-Core's function, messages included, whose products suit the device."""
 
 # T tokens (of all tensor ranks under sequence parallelism), K inputs, N outputs of this rank
 
@@ -30,7 +30,7 @@ def linear(
     With fusion the weight's gradient is added to its buffer. Raises ValueError for what this software never asks for.
     """
     if bias is not None or grad_output_buffer is not None:
-        raise ValueError("linear layers on a CPU have no bias and do not defer their weights' gradients")
+        raise ValueError("linear layers have no bias here and do not defer their weights' gradients")
     buffer = getattr(weight, "main_grad", None) if gradient_accumulation_fusion else None
     group = tp_group if sequence_parallel or allreduce_dgrad else None
     output: Tensor = Linear.apply(input, weight, buffer, group, sequence_parallel)  # type: ignore[no-untyped-call]
@@ -51,26 +51,32 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of input and weight, as far as they learn; the weight's goes into its buffer where there is one."""
+        """Gradients of input and weight, as far as they learn; the weight's goes into its buffer where there is one.
+
+        Messages travel meanwhile: the input's tokens during the first product, the input's gradient during the second.
+        """
         input, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         of_input, of_weight, *_ = ctx.needs_input_grad
-        d_input = products.product(gradient, weight) if of_input else None
-        if d_input is None:
-            input = _gathered(input, ctx.group) if ctx.sequence else input
-        elif ctx.sequence:
-            input, whole = _gathered(input, ctx.group), d_input
-            d_input = whole.new_empty(whole.shape[0] // dist.get_world_size(ctx.group), *whole.shape[1:])
-            dist.reduce_scatter_tensor(d_input, whole, group=ctx.group)
-        elif ctx.group is not None:
-            dist.all_reduce(d_input, group=ctx.group)
-        if not of_weight:
-            return d_input, None, None, None, None
-        rows, outputs = input.reshape(-1, input.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-        if ctx.buffer is None:
-            return d_input, products.weight_gradient(rows, outputs), None, None, None
-        products.add_weight_gradient(rows, outputs, ctx.buffer)
-        return d_input, no_gradient(weight), None, None, None
+        arrives = leaves = d_input = d_weight = None
+        if ctx.sequence and of_weight:
+            input, arrives = _gathering(input, ctx.group)
+        if of_input:
+            d_input = products.product(gradient, weight)
+            if ctx.group is not None:
+                d_input, leaves = _reducing(d_input, ctx.group, ctx.sequence)
+        if arrives is not None:
+            arrives.wait()
+        if of_weight:
+            rows, outputs = input.reshape(-1, input.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+            if ctx.buffer is None:
+                d_weight = products.weight_gradient(rows, outputs)
+            else:
+                products.add_weight_gradient(rows, outputs, ctx.buffer)
+                d_weight = no_gradient(weight)
+        if leaves is not None:
+            leaves.wait()
+        return d_input, d_weight, None, None, None
 
 
 def no_gradient(weight: Any) -> Tensor:
@@ -86,6 +92,21 @@ def no_gradient(weight: Any) -> Tensor:
 
 def _gathered(input: Tensor, group: ProcessGroup | None) -> Tensor:
     """The tokens of all tensor ranks."""
-    whole = input.new_empty(input.shape[0] * dist.get_world_size(group), *input.shape[1:])
-    dist.all_gather_into_tensor(whole, input.contiguous(), group=group)
+    whole, arrives = _gathering(input, group)
+    if arrives is not None:
+        arrives.wait()
     return whole
+
+
+def _gathering(input: Tensor, group: ProcessGroup | None) -> tuple[Tensor, dist.Work | None]:
+    """Where the tokens of all tensor ranks arrive, and what to wait for."""
+    whole = input.new_empty(input.shape[0] * dist.get_world_size(group), *input.shape[1:])
+    return whole, dist.all_gather_into_tensor(whole, input.contiguous(), group=group, async_op=True)
+
+
+def _reducing(whole: Tensor, group: ProcessGroup, sequence: bool) -> tuple[Tensor, dist.Work | None]:
+    """Where the sum over the tensor ranks arrives, under sequence parallelism for this rank's tokens alone."""
+    if not sequence:
+        return whole, dist.all_reduce(whole, group=group, async_op=True)
+    own = whole.new_empty(whole.shape[0] // dist.get_world_size(group), *whole.shape[1:])
+    return own, dist.reduce_scatter_tensor(own, whole, group=group, async_op=True)

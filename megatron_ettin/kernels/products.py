@@ -1,4 +1,4 @@
-"""Matrix products on a CPU: bf16 ones in float32 where that is faster, weight gradients straight into their buffer.
+"""Matrix products: weight gradients straight into their buffer, and on a CPU bf16 ones in float32 where that is faster.
 
 A float32 product of bf16 numbers is the exact one up to float32 rounding, so widening changes only time.
 """
@@ -74,12 +74,39 @@ def weight_gradient(inputs: Tensor, gradient: Tensor) -> Tensor:
 
 def add_weight_gradient(inputs: Tensor, gradient: Tensor, buffer: Tensor) -> None:
     """buffer [N, K] += gradient [T, N]^T @ inputs [T, K], in the buffer's type."""
-    if gradient.dtype == buffer.dtype or _widens(gradient):
+    if _widens(gradient):
         buffer.addmm_(widened("left", gradient).t(), widened("right", inputs))
     else:
-        buffer += gradient.t() @ inputs
+        multiply_into(buffer, gradient.t(), inputs, add=True)
+
+
+def multiply_into(target: Tensor, left: Tensor, right: Tensor, *, add: bool) -> None:
+    """target = left @ right, or target += left @ right, in the target's type.
+
+    On a GPU sums of bf16 products go into a float32 target as they are; on a CPU they are rounded to bf16 before.
+    """
+    if left.dtype == target.dtype:
+        target.addmm_(left, right) if add else torch.mm(left, right, out=target)
+    elif keeps_sums(target.device):
+        kind = target.dtype
+        if add:
+            torch.addmm(target, left, right, out_dtype=kind, out=target)
+        else:
+            torch.mm(left, right, out_dtype=kind, out=target)
+    else:
+        target.add_(left @ right) if add else target.copy_(left @ right)
+
+
+def keeps_sums(device: torch.device) -> bool:
+    """Whether products of bf16 numbers can be added to float32 there without being rounded: on a GPU, by this torch."""
+    return device.type != "cpu" and hasattr(torch.ops.aten.addmm, "dtype_out")
+
+
+def fills_buffers(device: torch.device) -> bool:
+    """Whether weight gradients are added to their buffers by the products themselves."""
+    return device.type == "cpu" or keeps_sums(device)
 
 
 def _widens(x: Tensor) -> bool:
     """Whether products of this matrix are computed in float32 instead of its own type."""
-    return x.dtype == torch.bfloat16 and widens()
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and widens()

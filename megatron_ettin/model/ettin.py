@@ -32,6 +32,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_ettin.config.run import ModelConfig
+from megatron_ettin.kernels import products
 from megatron_ettin.kernels.kind import KernelKind
 from megatron_ettin.kernels.linear import linear
 from megatron_ettin.kernels.lookup import look_up
@@ -103,10 +104,8 @@ class Head(torch.nn.Module):
 
     def forward(self, hidden_LH: Tensor) -> Tensor:
         """Same shape as the input."""
-        if hidden_LH.device.type == "cpu":
-            projected_LH = linear(hidden_LH, self.dense.weight, None, True, False, False)
-        else:
-            projected_LH = self.dense(hidden_LH)
+        fills = products.fills_buffers(hidden_LH.device)
+        projected_LH = linear(hidden_LH, self.dense.weight, None, fills, False, False)
         query: Tensor = self.norm(functional.gelu(projected_LH))
         return query
 
@@ -149,11 +148,12 @@ class VocabularyProjection(ColumnParallelLinear):  # type: ignore[misc]
     def forward(self, query_LH: Tensor, weight_VH: Tensor, label_ids_L: Tensor | None = None) -> Tensor:
         """The loss of each label [L]; without labels this tensor rank's logits [L, V]."""
         bias_V: Tensor = self.bias
+        buffer_VH = None if label_ids_L is None else gradient_buffer(weight_VH, self.shard.axis)
         if self.rows < weight_VH.shape[0]:
-            weight_VH, bias_V = weight_VH[: self.rows], bias_V[: self.rows]
+            bias_V = bias_V[: self.rows]
+            weight_VH = weight_VH if buffer_VH is not None else weight_VH[: self.rows]
         if label_ids_L is None:
             return functional.linear(query_LH, weight_VH, bias_V)
-        buffer_VH = gradient_buffer(weight_VH, self.shard.axis)
         return vocabulary_loss(query_LH, weight_VH, bias_V, label_ids_L, self.shard, self.loss_chunk, buffer_VH)
 
 

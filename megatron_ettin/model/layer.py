@@ -25,6 +25,7 @@ from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.kernels.dropout import Dropout, add_dropped
 from megatron_ettin.kernels.kind import KernelKind
+from megatron_ettin.kernels.linear import linear
 from megatron_ettin.kernels.pointwise import AddAndNorm, Rotation, pointwise
 from megatron_ettin.kernels.rope import rotate, split
 from megatron_ettin.model.attention.core import Attend, CoreAttention
@@ -110,6 +111,24 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
         )
 
 
+class OwnProducts:
+    """Makes a linear layer of Megatron-Core compute by our own products, weight gradients included."""
+
+    gradient_accumulation_fusion: bool
+    """Weight gradients are added to their buffers by the products."""
+
+    def _forward_impl(self, **options: Any) -> Tensor:
+        return linear(**options)
+
+
+class ColumnLinear(OwnProducts, ColumnParallelLinear):  # type: ignore[misc]
+    """Outputs are shared among the tensor ranks."""
+
+
+class RowLinear(OwnProducts, RowParallelLinear):  # type: ignore[misc]
+    """Inputs are shared among the tensor ranks."""
+
+
 BF16_CAPABILITY = (8, 0)
 """The first generation of GPUs that computes in bf16: Ampere."""
 FP8_CAPABILITY = {"delayed": (8, 9), "current": (8, 9), "blocks": (9, 0)}
@@ -165,7 +184,7 @@ def linear_classes(config: RunConfig, capability: tuple[int, int] | None, layer:
     `capability`: of the GPU, None without one. Raises ConfigError when fp8 is asked for where it cannot be computed.
     """
     if config.compute.precision != "fp8":
-        return ColumnParallelLinear, RowParallelLinear
+        return ColumnLinear, RowLinear
     if capability is None:
         raise ConfigError("compute.precision=fp8 needs a GPU, but this machine has no CUDA device; use bf16")
     recipe, kernels = config.compute.fp8_recipe, fp8_kernels(config)
@@ -179,7 +198,7 @@ def linear_classes(config: RunConfig, capability: tuple[int, int] | None, layer:
         from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
 
         return TEColumnParallelLinear, TERowParallelLinear
-    return (ScaledColumns, ScaledRows) if in_fp8(config, layer) else (ColumnParallelLinear, RowParallelLinear)
+    return (ScaledColumns, ScaledRows) if in_fp8(config, layer) else (ColumnLinear, RowLinear)
 
 
 def layer_spec(

@@ -29,7 +29,8 @@ def vocabulary_loss(
 
     Logits exist for `chunk` labels at a time; their gradients are made at once and only sums are kept, so that the
     backward pass costs little more. The gradient needs every label scaled alike, as by a sum. With a buffer the
-    weight's gradient is added to it in the backward pass, and the weight's own gradient is empty memory.
+    weight's gradient is added to it in the backward pass, and the weight's own gradient is empty memory; the weight and
+    its buffer may then have further rows behind those of the bias, which take no part.
     """
     loss: Tensor = _VocabularyLoss.apply(  # type: ignore[no-untyped-call]
         hidden_LH, weight_VH, bias_V, label_ids_L, shard, chunk, buffer_VH, torch.is_grad_enabled()
@@ -64,9 +65,9 @@ class _VocabularyLoss(torch.autograd.Function):
         exact = torch.promote_types(hidden_LH.dtype, torch.float32)
         labels = hidden_LH.shape[0]
         loss_L = hidden_LH.new_empty(labels, dtype=exact)
-        hidden, weight = hidden_LH, weight_VH
+        hidden, weight = hidden_LH, weight_VH[: bias_V.shape[0]]
         if hidden_LH.dtype == torch.bfloat16 and hidden_LH.device.type == "cpu" and products.widens():
-            hidden, weight = hidden_LH.float(), products.widened("vocabulary", weight_VH)
+            hidden, weight = hidden_LH.float(), products.widened("vocabulary", weight)
         learns = ctx.needs_input_grad[1]
         late = learns and buffer_VH is not None and with_gradients and 0 < labels <= chunk
         sums = _Sums(hidden, weight, bias_V, chunk if learns and not late else None)
@@ -82,7 +83,8 @@ class _VocabularyLoss(torch.autograd.Function):
             if not late:
                 shard.workspace.put_back(logits_LV)
         if with_gradients:
-            ctx.shard, ctx.buffer_VH, ctx.weight_VH = shard, buffer_VH, weight_VH
+            ctx.shard, ctx.weight_VH = shard, weight_VH
+            ctx.buffer_VH = None if buffer_VH is None else buffer_VH[: bias_V.shape[0]]
             ctx.late = (logits_LV, tiles, hidden) if late else None
             d_hidden_LH = shard.reduce_(sums.hidden_LH, dist.ReduceOp.SUM).to(hidden_LH.dtype)
             ctx.save_for_backward(d_hidden_LH, sums.d_weight_VH, sums.d_bias_V.to(bias_V.dtype))
@@ -106,24 +108,28 @@ class _VocabularyLoss(torch.autograd.Function):
             weight_VH = torch.zeros_like(ctx.weight_VH) if d_weight_VH is None else d_weight_VH
             weight_VH = weight_VH if scale is None else weight_VH.mul_(scale.to(weight_VH.dtype))
             return hidden_LH, weight_VH.to(ctx.weight_VH.dtype), bias_V, None, None, None, None, None
-        _add_to_buffer(ctx, d_weight_VH, 1.0 if scale is None else float(scale))
+        _add_to_buffer(ctx, d_weight_VH, scale)
         return hidden_LH, no_gradient(ctx.weight_VH), bias_V, None, None, None, None, None
 
 
-def _add_to_buffer(ctx: Any, d_weight_VH: Tensor | None, scale: float) -> None:
+def _add_to_buffer(ctx: Any, d_weight_VH: Tensor | None, scale: Tensor | None) -> None:
+    """Adds the weight's gradient, or makes it there; a scale on a GPU stays there, for whoever reads it would wait."""
     if ctx.late is None:
-        if d_weight_VH is not None:
-            ctx.buffer_VH.add_(d_weight_VH, alpha=scale)
+        if d_weight_VH is not None and scale is None:
+            ctx.buffer_VH.add_(d_weight_VH)
+        elif d_weight_VH is not None and scale is not None:
+            ctx.buffer_VH.addcmul_(d_weight_VH, scale.to(d_weight_VH.dtype))
         return
     (logits_LV, tiles, hidden), ctx.late = ctx.late, None
+    hidden = hidden if scale is None else hidden * scale
     for tile in tiles:
-        _put(ctx.buffer_VH[tile.columns], tile.logits_LV.t(), hidden, add=True, scale=scale)
+        products.multiply_into(ctx.buffer_VH[tile.columns], tile.logits_LV.t(), hidden, add=True)
     ctx.shard.workspace.put_back(logits_LV)
 
 
 def gradient_buffer(weight: Tensor, axis: Axis) -> Tensor | None:
-    """Where a whole weight's gradient is to be added, on a CPU after the model has been wrapped; None: return it."""
-    if weight.device.type != "cpu" or axis.size > 1:
+    """Where a whole weight's gradient is to be added, after the model has been wrapped; None: return it."""
+    if axis.size > 1 or not products.fills_buffers(weight.device):
         return None
     return getattr(weight, "main_grad", None)
 
@@ -149,16 +155,7 @@ class _Sums:
         """Take the gradients of one tile of one chunk of labels: chunks come in order, tiles the last one first."""
         self.d_bias_V[tile.columns] += d_bias_V
         d_logits_LV, last = tile.logits_LV, tile.columns.stop == self.weight_VH.shape[0]
-        _put(self.hidden_LH[part], d_logits_LV, self.weight_VH[tile.columns], add=not last)
+        products.multiply_into(self.hidden_LH[part], d_logits_LV, self.weight_VH[tile.columns], add=not last)
         if self.d_weight_VH is not None:
-            _put(self.d_weight_VH[tile.columns], d_logits_LV.t(), self.input_LH[part], add=part.start > 0)
-
-
-def _put(target: Tensor, left: Tensor, right: Tensor, *, add: bool, scale: float = 1.0) -> None:
-    """target = left @ right, or target += scale * left @ right, in the target's type."""
-    if left.dtype != target.dtype:
-        target.add_(left @ right, alpha=scale) if add else target.copy_(left @ right)
-    elif add:
-        target.addmm_(left, right, alpha=scale)
-    else:
-        torch.mm(left, right, out=target)
+            into = self.d_weight_VH[tile.columns]
+            products.multiply_into(into, d_logits_LV.t(), self.input_LH[part], add=part.start > 0)

@@ -26,7 +26,6 @@ from torch.overrides import TorchFunctionMode
 
 from megatron_ettin import _native
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.kernels.linear import linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,11 +161,6 @@ def _install() -> CudaOnCpu:
     logging.getLogger(megatron_random.__name__).addFilter(
         lambda record: "CPU RNG state changed within GPU RNG context" not in record.getMessage()
     )
-    # Its linear layers look their function up in their module; a mode does not reach a backward pass.
-    from megatron.core.tensor_parallel import layers as megatron_layers
-
-    megatron_layers.linear_with_grad_accumulation_and_async_allreduce = linear
-    megatron_layers.linear_with_frozen_weight = linear
     return mode
 
 

@@ -13,15 +13,16 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.distributed import finalize_model_grads as reduce_gradients
 from megatron.core.enums import ModelType
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.utils import get_model_config
 
 from megatron_ettin.config.freezing import frozen_weights
 from megatron_ettin.config.overlapping import overlaps
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.config.weights import shapes
+from megatron_ettin.kernels.products import fills_buffers
 from megatron_ettin.model.build import build_model
 from megatron_ettin.model.canonical import canonical_parameters
+from megatron_ettin.model.layer import OwnProducts
 from megatron_ettin.parallel.groups import Groups
 from megatron_ettin.train.optimizer import ShardedOptimizer, build_optimizer
 
@@ -84,13 +85,13 @@ def wrap(
         )
         for index, model in enumerate(models)
     ]
-    if groups.device.kind == "cpu":
+    if fills_buffers(groups.device.torch_device):
         # The linear layers add their weights' gradients to the buffers themselves: no copy in between.
         for module in (module for chunk in chunks for module in chunk.modules()):
-            if isinstance(module, ColumnParallelLinear | RowParallelLinear):
+            if isinstance(module, OwnProducts):
                 module.gradient_accumulation_fusion = True
-        if groups.collection.dp_cp.size() == 1 and not overlap:
-            _send_nothing(chunks)
+    if groups.device.kind == "cpu" and groups.collection.dp_cp.size() == 1 and not overlap:
+        _send_nothing(chunks)
     config = get_model_config(chunks[0])
     config.finalize_model_grads_func = finish_backward
     no_sync = [chunk.no_sync for chunk in chunks]

@@ -22,6 +22,7 @@ from megatron_ettin.cost.fp8 import fp8_line
 from megatron_ettin.cost.hardware import GIBI, H100_CLUSTER
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.kernels.kind import describe, kernel_kind
+from megatron_ettin.kernels.products import fills_buffers
 from megatron_ettin.parallel.device import deterministic_kernels, device_memory, limit_threads
 from megatron_ettin.parallel.groups import initialize
 from megatron_ettin.parallel.together import ahead_of_all, everywhere_own, on_first
@@ -95,6 +96,8 @@ def train(
             recorder.say(source_table(data))
             if groups.device.kind == "cuda":
                 recorder.say(describe(kernel_kind(config.compute, "cuda"), "cuda"))
+                if not fills_buffers(groups.device.torch_device):
+                    recorder.say("weight gradients: each rounded to bf16; torch 2.11 and later add them up in fp32")
             if fitted:
                 recorder.say(fitted)
             if config.compute.precision == "fp8":

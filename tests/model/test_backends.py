@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from megatron_ettin.config.codec import with_fields
 from megatron_ettin.config.rules import check
@@ -26,7 +25,7 @@ from megatron_ettin.model.attention.core import Attend, attend_by
 from megatron_ettin.model.attention.trial import require_exact
 from megatron_ettin.model.build import attention_of, build_model
 from megatron_ettin.model.device_batch import DeviceBatch
-from megatron_ettin.model.layer import fp8_report, linear_classes
+from megatron_ettin.model.layer import ColumnLinear, RowLinear, fp8_report, linear_classes
 from megatron_ettin.model.packed import PackedRows
 from megatron_ettin.model.pattern import Reach, layer_kinds
 from megatron_ettin.model.scaled import ScaledColumns, ScaledRows
@@ -449,7 +448,7 @@ def test_fp8_recipes_reach_the_layers_that_they_are_for(
 def test_without_fp8_no_layer_is_transformer_engine_s(groups: Groups) -> None:
     with stand_ins.fp8() as log:
         build_model(run_of("mlm", precision="bf16"), groups)
-    assert linear_classes(run_of("mlm", precision="bf16"), (9, 0), 1) == (ColumnParallelLinear, RowParallelLinear)
+    assert linear_classes(run_of("mlm", precision="bf16"), (9, 0), 1) == (ColumnLinear, RowLinear)
     assert not log.calls and not log.recipes
 
 

@@ -76,12 +76,6 @@ def args_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
 
 def absent_groups() -> Groups:
     """A world of one on the absent device."""
-    from megatron.core.tensor_parallel import layers
-
-    # what a GPU runs: the function that _install replaces on a CPU
-    linear = layers.linear_with_grad_accumulation_and_async_allreduce
-    device_module._install()
-    layers.linear_with_grad_accumulation_and_async_allreduce = linear
     device_module._install().__exit__(None, None, None)
     torch.cuda.current_device = lambda: ABSENT  # type: ignore[assignment, return-value]
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -137,6 +131,24 @@ def launches_recorded() -> Iterator[Counter[str]]:
         yield counts
 
 
+@contextmanager
+def sums_recorded() -> Iterator[Counter[str]]:
+    """Counts products that are added to float32 buffers, and checks what they are given."""
+    counts: Counter[str] = Counter()
+    addmm = torch.addmm
+
+    def record(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor, **options: Any) -> torch.Tensor:
+        if "out_dtype" in options:
+            assert options["out"] is target and target.dtype == options["out_dtype"] == torch.float32
+            assert left.dtype == right.dtype == torch.bfloat16 and target.device == ABSENT
+            assert left.t().is_contiguous() and right.is_contiguous() and target.is_contiguous()
+            counts["x".join(map(str, target.shape))] += 1
+        return addmm(target, left, right, **options)
+
+    with mock.patch.object(torch, "addmm", record):
+        yield counts
+
+
 def fault(name: str) -> Any:
     """A seeded fault: somebody who wants to know."""
     if name == "item":
@@ -163,7 +175,7 @@ def main(case: dict[str, Any]) -> None:
         mock.patch.dict(sys.modules, {"flash_attn_interface": stand_in}),
         mock.patch("torch.nn.attention.varlen.varlen_attn", varlen_attn),
         mock.patch("torch.nn.attention.activate_flash_attention_impl") as switched,
-        without_collectives(), launches_recorded() as launches, gpu, fault(case["fault"]),
+        without_collectives(), launches_recorded() as launches, sums_recorded() as sums, gpu, fault(case["fault"]),
     ):  # fmt: skip
         parts = build_parts(run_for(case), groups, sources=2)
         batches = [batch_of(PIECES, 250, seed=seed) for seed in range(2)] + [empty_batch(1, 16, 0)] * case["empty"]
@@ -171,9 +183,17 @@ def main(case: dict[str, Any]) -> None:
         gpu.reads.clear()
         gpu.copies.clear()
         launches.clear()
+        sums.clear()
         train_step(parts, batches, step=1, rate=1e-3, asks=Asks())
+        returned = [
+            name for name, parameter in parts.chunks[0].named_parameters()
+            if parameter.dim() == 2 and not parameter.grad_added_to_main_grad
+        ]  # fmt: skip
     activated = [call.args[0] for call in switched.call_args_list]
-    print(json.dumps({"reads": gpu.reads, "copies": gpu.copies, "launches": launches, "activated": activated[:1]}))
+    print(json.dumps({
+        "reads": gpu.reads, "copies": gpu.copies, "launches": launches, "activated": activated[:1], "sums": sums,
+        "returned": returned,
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -51,6 +51,19 @@ def test_a_step_reads_numbers_of_the_gpu_once_and_launches_own_kernels(changes: 
     assert (found["reads"], found["copies"]) == (["tolist"], [])
     assert found["activated"] == (["FA3"] if changes.get("attention") == "auto" else [])
     assert found["launches"] == (launches(**changes) if changes.get("kernels") != "torch" else {})
+    assert found["sums"] == ({} if changes.get("precision") == "fp32" else sums(**changes))
+    assert found["returned"] == [], "weights whose gradients are copied to their buffers"
+
+
+def sums(empty: int = 0, **_: Any) -> dict[str, int]:
+    """Products that add to fp32 buffers in a step, by the shape of the weight.
+
+    Queries, keys and values, and both halves of the MLP; attention output and head; MLP output; and, where there are
+    labels, the vocabulary's rows without padding.
+    """
+    each = MICRO_BATCHES + empty
+    layers = LAYERS * each
+    return {"192x64": 2 * layers, "64x64": layers + each, "64x96": layers, "250x64": MICRO_BATCHES}
 
 
 def launches(recompute: str = "none", empty: int = 0, precision: str = "bf16", **_: Any) -> dict[str, int]:

@@ -21,8 +21,8 @@ from torch import Tensor
 from megatron_ettin.kernels.triton.launch import KernelCost, launch
 
 TILE_LABELS, TILE_COLUMNS, PART_COLUMNS = 256, 64, 2048
-"""A program of the first pass keeps the hidden states of so many labels; a part of the vocabulary passes by, some rows at
-a time. A tile that is kept fills half of a Hopper multiprocessor's memory, so that the other one comes from the L2
+"""A program of the first pass keeps the hidden states of so many labels; a part of the vocabulary passes by, some rows
+at a time. A tile that is kept fills half of the memory of a Hopper multiprocessor: the other operand comes from the L2
 cache at half of its rate."""
 KEPT_COLUMNS, PASSING_LABELS, GROUP_LABELS = 256, 64, 2048
 """A program of the second pass keeps vocabulary rows, and a group of labels passes by: the bias's gradient is a sum
