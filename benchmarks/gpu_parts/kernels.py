@@ -63,7 +63,7 @@ def seconds(job: Callable[[], object], machine: Machine) -> float:
 
 
 def pairs(row: Row, machine: Machine) -> Iterator[Pair]:
-    """Rotary embedding, gated GELU, norm with sum and dropout, passes over logits, gradients without logits."""
+    """Rotary embedding both ways, gated GELU, norm with sum and dropout, passes over logits, gradients without them."""
     from megatron_ettin.kernels.triton import add_norm, gated_gelu, linear_softmax, rotary, softmax
 
     shape, device = machine.shape(row.size), machine.device
@@ -77,6 +77,12 @@ def pairs(row: Row, machine: Machine) -> Iterator[Pair]:
     yield Pair(
         name="rotary embedding", bytes=rotary.cost(tokens, shape.heads, size, 2).bytes,
         own=lambda: rotary.rotate_(qkv, cosine, sine), torch=lambda: rotate_(qkv, cosine, sine),
+    )  # fmt: skip
+    parts = [random(tokens, shape.heads, size) for _ in range(3)]
+    yield Pair(
+        name="rotary embedding backward", bytes=rotary.turn_back_cost(tokens, shape.heads, size, 2).bytes,
+        own=lambda: rotary.turn_back(*parts, cosine, sine),
+        torch=lambda: rotate_(torch.stack(parts, dim=2), cosine, sine),
     )  # fmt: skip
     gated = random(tokens, 2 * shape.intermediate)
     yield Pair(

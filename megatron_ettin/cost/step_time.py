@@ -29,17 +29,18 @@ GRADIENT_BYTES = 10
 class Pointwise:
     """Numbers that kernels between the products read and write for each channel of a token, in units of H."""
 
-    rotary: int
-    """Of queries and keys, in either direction."""
+    rotary: tuple[int, int]
+    """Of queries and keys: forward, and backward beside the copy that puts three gradients side by side."""
     norms: tuple[int, int]
     """Both norms of a layer, both sums with the residual and the dropout: forward, backward."""
     vocabulary_sweeps: int
     """Passes over the logits."""
 
 
-OWN = Pointwise(rotary=4, norms=(8, 9), vocabulary_sweeps=3)
-"""Queries and keys once; sum and norm in one kernel; statistics in one reading, gradients in one and a writing."""
-COMPILED = Pointwise(rotary=16, norms=(10, 12), vocabulary_sweeps=5)
+OWN = Pointwise(rotary=(4, 0), norms=(8, 9), vocabulary_sweeps=3)
+"""Queries and keys once, backward during the copy; sum and norm in one kernel; statistics of logits in one reading,
+gradients in one and a writing."""
+COMPILED = Pointwise(rotary=(16, 16), norms=(10, 12), vocabulary_sweeps=5)
 """Queries, keys and values are copied; sum and norm are kernels of their own; two readings, then three passes."""
 LAUNCHES_PER_LAYER, LAUNCHES_OUTSIDE = 50, 20
 """Kernels of a forward and a backward pass."""
@@ -124,8 +125,8 @@ def _layer(config: RunConfig, cluster: Cluster, tokens: float, everywhere: bool)
     # attention reads Q, K, V and writes one; its backward pass reads five and writes three, which a copy puts side by
     # side; the gate moves both halves and their product
     moved, along = pointwise(config), h / tensor if config.layout.sequence_parallel else h
-    forward_bytes = BF16 * tokens * (moved.norms[0] * along + (moved.rotary + 4) * own + 3 * i)
-    backward_bytes = BF16 * tokens * (moved.norms[1] * along + (moved.rotary + 8 + 6) * own + 5 * i)
+    forward_bytes = BF16 * tokens * (moved.norms[0] * along + (moved.rotary[0] + 4) * own + 3 * i)
+    backward_bytes = BF16 * tokens * (moved.norms[1] * along + (moved.rotary[1] + 8 + 6) * own + 5 * i)
     return (
         sum(forward for forward, _ in products) + pairs / forward_rate + forward_bytes / cluster.memory,
         sum(backward for _, backward in products)

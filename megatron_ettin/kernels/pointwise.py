@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Rotation = Callable[[Tensor, Tensor, Tensor], None]
 """(queries, keys and values [T, N, 3, D], cosine, sine): turns queries and keys in place."""
+TurnBack = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(gradients of turned queries and keys and of values [T, N, D], cosine, sine) -> the projection's [T, N, 3, D]."""
 AddAndNorm = Callable[[Tensor, Tensor, "Dropout | None", Tensor, float], tuple[Tensor, Tensor]]
 """(residual, x, dropout, weight of the norm, its epsilon) -> (residual + dropout(x), the norm of that sum)."""
 
@@ -39,6 +41,8 @@ class Pointwise:
     """gelu(first half) * second half of the last axis, [..., 2 I] -> [..., I]."""
     rotate: Rotation
     """The rotary embedding."""
+    turn_back: TurnBack | None = None
+    """Its backward pass where attention returns three gradients; None: these are stacked, then turned."""
     add_and_norm: AddAndNorm | None = None
     """Residual sum, dropout and norm; None: they are computed one after the other."""
 
@@ -50,8 +54,9 @@ def pointwise(kind: KernelKind) -> Pointwise:
         from megatron_ettin.kernels.triton import gated_gelu as own_gelu
 
         return Pointwise(
-            gated_gelu=own_gelu.gated_gelu, rotate=rotary.rotate_, add_and_norm=add_norm.add_norm
-        )
+            gated_gelu=own_gelu.gated_gelu, rotate=rotary.rotate_, turn_back=rotary.turn_back,
+            add_and_norm=add_norm.add_norm,
+        )  # fmt: skip
     if kind == "compiled":
         return Pointwise(gated_gelu=one_kernel(gated_gelu), rotate=one_kernel(rotate_))
     return Pointwise(gated_gelu=gated_gelu_here, rotate=rotate_here_)

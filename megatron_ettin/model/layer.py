@@ -26,9 +26,10 @@ from megatron_ettin.errors import ConfigError
 from megatron_ettin.kernels.dropout import Dropout, add_dropped
 from megatron_ettin.kernels.kind import KernelKind
 from megatron_ettin.kernels.linear import linear
-from megatron_ettin.kernels.pointwise import AddAndNorm, Rotation, pointwise
-from megatron_ettin.kernels.rope import rotate, split
+from megatron_ettin.kernels.pointwise import AddAndNorm, Rotation, TurnBack, pointwise
+from megatron_ettin.kernels.rope import rotate, rotate_parts, split
 from megatron_ettin.model.attention.core import Attend, CoreAttention
+from megatron_ettin.model.attention.varlen import Parts
 from megatron_ettin.model.norm import Norm
 from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import LayerKind
@@ -40,16 +41,21 @@ from megatron_ettin.parallel.groups import Groups
 class EttinAttention(SelfAttention):  # type: ignore[misc]
     """Self-attention on packed rows, with the layer's own reach and rotary base."""
 
-    def __init__(self, *arguments: Any, turn: Rotation, **options: Any) -> None:
+    def __init__(self, *arguments: Any, turn: Rotation, turn_back: TurnBack | None, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.turn = turn
+        self.turn, self.turn_back = turn, turn_back
 
     def forward(self, hidden_TH: Tensor, packed: PackedRows, wanted: Wanted | None) -> Tensor:
         """Attention output [T, 1, H]; with `wanted`, its rows alone, [L, 1, H]."""
         qkv, _ = self.linear_qkv(hidden_TH)
         heads = self.num_attention_heads_per_partition
         cosine, sine = packed.rope(self.core_attention.kind.rope_base, self.hidden_size_per_attention_head, qkv.dtype)
-        mixed_TND = self.core_attention(split(rotate(qkv, heads, cosine, sine, self.turn), heads), packed, wanted)
+        rotated: Tensor | Parts
+        if self.turn_back is not None and self.core_attention.takes_parts:
+            rotated = rotate_parts(qkv, heads, cosine, sine, self.turn, self.turn_back)
+        else:
+            rotated = split(rotate(qkv, heads, cosine, sine, self.turn), heads)
+        mixed_TND = self.core_attention(rotated, packed, wanted)
         output, _ = self.linear_proj(mixed_TND.flatten(1)[:, None])
         result: Tensor = output
         return result
@@ -214,7 +220,11 @@ def layer_spec(
             input_layernorm=IdentityOp if kind.index == 0 else Norm,
             self_attention=ModuleSpec(
                 module=EttinAttention,
-                params={"attn_mask_type": AttnMaskType.no_mask, "turn": parts.rotate},
+                params={
+                    "attn_mask_type": AttnMaskType.no_mask,
+                    "turn": parts.rotate,
+                    "turn_back": parts.turn_back,
+                },
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=columns,
                     core_attention=partial(CoreAttention, kind=kind, attend=attend, groups=groups),

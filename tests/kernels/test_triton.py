@@ -53,6 +53,27 @@ def test_queries_and_keys_turn_in_place_and_values_stay(dtype: torch.dtype, toke
     assert qkv[:, :, 2].equal(values)
 
 
+@types
+@pytest.mark.parametrize(("tokens", "heads", "size"), [(1, 1, 2), (37, 3, 64), (16, 2, 24), (0, 2, 64)])
+def test_three_gradients_are_turned_back_into_that_of_the_projection(
+    dtype: torch.dtype, tokens: int, heads: int, size: int
+) -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(tokens, 1, heads * 3 * size).to(dtype)
+    cosine, sine = (torch.randn(tokens, size // 2).to(dtype) for _ in range(2))
+    upstream = [torch.randn(tokens, heads, size).to(dtype) for _ in range(3)]
+    ours, exact = (qkv.to(kind, copy=True).requires_grad_() for kind in (dtype, torch.float64))
+    parts = rope.rotate_parts(ours * 1, heads, cosine, sine, rotary.rotate_, rotary.turn_back)
+    tables = cosine.double(), sine.double()
+    expected = rope.split(rope.rotate(exact * 1, heads, *tables), heads).unbind(2)
+    for got, wanted in zip(parts, expected, strict=True):
+        close(got, wanted)
+    torch.autograd.backward(parts, upstream)
+    torch.autograd.backward(expected, [x.double() for x in upstream])
+    assert ours.grad is not None and exact.grad is not None
+    close(ours.grad, exact.grad)
+
+
 def test_a_projection_with_gaps_is_refused() -> None:
     qkv = torch.zeros(4, 3, 2, 8).transpose(1, 2)
     with pytest.raises(ValueError, match="contiguous"):
@@ -196,6 +217,8 @@ def test_each_kernel_moves_the_bytes_that_its_cost_says(dtype: torch.dtype) -> N
     qkv, angles = torch.zeros(37, 3, 3, 24, dtype=dtype), torch.zeros(37, 12, dtype=dtype)
     said = rotary.cost(37, 3, 24, item)
     assert moved(lambda: rotary.rotate_(qkv, angles, angles)) == (said.read, said.written)
+    said = rotary.turn_back_cost(37, 3, 24, item)
+    assert moved(lambda: rotary.turn_back(*qkv.unbind(2), angles, angles)) == (said.read, said.written)
 
     gated = torch.zeros(21, 200, dtype=dtype, requires_grad=True)
     for backward in (False, True):

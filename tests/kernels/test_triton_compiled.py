@@ -56,6 +56,11 @@ def usages() -> dict[str, str]:
         found[f"rotate {heads}"] = compiled(
             rotary.rotate_kernel, types, HEADS=heads, HALF=32, COLUMNS=32, TOKENS=rotary.TOKENS_A_PROGRAM
         )
+        parts = dict.fromkeys(("query", "key", "value", "cosine", "sine", "joined"), "*bf16")
+        found[f"turn back {heads}"] = compiled(
+            rotary.turn_back_kernel, parts | {"tokens": "i32"}, HEADS=heads, HALF=32, COLUMNS=32,
+            TOKENS=rotary.TOKENS_A_PROGRAM,
+        )  # fmt: skip
     tile = {"ROWS": gated_gelu.ROWS, "COLUMNS": gated_gelu.COLUMNS}
     for width in (384, 3840):
         types = {"gated": "*bf16", "output": "*bf16", "rows": "i32"}
@@ -119,7 +124,7 @@ def test_every_kernel_compiles_for_hopper_without_spills(tmp_path: Path) -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 22
+    assert len(found) == 24
     for name, usage in found.items():
         used = {kind: int(number) for kind, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
         assert used["REG"] > 0, name

@@ -66,14 +66,17 @@ def sums(empty: int = 0, **_: Any) -> dict[str, int]:
     return {"192x64": 2 * layers, "64x64": layers + each, "64x96": layers, "250x64": MICRO_BATCHES}
 
 
-def launches(recompute: str = "none", empty: int = 0, precision: str = "bf16", **_: Any) -> dict[str, int]:
+def launches(
+    recompute: str = "none", empty: int = 0, precision: str = "bf16", attention: str = "flash", **_: Any
+) -> dict[str, int]:
     """Of own kernels in a step: one of each a layer and pass, and those of the loss of a micro-batch.
 
     A micro-batch without rows has no logits, and its last layer is not asked for no position at all.
     """
     layers, forward = LAYERS * (MICRO_BATCHES + empty), 2 if recompute == "full" else 1
-    return {
-        "rotary.rotate_kernel": layers * (forward + 1),
+    turned_back = {"rotary.turn_back_kernel": layers} if attention != "sdpa" else {}
+    return turned_back | {
+        "rotary.rotate_kernel": layers * (forward + 1 - bool(turned_back)),
         "gated_gelu.forward_kernel": layers * forward,
         "gated_gelu.backward_kernel": layers,
         "add_norm.forward_kernel": layers * forward,

@@ -33,13 +33,20 @@ class CoreAttention(torch.nn.Module):
         super().__init__()
         self.kind, self.attend = kind, attend
         self.exchange = Exchange(groups.context) if groups.context.size > 1 else None
+        by_kernel = isinstance(attend, partial) and attend.func is varlen.attend
+        self.takes_parts = by_kernel and self.exchange is None and kind.reach.causal is None
+        """Queries, keys and values may come one by one: nothing is exchanged or gathered before the kernel."""
 
-    def forward(self, qkv_TN3D: Tensor, packed: PackedRows, wanted: Wanted | None) -> Tensor:
+    def forward(self, qkv: Tensor | varlen.Parts, packed: PackedRows, wanted: Wanted | None) -> Tensor:
         """Output [T, N, D] of rotated queries and keys, each query within its own segment and the layer's reach.
+
+        They come with the values, [T, N, 3, D], or where `takes_parts` says so as three tensors.
 
         With `wanted`, of its queries alone, [L, N, D].
         """
-        return self.attend(qkv_TN3D, self.kind.reach, packed, self.exchange, wanted)
+        attend: Any = self.attend
+        output_TND: Tensor = attend(qkv, self.kind.reach, packed, self.exchange, wanted)
+        return output_TND
 
 
 def attend_by(backend: str, kind: LayerKind, config: RunConfig, has: Installed) -> Attend:

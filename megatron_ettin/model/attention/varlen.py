@@ -26,31 +26,38 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Span, Reach], Tensor]
 """(query [T, N, D], key, value, bounds, reach) -> output [T, N, D]. Bounds are aligned at the segments' ends."""
 
 
+Parts = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values, each [T, N, D]."""
+
+
 def attend(
     kernel: Kernel,
-    qkv_TN3D: Tensor,
+    qkv: Tensor | Parts,
     reach: Reach,
     packed: PackedRows,
     exchange: Exchange | None,
     wanted: Wanted | None = None,
 ) -> Tensor:
-    """Attention output [T, N, D] of rotated queries, keys and values by a variable-length kernel.
+    """Attention output [T, N, D] of rotated queries, keys and values [T, N, 3, D] by a variable-length kernel.
 
+    They may come one by one where the kernel takes them as they are: one kind of rows, no context ranks.
     With `wanted`, of its queries alone, [L, N, D], which must see their whole segments.
 
     Under context parallelism the keys are those of this rank and what the others must add: the window's halo for
     local layers, the whole stream for global ones. Kernels align a segment's queries and keys at the end, so where
     keys to the right belong to another rank, empty queries stand in for theirs.
     """
-    if reach.causal is not None:
-        return _attend_both_kinds(kernel, qkv_TN3D, reach, packed, exchange)
+    if reach.causal is not None and isinstance(qkv, Tensor):
+        return _attend_both_kinds(kernel, qkv, reach, packed, exchange)
     span = packed.span(reach, wanted)
-    # The gradient of unbind is one stack; that of slices fills a whole tensor with zeros for each of them.
-    if exchange is None:
-        query_TND, key_TND, value_TND = qkv_TN3D.unbind(2)
+    if not isinstance(qkv, Tensor):
+        query_TND, key_TND, value_TND = qkv
+    elif exchange is None:
+        # The gradient of unbind is one stack; that of slices fills a whole tensor with zeros for each of them.
+        query_TND, key_TND, value_TND = qkv.unbind(2)
     else:
-        kv_TN2D = _keys_and_values(qkv_TN3D[:, :, 1:], reach, packed, span, exchange)
-        query_TND, (key_TND, value_TND) = qkv_TN3D[:, :, 0], kv_TN2D.unbind(2)
+        kv_TN2D = _keys_and_values(qkv[:, :, 1:], reach, packed, span, exchange)
+        query_TND, (key_TND, value_TND) = qkv[:, :, 0], kv_TN2D.unbind(2)
     if wanted is not None:
         query_TND = query_TND.index_select(0, wanted.positions_L)
         if span.most_queries == 0:  # no kernel runs on nothing; other ranks still wait for gradients of the keys
