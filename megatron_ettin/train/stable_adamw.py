@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import unwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from megatron_ettin import _native
 from megatron_ettin.kernels.kind import KernelKind
 from megatron_ettin.kernels.pointwise import one_kernel
 from megatron_ettin.parallel.device import to_device
+
+if TYPE_CHECKING:
+    from megatron_ettin.kernels.triton.adam import TensorTable
 
 LARGE = 1 << 20
 """Elements from which a tensor is worth compiled passes of its own: they move a quarter of the bytes that foreach
@@ -95,6 +98,7 @@ class StableAdamW(torch.optim.AdamW):
         self.peak_rate, self.kernels = peak_rate, kernels
         self.sharding: Sharding | None = None
         self._frozen: set[int] = set()
+        self._table: TensorTable | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         torch.optim.Optimizer.__setstate__(self, state)
@@ -151,7 +155,11 @@ class StableAdamW(torch.optim.AdamW):
         seconds = [self.state[tensor]["exp_avg_sq"] for tensor in tensors]
         if device.type == "cpu":
             return _FusedKernel(tensors, gradients, firsts, seconds, epsilon)
-        return KERNELS[self.kernels](tensors, gradients, firsts, seconds, epsilon, device)
+        if self.kernels != "own":
+            return KERNELS[self.kernels](tensors, gradients, firsts, seconds, epsilon, device)
+        kernel = _OwnKernel(tensors, gradients, firsts, seconds, epsilon, device, self._table)
+        self._table = kernel.table
+        return kernel
 
 
 class _FusedKernel:
@@ -265,30 +273,31 @@ class _CompiledKernel:
 
 
 class _OwnKernel:
-    """The same in three launches, whatever the number of tensors."""
+    """The same in three launches for any number of tensors. ``table``: of the step before, kept while it holds."""
 
     def __init__(
         self, tensors: list[Tensor], gradients: list[Tensor | None], firsts: list[Tensor], seconds: list[Tensor],
-        epsilon: float, device: torch.device,
+        epsilon: float, device: torch.device, table: TensorTable | None = None,
     ) -> None:  # fmt: skip
         from megatron_ettin.kernels.triton import adam
 
         self._held = [_floats(kind) for kind in (tensors, gradients, firsts, seconds)]
-        self._table = adam.TensorTable(self._held, lambda host: to_device(host, device))
-        self._adam, self._epsilon = adam, epsilon
+        if table is None or table.places != adam.places_of(self._held):
+            table = adam.TensorTable(self._held, lambda host: to_device(host, device))
+        self.table, self._adam, self._epsilon = table, adam, epsilon
 
     def second_moments(self, beta2: float) -> Tensor:
         """As those of the fused kernel."""
-        return self._adam.second_moments(self._table, beta2, self._epsilon)
+        return self._adam.second_moments(self.table, beta2, self._epsilon)
 
     def apply(self, beta1: float, rates: Tensor, keeps: Tensor) -> None:
         """As that of the fused kernel."""
-        self._adam.update(self._table, beta1, self._epsilon, rates, keeps)
+        self._adam.update(self.table, beta1, self._epsilon, rates, keeps)
 
 
 _Kernel = _FusedKernel | _ForeachKernel | _CompiledKernel | _OwnKernel
-KERNELS: dict[KernelKind, type[_ForeachKernel | _CompiledKernel | _OwnKernel]] = {
-    "plain": _ForeachKernel, "compiled": _CompiledKernel, "own": _OwnKernel,
+KERNELS: dict[KernelKind, type[_ForeachKernel | _CompiledKernel]] = {
+    "plain": _ForeachKernel, "compiled": _CompiledKernel,
 }  # fmt: skip
 
 

@@ -57,7 +57,14 @@ def test_every_step_follows_the_formula(kernel, monkeypatch):
             pytest.skip("kernels are not interpreted here")
     if kernel != "fused":
         made = getattr(stable_adamw, KERNELS[kernel])
-        monkeypatch.setattr(stable_adamw, "_FusedKernel", lambda *a: made(*a, torch.device("cpu")))
+        tables = []  # of the step before: the gradients of the next one lie elsewhere
+
+        def make(*inputs):
+            one = made(*inputs, torch.device("cpu"), *tables[-1:])
+            tables.extend([one.table] if kernel == "own" else [])
+            return one
+
+        monkeypatch.setattr(stable_adamw, "_FusedKernel", make)
         monkeypatch.setattr(stable_adamw, "LARGE", 5000)
         torch._dynamo.utils.counters.clear()
     shapes = [(70, 33), (5,), (128, 300), (1,), (17, 1), (300, 40)]
@@ -82,6 +89,22 @@ def test_every_step_follows_the_formula(kernel, monkeypatch):
         assert (tensor.double() - p).abs().max() <= UPDATE_TOLERANCE * PEAK * STEPS + 1e-6 * p.abs().max()
         assert (state["exp_avg"].double() - m).abs().max() <= MOMENT_TOLERANCE * m.abs().max()
         assert (state["exp_avg_sq"].double() - v).abs().max() <= MOMENT_TOLERANCE * v.abs().max()
+
+
+def test_the_table_of_tensors_is_made_again_only_when_one_has_moved():
+    pytest.importorskip("triton", reason="triton is not installed")
+    tensors, optimizer = build([(40, 3), (5,)])
+    optimizer.kernels = "own"
+    optimizer.prepare_state()
+    for tensor in tensors:
+        tensor.grad = torch.zeros_like(tensor)
+    first, second = (optimizer._kernel(EPSILON, torch.device("meta")).table for _ in range(2))
+    assert second is first
+    held, tensors[1].grad = tensors[1].grad, torch.zeros(5)
+    third = optimizer._kernel(EPSILON, torch.device("meta")).table
+    assert third is not first and third.places != first.places and held is not None
+    optimizer.leave([False, True])
+    assert optimizer._kernel(EPSILON, torch.device("meta")).table.tensors == 1
 
 
 def test_the_result_does_not_depend_on_the_threads():

@@ -24,10 +24,11 @@ SUMMED_AT_ONCE = 256
 class TensorTable:
     """Where the numbers of some tensors lie, and which program moves which: float32, contiguous, of one device.
 
-    The tensors must stay where they are until the table is let go. ``move`` brings a tensor of the host to the device.
+    It holds as long as all tensors stay where they are. ``move`` brings a tensor of the host to the device.
     """
 
     def __init__(self, kinds: Sequence[Sequence[Tensor]], move: Callable[[Tensor], Tensor]) -> None:
+        self.places = places_of(kinds)
         sizes = np.array([tensor.numel() for tensor in kinds[0]], np.int64)
         chunks = -(-sizes // CHUNK)
         bounds = np.concatenate([[0], np.cumsum(chunks)])
@@ -38,9 +39,18 @@ class TensorTable:
         def on_device(numbers: NDArray[np.int64]) -> Tensor:
             return move(torch.from_numpy(np.ascontiguousarray(numbers, np.int64)))
 
-        addresses = np.array([[tensor.data_ptr() for tensor in kind] for kind in kinds], np.int64)
+        addresses = np.array([[address for address, _ in kind] for kind in self.places], np.int64)
         self.addresses_KN, self.sizes_N = on_device(addresses), on_device(sizes)
         self.chunks_P2, self.bounds_N1 = on_device(np.stack([of_program, first], axis=1)), on_device(bounds)
+
+
+Places = tuple[tuple[tuple[int, int], ...], ...]
+"""Address and size of each tensor of each kind."""
+
+
+def places_of(kinds: Sequence[Sequence[Tensor]]) -> Places:
+    """Where the tensors lie."""
+    return tuple(tuple((tensor.data_ptr(), tensor.numel()) for tensor in kind) for kind in kinds)
 
 
 def second_moments(table: TensorTable, beta2: float, epsilon: float) -> Tensor:
