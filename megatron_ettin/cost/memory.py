@@ -42,7 +42,8 @@ class Memory:
     activations: int
     """What the forward passes in flight keep for their backward passes."""
     logits: int
-    """Logits, which become their gradient, one chunk at a time, and the copies that are made of them."""
+    """Logits, which become their gradient, or gradients alone, one chunk at a time; copies that are made of them; the
+    vocabulary's gradient in fp32 while several chunks are added up."""
 
     @property
     def total(self) -> int:
@@ -104,16 +105,18 @@ def activations(config: RunConfig, device: int) -> int:
 
 
 def logits(config: RunConfig, device: int) -> int:
-    """Bytes of one chunk of logits and of its copies in fp32, on the last pipeline rank."""
+    """Bytes of one chunk of logits, of its copies in fp32 and of the sum over chunks, on the last pipeline rank."""
     layout = config.layout
     if device != layout.pipeline - 1:
         return 0
     share = largest_label_share(OBJECTIVES[config.objective], config.data)
     labels = layout.micro_batch_rows * config.data.row_length * share / layout.context
-    whole = round(labels * vocabulary_rows(config.model.vocabulary, layout.tensor) * 4)
+    rows = vocabulary_rows(config.model.vocabulary, layout.tensor)
+    whole = round(labels * rows * 4)
     chunk = min(whole, config.compute.loss_chunk_bytes or LOSS_CHUNK_BYTES)
     copies = LOSS_COPIES if config.compute.kernels == "torch" and not config.compute.compile else 0
-    return chunk * WEIGHT_BYTES[config.compute.precision] // 4 + copies * chunk
+    added_up = GRADIENT_BYTES * rows * config.model.hidden if whole > chunk else 0
+    return chunk * WEIGHT_BYTES[config.compute.precision] // 4 + copies * chunk + added_up
 
 
 def memory(config: RunConfig, device: int = 0) -> Memory:
