@@ -19,6 +19,7 @@ from megatron_ettin.config.shapes import padded_vocabulary
 from megatron_ettin.cost.logits import WIDEST
 from megatron_ettin.kernels import pointwise
 from megatron_ettin.kernels.dropout import Dropout, add_dropped
+from megatron_ettin.kernels.products import multiply_into
 from megatron_ettin.kernels.rope import rotate_
 
 REPEATS, CALLS = 5, 10
@@ -63,7 +64,7 @@ def seconds(job: Callable[[], object], machine: Machine) -> float:
 
 
 def pairs(row: Row, machine: Machine) -> Iterator[Pair]:
-    """Rotary embedding both ways, gated GELU, norm with sum and dropout, passes over logits, gradients without them."""
+    """Rotary embedding both ways, gated GELU, norm with sum and dropout, a weight's gradient, both ways of the loss."""
     from megatron_ettin.kernels.triton import add_norm, gated_gelu, linear_softmax, rotary, softmax
 
     shape, device = machine.shape(row.size), machine.device
@@ -100,6 +101,12 @@ def pairs(row: Row, machine: Machine) -> Iterator[Pair]:
     yield Pair(
         name="sum, dropout and norm", bytes=add_norm.cost(tokens, shape.hidden, 2, dropout=True, backward=False).bytes,
         own=lambda: add_norm.add_norm(residual, x, dropout, weight, shape.norm_epsilon), torch=sum_and_norm,
+    )  # fmt: skip
+    gradient = random(tokens, 2 * shape.intermediate)
+    buffer = torch.zeros(2 * shape.intermediate, shape.hidden, device=device)
+    yield Pair(
+        name="weight gradient", bytes=2 * (gradient.numel() + x.numel()) + 8 * buffer.numel(),
+        own=lambda: multiply_into(buffer, gradient.t(), x, add=True), torch=lambda: buffer.add_(gradient.t() @ x),
     )  # fmt: skip
     columns = padded_vocabulary(shape.vocabulary)
     labels = max(1, min(round(tokens * MASK_SHARE), MOST_LOGITS // columns))

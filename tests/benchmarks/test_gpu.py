@@ -60,7 +60,7 @@ def test_every_kind_of_row_is_produced(measured: dict[str, dict[str, Any]]) -> N
     (profiled,) = [entry["values"] for entry in done if entry["row"]["kind"] == "profile"]
     assert profiled["trace"] == "trace-17m.json.gz"
     (own,) = [entry["values"]["kernels"] for entry in done if entry["row"]["kind"] == "kernels"]
-    assert len(own) == 7 and all(pair["torch_seconds"] > 0 for pair in own)
+    assert len(own) == 8 and all(pair["torch_seconds"] > 0 for pair in own)
     for entry in steps:
         values = entry["values"]
         assert values["tokens_per_second"] > 0 and values["roofline_share"] > 0 and values["estimated_gibibytes"] > 0
