@@ -88,12 +88,20 @@ class Embedding(torch.nn.Module):
         return hidden
 
 
+class Dense(torch.nn.Linear):
+    """A product without bias by own products, its weight's gradient straight into the buffer where there is one."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[L, K] -> [L, N]."""
+        return linear(input, self.weight, None, products.fills_buffers(input.device), False, False)
+
+
 class Head(torch.nn.Module):
     """What turns a hidden state into the query of the vocabulary: dense, GELU, norm. Alike on all tensor ranks."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.dense = torch.nn.Linear(
+        self.dense = Dense(
             config.hidden_size,
             config.hidden_size,
             bias=False,
@@ -104,9 +112,7 @@ class Head(torch.nn.Module):
 
     def forward(self, hidden_LH: Tensor) -> Tensor:
         """Same shape as the input."""
-        fills = products.fills_buffers(hidden_LH.device)
-        projected_LH = linear(hidden_LH, self.dense.weight, None, fills, False, False)
-        query: Tensor = self.norm(functional.gelu(projected_LH))
+        query: Tensor = self.norm(functional.gelu(self.dense(hidden_LH)))
         return query
 
 

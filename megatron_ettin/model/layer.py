@@ -30,7 +30,7 @@ from megatron_ettin.kernels.pointwise import AddAndNorm, Rotation, TurnBack, poi
 from megatron_ettin.kernels.rope import rotate, rotate_parts, split
 from megatron_ettin.model.attention.core import Attend, CoreAttention
 from megatron_ettin.model.attention.varlen import Parts
-from megatron_ettin.model.norm import Norm
+from megatron_ettin.model.norm import Norm, Sum
 from megatron_ettin.model.packed import PackedRows, Wanted
 from megatron_ettin.model.pattern import LayerKind
 from megatron_ettin.model.scaled import ScaledColumns, ScaledRows
@@ -81,27 +81,37 @@ class EttinLayer(TransformerLayer):  # type: ignore[misc]
 
     `narrows`: from the attention's output on it computes only the positions that are wanted behind it.
     `add_and_norm`: adds, drops and normalizes in one kernel; None: one operation after the other.
+    `defers`: its last sum is left to the first norm of the next layer.
     """
 
-    def __init__(self, *arguments: Any, narrows: bool, add_and_norm: AddAndNorm | None, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, narrows: bool, add_and_norm: AddAndNorm | None, defers: bool, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self.narrows, self.add_and_norm = narrows, add_and_norm
+        self.narrows, self.add_and_norm, self.defers = narrows, add_and_norm, defers
 
-    def forward(self, hidden_states: Tensor, packed_seq_params: PackedRows, **_: Any) -> tuple[Tensor, None]:
+    def forward(
+        self, hidden_states: Tensor | Sum, packed_seq_params: PackedRows, **_: Any
+    ) -> tuple[Tensor | Sum, None]:
         """The layer's output, [T, 1, H] as its input, or [L, 1, H]; None is Megatron-Core's cross-attention context."""
         wanted = packed_seq_params.wanted if self.narrows else None
-        attention = self.self_attention(self.input_layernorm(hidden_states), packed_seq_params, wanted)
+        if isinstance(hidden_states, Sum):
+            hidden_TH, normed_TH = self.input_layernorm(hidden_states)
+        else:
+            hidden_TH, normed_TH = hidden_states, self.input_layernorm(hidden_states)
+        attention = self.self_attention(normed_TH, packed_seq_params, wanted)
         if wanted is not None:
-            hidden_states = hidden_states.index_select(0, wanted.positions_L)
+            hidden_TH = hidden_TH.index_select(0, wanted.positions_L)
         dropout = self._dropout(packed_seq_params, wanted) if self.hidden_dropout and self.training else None
-        if self.add_and_norm is not None:
-            norm = self.pre_mlp_layernorm
-            hidden_states, normed = self.add_and_norm(hidden_states, attention, dropout, norm.weight, norm.epsilon)
-            return hidden_states + self.mlp(normed), None
-        hidden_states = (
-            hidden_states + attention if dropout is None else add_dropped(hidden_states, attention, dropout)
-        )
-        return hidden_states + self.mlp(self.pre_mlp_layernorm(hidden_states)), None
+        if self.add_and_norm is None:
+            hidden_TH = hidden_TH + attention if dropout is None else add_dropped(hidden_TH, attention, dropout)
+            return hidden_TH + self.mlp(self.pre_mlp_layernorm(hidden_TH)), None
+        dropped = Sum(residual=hidden_TH, x=attention, dropout=dropout, kernel=self.add_and_norm)
+        hidden_TH, normed_TH = self.pre_mlp_layernorm(dropped)
+        output = self.mlp(normed_TH)
+        if self.defers:
+            return Sum(residual=hidden_TH, x=output, kernel=self.add_and_norm), None
+        return hidden_TH + output, None
 
     def _dropout(self, packed: PackedRows, wanted: Wanted | None) -> Dropout:
         """Which numbers of this rank's tokens are dropped, or of those wanted."""
@@ -213,9 +223,12 @@ def layer_spec(
     """Megatron-Core's description of one layer. Layer 0 has no attention norm: the embedding's norm has just run."""
     columns, rows = linear_classes(config, compute_capability(groups.device), kind.index)
     parts = pointwise(kernels)
+    # Pipeline stages and layers that are computed again hand on tensors; behind the last layer nobody reads the sum.
+    alone = config.layout.pipeline == 1 and config.layout.recompute == "none"
+    defers = parts.add_and_norm is not None and alone and kind.index < config.model.layers - 1
     return ModuleSpec(
         module=EttinLayer,
-        params={"narrows": narrows, "add_and_norm": parts.add_and_norm},
+        params={"narrows": narrows, "add_and_norm": parts.add_and_norm, "defers": defers},
         submodules=TransformerLayerSubmodules(
             input_layernorm=IdentityOp if kind.index == 0 else Norm,
             self_attention=ModuleSpec(

@@ -74,13 +74,14 @@ def launches(
     A micro-batch without rows has no logits, and its last layer is not asked for no position at all.
     """
     layers, forward = LAYERS * (MICRO_BATCHES + empty), 2 if recompute == "full" else 1
+    sums = 2 * layers - MICRO_BATCHES - empty if recompute == "none" else layers  # the last layer's second one is apart
     turned_back = {"rotary.turn_back_kernel": layers} if attention != "sdpa" else {}
     return turned_back | {
         "rotary.rotate_kernel": layers * (forward + 1 - bool(turned_back)),
         "gated_gelu.forward_kernel": layers * forward,
         "gated_gelu.backward_kernel": layers,
-        "add_norm.forward_kernel": layers * forward,
-        "add_norm.backward_kernel": layers,
+        "add_norm.forward_kernel": sums * forward,
+        "add_norm.backward_kernel": sums,
         **dict.fromkeys(OF_LOSS[precision], MICRO_BATCHES),
         "adam.second_moments_kernel": 1,
         "adam.sums_kernel": 1,
