@@ -146,6 +146,26 @@ def test_sum_dropout_and_norm_are_those_of_the_definition(
         close(got.grad, wanted.grad, SUMS)
 
 
+@pytest.mark.parametrize(("tokens", "channels"), [(1, 64), (300, 100), (0, 64)])
+def test_the_gradient_of_a_norm_s_weight_is_added_to_its_buffer(tokens: int, channels: int) -> None:
+    torch.manual_seed(6)
+    x, residual = (torch.randn(tokens, channels) for _ in range(2))
+    upstream = [torch.randn(tokens, channels) for _ in range(2)]
+    bare, weight = (torch.ones(channels, requires_grad=True) for _ in range(2))
+    before = torch.randn(channels)
+    weight.main_grad = before.clone()
+    for leaf in (bare, weight):
+        torch.autograd.backward(add_norm.add_norm(residual, x, None, leaf, 1e-5), upstream)
+    assert bare.grad is not None and weight.grad_added_to_main_grad
+    close(weight.main_grad - before, bare.grad, SUMS)
+    parts = torch.zeros(300, channels)
+    said = add_norm.add_weight_cost(300, channels)
+    tile = {"ROWS": add_norm.SUMMED_ROWS, "COLUMNS": add_norm.SUMMED_CHANNELS}
+    grid = (-(-channels // add_norm.SUMMED_CHANNELS),)
+    run = add_norm.add_weight_kernel[grid]
+    assert moved(lambda: run(parts, before, 300, WIDTH=channels, **tile)) == (said.read, said.written)
+
+
 @pytest.mark.parametrize("channels", [16, 64, 100, 256])
 def test_the_bits_of_dropout_are_those_of_the_extension(channels: int) -> None:
     dropout = dropout_of(7, 0.5)

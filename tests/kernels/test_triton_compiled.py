@@ -104,6 +104,9 @@ def usages() -> dict[str, str]:
         types |= dict.fromkeys(("d_hidden", "d_normed", "d_residual", "d_x"), "*bf16")
         types |= {"d_weight": "*fp32", "tokens": "i32", "tokens_a_program": "i32"} | draws
         found[f"norm backward {channels} {drops}"] = compiled(add_norm.backward_kernel, types, warps, **constants)
+    types = {"parts": "*fp32", "buffer": "*fp32", "programs": "i32"}
+    tile = {"ROWS": add_norm.SUMMED_ROWS, "COLUMNS": add_norm.SUMMED_CHANNELS}
+    found["norm weight"] = compiled(add_norm.add_weight_kernel, types, WIDTH=768, **tile)
     types = {"addresses": "*i64", "sizes": "*i64", "chunks": "*i64"}
     numbers = {"tensors": "i32", "beta": "fp32", "rest": "fp32"}
     moments = types | {"sums": "*fp32"} | numbers | {"least": "fp32"}
@@ -124,7 +127,7 @@ def test_every_kernel_compiles_for_hopper_without_spills(tmp_path: Path) -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 24
+    assert len(found) == 25
     for name, usage in found.items():
         used = {kind: int(number) for kind, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
         assert used["REG"] > 0, name

@@ -82,6 +82,7 @@ def launches(
         "gated_gelu.backward_kernel": layers,
         "add_norm.forward_kernel": sums * forward,
         "add_norm.backward_kernel": sums,
+        "add_norm.add_weight_kernel": sums,
         **dict.fromkeys(OF_LOSS[precision], MICRO_BATCHES),
         "adam.second_moments_kernel": 1,
         "adam.sums_kernel": 1,

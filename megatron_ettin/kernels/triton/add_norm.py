@@ -12,12 +12,15 @@ import triton.language as tl
 from torch import Tensor
 
 from megatron_ettin.kernels.dropout import Dropout
+from megatron_ettin.kernels.linear import no_gradient
 from megatron_ettin.kernels.triton.launch import KernelCost, launch
 
 GROUP = 64
 """Channels that share the words of sixteen counters; see `Dropout`."""
 BACKWARD_PROGRAMS = 1024
 """Each adds up the weight's gradient over its tokens, in an order that never changes."""
+SUMMED_ROWS, SUMMED_CHANNELS = 128, 32
+"""Of those sums a program adds up so many at once."""
 VARYING = ["tokens", "key", "step", "layer", "dropped_below"]
 """Numbers that change from call to call: a kernel is compiled once for all of their values."""
 
@@ -27,7 +30,8 @@ def add_norm(
 ) -> tuple[Tensor, Tensor]:
     """(hidden = residual + dropout(x), LayerNorm of hidden times the weight), both of the shape and type of x.
 
-    The norm is taken of the sum as it is stored, statistics in fp32. x is [T, ..., H], contiguous or made so.
+    The norm is taken of the sum as it is stored, statistics in fp32. x is [T, ..., H], contiguous or made so. The
+    weight's gradient is added to its fp32 buffer `main_grad` where it has one.
     """
     hidden, normed = _AddNorm.apply(residual, x, dropout, weight_H, epsilon)  # type: ignore[no-untyped-call]
     return hidden, normed
@@ -51,7 +55,7 @@ class _AddNorm(torch.autograd.Function):
             *_draws(dropout, x), **_constants(dropout, channels),
         )  # fmt: skip
         ctx.save_for_backward(hidden, weight_H, statistics_2T)
-        ctx.dropout = dropout
+        ctx.dropout, ctx.buffer_H = dropout, getattr(weight_H, "main_grad", None)
         return hidden, normed
 
     @staticmethod
@@ -70,7 +74,13 @@ class _AddNorm(torch.autograd.Function):
             d_weight_PH, tokens, triton.cdiv(tokens, max(1, programs)), *_draws(ctx.dropout, hidden),
             **_constants(ctx.dropout, channels),
         )  # fmt: skip
-        return d_residual, d_x, None, d_weight_PH.sum(dim=0).to(weight_H.dtype), None
+        if ctx.buffer_H is None:
+            return d_residual, d_x, None, d_weight_PH.sum(dim=0).to(weight_H.dtype), None
+        launch(
+            add_weight_kernel, (triton.cdiv(channels, SUMMED_CHANNELS),), d_weight_PH, ctx.buffer_H, programs,
+            WIDTH=channels, ROWS=SUMMED_ROWS, COLUMNS=SUMMED_CHANNELS,
+        )  # fmt: skip
+        return d_residual, d_x, None, no_gradient(weight_H), None
 
 
 def _draws(dropout: Dropout | None, x: Tensor) -> tuple[Any, ...]:
@@ -160,6 +170,24 @@ def backward_kernel(
             gradient = drop(gradient, places, known, key, step, layer, dropped_below, scale, GROUPS)
             tl.store(d_x + place, gradient, mask=valid)
     tl.store(d_weight + program * CHANNELS + channel, sums, mask=inside)
+
+
+@triton.jit(do_not_specialize=["programs"])
+def add_weight_kernel(parts, buffer, programs, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Adds some channels of all programs' sums to the buffer."""
+    channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = channel < WIDTH
+    added = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, programs, ROWS):
+        row = first + tl.arange(0, ROWS)[:, None]
+        added += tl.load(parts + row * WIDTH + channel[None, :], mask=(row < programs) & inside[None, :], other=0.0)
+    before = tl.load(buffer + channel, mask=inside, other=0.0)
+    tl.store(buffer + channel, before + tl.sum(added, axis=0), mask=inside)
+
+
+def add_weight_cost(programs: int, width: int) -> KernelCost:
+    """Of adding the programs' sums to the buffer."""
+    return KernelCost(read=4 * (programs + 1) * width, written=4 * width, operations=programs * width)
 
 
 def cost(tokens: int, channels: int, item: int, *, dropout: bool, backward: bool) -> KernelCost:
