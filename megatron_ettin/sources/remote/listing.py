@@ -21,6 +21,9 @@ ASKED_AT_ONCE = 16
 MDS_INDEX = "index.json"
 LARGEST_INDEX = 1 << 30
 """Bytes of the index of an MDS folder."""
+SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
+"""What describes a dataset that `datasets` has saved, and is no text."""
+DESCRIBES = "describes a dataset"
 UNNAMED = "not named by the MDS index beside it"
 
 Found = tuple[RemoteFile, str, str | None]
@@ -132,15 +135,18 @@ def _chosen(listing: Listing, wanted: str) -> tuple[list[Found], dict[str, list[
     kinds: dict[str, tuple[str, str | None]] = {}
     paths = sorted(listing.infos, key=lambda path: _order(listing.below(path)))
     shards = _shards(listing, paths)
+    saved = any(path.endswith(".arrow") for path in paths)
     for path in paths:
-        folder = path.rpartition("/")[0]
+        folder, _, name = path.rpartition("/")
         if any(part.startswith(".") for part in listing.below(path)):
             left_out.setdefault(HIDDEN, []).append(listing.name(path))
         elif folder in shards:
             if path in shards[folder]:
                 kinds[path] = ("mds", "zst" if path.endswith((".zst", ".zstd")) else None)
-            elif path.rpartition("/")[2] != MDS_INDEX:
+            elif name != MDS_INDEX:
                 left_out.setdefault(UNNAMED, []).append(listing.name(path))
+        elif saved and name in SAVED:
+            left_out.setdefault(DESCRIBES, []).append(listing.name(path))
         elif (kind := detect(place_of(listing.address(path)), wanted)) is not None:
             kinds[path] = kind
         else:

@@ -99,6 +99,13 @@ def test_globs_and_folders_are_listed_in_the_order_of_a_disk(tmp_path, web):
     assert len(twice.files) == 2 and sum(map(len, twice.left_out.values())) == 1
 
 
+def test_descriptions_of_saved_datasets_are_no_text(web):
+    web.files = {f"/s/{name}": b"{}" for name in ("data-0.arrow", "state.json", "dataset_info.json", "a.jsonl")}
+    found = find_inputs([f"{web.address}/s/"])
+    assert f"{web.address}/s/a.jsonl" in names(found) and not any(name.endswith(".json") for name in names(found))
+    assert len(found.left_out["describes a dataset"]) == 2
+
+
 @pytest.mark.parametrize("fault", ["drop", "short", 503])
 def test_what_passes_is_tried_again_from_where_it_was(tmp_path, web, tokenizer, fault, capfd):  # noqa: F811
     web.faults["/text.jsonl"] = [fault] * 5
