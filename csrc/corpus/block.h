@@ -19,6 +19,12 @@ enum class RecordKind : uint8_t {
   kIds,        // bytes are uint32 ids of documents; `ends` counts ids
 };
 
+enum RowFault : uint8_t {
+  kNoFault = 0,
+  kNoValue = 1,     // the row holds null
+  kFieldCount = 2,  // the row has not as many fields as the table has columns
+};
+
 struct RejectedRecord {
   uint64_t line = 0;    // from 1; relative to the block until it is committed
   uint64_t offset = 0;  // of the offending byte in the (decompressed) source, or the row number
@@ -33,7 +39,7 @@ struct Block {
   RecordKind kind = RecordKind::kJsonLines;
   std::string bytes;
   std::vector<uint64_t> ends;             // of texts: with several outputs, one for each of them in each row
-  std::vector<uint8_t> missing;           // rows without a value; empty when there are none
+  std::vector<uint8_t> faults;            // of each row, a RowFault; empty when there are none
   uint64_t separator = 0;                 // texts: bytes between one document and the next
   bool counts_rows = false;               // begin and end are row numbers, not byte offsets
   std::shared_ptr<const InputFile> file;  // json_lines only: the lines that start in [begin, end) of this file

@@ -159,13 +159,24 @@ void BlockEncoder::text_block(const Block& block, BlockResult& result) {
       begin = end + block.separator;
     }
     ++result.lines;
-    if (!block.missing.empty() && block.missing[row] != 0) {
-      reject(result, Reject::kNotAString, offset, "the row holds no value");
-    } else if (check_texts(texts, block.counts_rows, offset, result)) {
+    if (rejects_row(block, row, offset, result)) continue;
+    if (check_texts(texts, block.counts_rows, offset, result)) {
       for (size_t i = 0; i < width; ++i) documents_[i] = {&texts[i], 1, 0};
       take_record(offset, result);
     }
   }
+}
+
+// Whether a row of a table was found to hold no document.
+bool BlockEncoder::rejects_row(const Block& block, size_t number, uint64_t row, BlockResult& result) {
+  const uint8_t fault = block.faults.empty() ? kNoFault : block.faults[number];
+  if (fault == kNoFault) return false;
+  if (fault == kFieldCount) {
+    reject(result, Reject::kRaggedRow, row, "the row has not as many fields as the header");
+  } else {
+    reject(result, Reject::kNotAString, row, "the row holds no value");
+  }
+  return true;
 }
 
 bool BlockEncoder::check_texts(const std::vector<std::string_view>& texts, bool rows, uint64_t offset,
@@ -195,14 +206,9 @@ void BlockEncoder::id_block(const Block& block, BlockResult& result) {
   uint64_t begin = 0;
   for (const uint64_t end : block.ends) {
     if (stopped(result)) return;
-    const uint64_t row = block.begin + result.lines;
-    if (!block.missing.empty() && block.missing[result.lines] != 0) {
-      ++result.lines;
-      reject(result, Reject::kNotAString, row, "the row holds no value");
-    } else {
-      ++result.lines;
-      id_record(ids + begin, end - begin, row, result);
-    }
+    const uint64_t number = result.lines++;
+    const uint64_t row = block.begin + number;
+    if (!rejects_row(block, number, row, result)) id_record(ids + begin, end - begin, row, result);
     begin = end;
   }
 }

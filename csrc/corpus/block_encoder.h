@@ -84,6 +84,7 @@ class BlockEncoder {
   void json_block(std::string_view lines, uint64_t offset, BlockResult& result);
   void json_line(std::string_view line, uint64_t offset, bool known_valid, BlockResult& result);
   void text_block(const Block& block, BlockResult& result);
+  bool rejects_row(const Block& block, size_t number, uint64_t row, BlockResult& result);
   bool check_texts(const std::vector<std::string_view>& texts, bool rows, uint64_t offset, BlockResult& result);
   void id_block(const Block& block, BlockResult& result);
   void id_record(const uint32_t* ids, size_t count, uint64_t row, BlockResult& result);

@@ -17,15 +17,16 @@ enum class Reject : uint8_t {
   kTruncated = 7,
   kTemplateSpecials = 8,
   kInvalidIds = 9,
+  kRaggedRow = 10,
   kNone = 255,
 };
 
-constexpr size_t kRejectKinds = 10;
+constexpr size_t kRejectKinds = 11;
 
 inline const char* reject_name(Reject kind) noexcept {
   constexpr const char* names[kRejectKinds] = {"invalid_utf8",      "byte_order_mark", "invalid_json",  "missing_key",
                                                "not_a_string",      "too_long",        "special_token", "truncated",
-                                               "template_specials", "invalid_ids"};
+                                               "template_specials", "invalid_ids",     "ragged_row"};
   const auto number = static_cast<size_t>(kind);
   return number < kRejectKinds ? names[number] : "none";
 }

@@ -221,8 +221,8 @@ class Builder {
   }
 
   void feed_texts(uint32_t source, const py::buffer& data, const py::handle& ends, uint64_t begin, bool rows,
-                  const py::handle& missing) {
-    Block block = records(source, RecordKind::kTexts, data, ends, 1, missing);
+                  const py::handle& faults) {
+    Block block = records(source, RecordKind::kTexts, data, ends, 1, faults);
     block.begin = begin;
     block.counts_rows = rows;
     block.end = begin + (rows ? block.ends.size() / keys_ : block.bytes.size());
@@ -230,8 +230,8 @@ class Builder {
   }
 
   void feed_ids(uint32_t source, const py::buffer& data, const py::handle& ends, uint64_t begin,
-                const py::handle& missing) {
-    Block block = records(source, RecordKind::kIds, data, ends, sizeof(uint32_t), missing);
+                const py::handle& faults) {
+    Block block = records(source, RecordKind::kIds, data, ends, sizeof(uint32_t), faults);
     block.begin = begin;
     block.counts_rows = true;
     block.end = begin + block.ends.size();
@@ -292,18 +292,17 @@ class Builder {
   }
 
   Block records(uint32_t source, RecordKind kind, const py::buffer& data, const py::handle& ends, size_t unit,
-                const py::handle& missing) {
+                const py::handle& faults) {
     const py::buffer_info info = data.request();
     const std::string_view bytes = buffer_view(info);
     Block block;
     block.source = source;
     block.kind = kind;
     block.ends = copy_vector<uint64_t>(ends);
-    block.missing = copy_vector<uint8_t>(missing);
+    block.faults = copy_vector<uint8_t>(faults);
     check_ends(block.ends, bytes.size() / unit);
     const size_t width = kind == RecordKind::kTexts ? keys_ : 1;
-    if (block.ends.size() % width != 0 ||
-        (!block.missing.empty() && block.missing.size() != block.ends.size() / width)) {
+    if (block.ends.size() % width != 0 || (!block.faults.empty() && block.faults.size() != block.ends.size() / width)) {
       throw std::invalid_argument("the number of texts does not fit the number of rows");
     }
     block.bytes.assign(bytes);
@@ -346,9 +345,9 @@ void bind_builder(py::module_& module) {
       .def("feed_stream", &Builder::feed_stream, py::arg("data"))
       .def("finish_stream", &Builder::finish_stream, py::arg("drop_tail"))
       .def("feed_texts", &Builder::feed_texts, py::arg("source"), py::arg("data"), py::arg("ends"), py::arg("begin"),
-           py::arg("rows"), py::arg("missing"))
+           py::arg("rows"), py::arg("faults"))
       .def("feed_ids", &Builder::feed_ids, py::arg("source"), py::arg("data"), py::arg("ends"), py::arg("begin"),
-           py::arg("missing"))
+           py::arg("faults"))
       .def("feed_rejected", &Builder::feed_rejected, py::arg("source"), py::arg("kind"), py::arg("offset"),
            py::arg("end"), py::arg("reason"))
       .def("end_source", &Builder::end_source, py::arg("source"), py::arg("end"), py::arg("bytes"), py::arg("checksum"))

@@ -65,7 +65,7 @@ class AdaptFlags(PretrainFlags):
     """How the export at the end stores its tensors."""
     json_key: str = "text"
     """Key of a json line, or column of a table, that holds text."""
-    input_format: Literal["auto", "jsonl", "txt", "parquet", "mds"] = "auto"
+    input_format: Literal["auto", "jsonl", "txt", "csv", "tsv", "parquet", "arrow", "mds"] = "auto"
     """Format of the text; auto goes by the names."""
     text_separator: str = ""
     """Cut text files into documents at this (\\n, \\t, \\0 are escapes); empty: a file is one document."""

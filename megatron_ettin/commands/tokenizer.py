@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="ettin tokenizer", description=__doc__)
     verbs = result.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="learn a tokenizer from text files")
-    formats = ".jsonl, .txt (each also with .gz or .zst) and .parquet"
+    formats = ".jsonl, .txt, .csv, .tsv (each also with .gz or .zst), .parquet and .arrow"
     train.add_argument("--input", nargs="+", required=True, help=f"{INPUTS}: {formats}")
     train.add_argument("--output", type=Path, required=True, help="folder to create, with tokenizer.json in it")
     train.add_argument("--vocabulary", type=int, default=50_368, help="tokens, special tokens included (default 50368)")

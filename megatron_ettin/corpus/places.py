@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from megatron_ettin.corpus.manifest import Manifest, SourceSummary
 from megatron_ettin.corpus.reader import Corpus
 from megatron_ettin.corpus.together import join_sources, manifests_of
 from megatron_ettin.errors import DataError
+from megatron_ettin.sources.delimited import DELIMITERS, RecordPlaces
+from megatron_ettin.sources.files import make_sources
 
 
 class Unit(NamedTuple):
@@ -22,7 +25,10 @@ class Unit(NamedTuple):
     first: int
 
 
-UNITS = {"jsonl": Unit("line", 1), "txt": Unit("text", 0), "parquet": Unit("row", 0), "mds": Unit("sample", 0)}
+UNITS = {
+    "jsonl": Unit("line", 1), "txt": Unit("text", 0), "csv": Unit("row", 0), "tsv": Unit("row", 0),
+    "parquet": Unit("row", 0), "arrow": Unit("row", 0), "mds": Unit("sample", 0),
+}  # fmt: skip
 """By the format of a file."""
 
 
@@ -31,6 +37,8 @@ class Place:
     """Where a document stands in the input."""
 
     path: str
+    format: str
+    """As the manifest names it: ``csv.gz``."""
     unit: str
     first: int
     """Number of its line, row, sample or text, as people count: lines from 1, all else from 0."""
@@ -43,8 +51,8 @@ class Place:
         text = f"{self.path}, {self.unit} {self.first}"
         if self.last > self.first:
             text += f" to {self.last} (up to {self.last - self.first} before it were blank or skipped)"
-        elif not self.begin and self.unit == "row" and (group := _row_group(self.path, self.first)) is not None:
-            text += f" (row group {group[0]}, row {group[1]} of it)"
+        elif not self.begin and (more := _within(self.path, self.format, self.first)):
+            text += f" ({more})"
         return f"{text}, counted from byte {self.begin}" if self.begin else text
 
 
@@ -97,7 +105,26 @@ def _place(source: SourceSummary, number: int) -> Place:
     unit = UNITS.get(source.format.partition(".")[0], Unit("document", 0))
     skipped = source.blank_lines + sum(count for kind, count in source.rejected.items() if kind != "truncated")
     first = unit.first + number
-    return Place(path=source.path, unit=unit.name, first=first, last=first + skipped, begin=source.begin)
+    return Place(
+        path=source.path, format=source.format, unit=unit.name, first=first, last=first + skipped, begin=source.begin
+    )
+
+
+def _within(path: str, kind: str, row: int) -> str:
+    """Where a row stands in a file that can be read here, in words of its format; else nothing."""
+    format, _, compression = kind.partition(".")
+    if format == "parquet" and (group := _row_group(path, row)) is not None:
+        return f"row group {group[0]}, row {group[1]} of it"
+    if format in DELIMITERS:
+        with contextlib.suppress(DataError):
+            return f"line {_record_places(path, format, compression or None).line(row) or 'unknown'}"
+    return ""
+
+
+@lru_cache(maxsize=16)
+def _record_places(path: str, format: str, compression: str | None) -> RecordPlaces:
+    """The places of the records of a csv or tsv file. Raises DataError when it is not there."""
+    return RecordPlaces(make_sources([(Path(path), format, compression)])[0])
 
 
 @cache

@@ -1,9 +1,10 @@
 """Where an input file may be cut, so that its parts become shards that are built on different machines.
 
 Every machine finds the same places by itself, from the bytes of the file alone. A plain file of lines is cut anywhere,
-a compressed one where a gzip member or a zstd frame starts, a parquet file where a row group starts. Any other file is
-taken whole, and so is one of a single member, frame or group, and a compressed one that lies elsewhere: to find its
-members it would have to be fetched.
+a compressed one where a gzip member or a zstd frame starts, a parquet or arrow file where a row group or record batch
+starts. Any other file is taken whole, and so is one of a single member, frame, group or batch, and one of members, frames
+or batches that lies elsewhere: to find them it would have to be fetched. A csv file is, too: whether a line break within it
+ends a record depends on every quote before it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,13 @@ def _cut(source: Source, offset: int) -> int:
         from megatron_ettin.sources.parquet import group_starts
 
         return next((start for start in group_starts(source) if start >= offset), source.size)
-    if source.format == "jsonl" and source.remote is None:
+    if source.remote is not None:
+        return source.size
+    if source.format == "arrow":
+        from megatron_ettin.sources.arrow import batch_starts
+
+        return next((start for start in batch_starts(source) if start >= offset), source.size)
+    if source.format == "jsonl":
         with RawFile(source.path) as raw:
             if source.compression == "zst":
                 return next_frame(raw.descriptor, offset, source.size)

@@ -13,18 +13,18 @@ from pathlib import Path, PurePath
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.regular_files import KINDS
+from megatron_ettin.sources.listed import MDS_INDEX, SAVED_INFO, SAVED_STATE, listed_folder
 from megatron_ettin.sources.members import ZSTD_MAGIC, skippable_bytes
 from megatron_ettin.sources.remote.address import RemoteFile, is_remote
-from megatron_ettin.typed_json import parse_json
 
 FORMATS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "txt", ".text": "txt", ".md": "txt",
-    ".parquet": "parquet", ".mds": "mds",
+    ".parquet": "parquet", ".mds": "mds", ".csv": "csv", ".tsv": "tsv", ".arrow": "arrow", ".arrows": "arrow",
+    ".feather": "arrow",
 }  # fmt: skip
 """Format by the end of the name, before a compression suffix."""
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
-FORMAT_NAMES = ("jsonl", "txt", "parquet", "mds")
-MDS_INDEX = "index.json"
+FORMAT_NAMES = ("jsonl", "txt", "csv", "tsv", "parquet", "arrow", "mds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Source:
 
     path: Path
     format: str
-    """jsonl, txt, parquet or mds."""
+    """One of FORMAT_NAMES."""
     compression: str | None
     size: int
     """Bytes of the whole file."""
@@ -81,32 +81,6 @@ def detect(path: PurePath, wanted: str) -> tuple[str, str | None] | None:
     return (format, compression) if format else None
 
 
-def _is_mds_folder(folder: Path) -> bool:
-    try:
-        content = parse_json((folder / MDS_INDEX).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "shards" in content
-
-
-def mds_shards(folder: Path) -> list[Path]:
-    """The shard files that an MDS index names, in its order: as they lie there, compressed or not. Raises DataError."""
-    index = folder / MDS_INDEX
-    try:
-        shards = parse_json(index.read_bytes())["shards"]
-        names = [(shard["raw_data"]["basename"], (shard.get("zip_data") or {}).get("basename")) for shard in shards]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{index}: not the index of an MDS folder ({error!r})") from error
-    paths = []
-    for raw, zipped in names:
-        choices = [folder / Path(name).name for name in (raw, zipped) if name]
-        found = next((path for path in choices if path.is_file()), None)
-        if found is None:
-            raise DataError(f"{index}: names the shard {raw}, which is not there; fetch it, or repair the index")
-        paths.append(found)
-    return paths
-
-
 @dataclass
 class Inputs:
     """The files found, and what of the folders and globs was left out."""
@@ -117,6 +91,7 @@ class Inputs:
 
 
 HIDDEN, NAMELESS, DOUBLED = "hidden", "the name says no format", "named twice, read once"
+DESCRIPTION = "describes a dataset"
 BESIDE_DATA = "text beside data files; name each file to read it, or say the format of all"
 
 
@@ -194,6 +169,8 @@ class _Finder:
             kind = None if _dangles(path) else KINDS.get(stat.S_IFMT(_status(path).st_mode))
             if kind is not None:
                 self.leave_out(path, kind)
+            elif path.name == SAVED_INFO:
+                self.leave_out(path, DESCRIPTION)
             elif not self._add(path):
                 self.leave_out(path, NAMELESS)
         given = self.found.files[mark:]
@@ -205,11 +182,9 @@ class _Finder:
 
     def _add(self, path: Path) -> bool:
         """Whether the file says a format; it is read unless it is among the inputs already."""
-        if path.name == MDS_INDEX and _is_mds_folder(path.parent):
-            kinds: list[tuple[Path, str, str | None]] = [
-                (shard, "mds", "zst" if shard.suffix in (".zstd", ".zst") else None)
-                for shard in mds_shards(path.parent)
-            ]
+        listed = listed_folder(path.parent) if path.name in (MDS_INDEX, SAVED_STATE) else None
+        if listed is not None and listed.index == path:
+            kinds = listed.files
         elif (kind := detect(path, self.wanted)) is not None:
             kinds = [(path, *kind)]
         else:
@@ -242,12 +217,12 @@ class _Finder:
 
     def walk(self, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
         """The files below a folder, in order. Links to folders are followed, but never into a folder above them."""
-        if _is_mds_folder(folder):
-            named = {MDS_INDEX, *(shard.name for shard in mds_shards(folder))}
-            for name in _names(folder):
+        if (listed := listed_folder(folder)) is not None:
+            named = listed.known | {path.name for path, _, _ in listed.files}
+            for name in _names(listed.index.parent):
                 if name not in named:
-                    self.leave_out(folder / name, "not named by the MDS index beside it")
-            yield folder / MDS_INDEX
+                    self.leave_out(listed.index.parent / name, f"not named by the {listed.index.name} beside it")
+            yield listed.index
             return
         status = _status(folder)
         here = (status.st_dev, status.st_ino)
@@ -283,8 +258,8 @@ class _Finder:
 def find_inputs(inputs: Sequence[str | Path], wanted: str = "auto", *, remedy: str = "rename it") -> Inputs:
     """Resolve names, globs, folders and addresses. Globs and folders are sorted; the order of the arguments is kept.
 
-    A file that is named or found twice, also by links, is read once. In a folder or glob that holds data (jsonl,
-    parquet, MDS), text files are left out. ``remedy`` is for a named file whose name says no format. Raises DataError
+    A file that is named or found twice, also by links, is read once. In a folder or glob that holds data (any
+    other format), text files are left out. ``remedy`` is for a named file whose name says no format. Raises DataError
     for it, for a name that is not there, a pipe, what cannot be read, a glob or folder without a usable file.
     """
     finder = _Finder(wanted, remedy)
@@ -328,7 +303,10 @@ def make_sources(files: Iterable[tuple[Path | RemoteFile, str, str | None]]) -> 
 
 
 HEAD_BYTES = 64
-GZIP, ZSTD, PARQUET = b"\x1f\x8b", ZSTD_MAGIC.to_bytes(4, "little"), b"PAR1"
+GZIP, ZSTD = b"\x1f\x8b", ZSTD_MAGIC.to_bytes(4, "little")
+MAGIC = {"parquet": b"PAR1", "arrow": b"ARROW1"}
+"""What files of a format start with; a stream of arrow, which has none, is told by who reads it."""
+FEATHER_1 = b"FEA1"
 
 
 def require_kind(source: Source) -> None:
@@ -350,8 +328,11 @@ def require_kind(source: Source) -> None:
         )
     if packed and not source.compression:
         raise DataError(f"{source.path}: holds compressed data; give it a name that ends in .{packed}")
-    if source.format != "parquet" and head[:4] == PARQUET:
-        raise DataError(f"{source.path}: holds parquet data; give it a name that ends in .parquet")
+    for format, magic in MAGIC.items():
+        if source.format != format and head.startswith(magic):
+            raise DataError(f"{source.path}: holds {format} data; give it a name that ends in .{format}")
+    if source.format == "arrow" and head.startswith(FEATHER_1):
+        raise DataError(f"{source.path}: is feather of version 1, which is not read; write it again as version 2")
     if source.splits and head.lstrip().startswith(b"["):
         raise DataError(
             f"{source.path}: holds a JSON array, but one JSON object a line is read; convert it by `python -c 'import "

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ettin.errors import DataError
+from megatron_ettin.sources.columns import id_array
 from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.sources.files import Source
-from megatron_ettin.sources.parquet import id_array
 from megatron_ettin.sources.records import DocumentBatch
 from megatron_ettin.typed_json import parse_json
 

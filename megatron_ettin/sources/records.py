@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+NO_VALUE, FIELD_COUNT = 1, 2
+"""Why a row is no document: it holds null, or not as many fields as there are columns. As in csrc/corpus/block.h."""
+
+
 class StreamKind(NamedTuple):
     """How a stream of bytes is cut into records."""
 
@@ -26,10 +30,10 @@ class DocumentBatch(NamedTuple):
     ends: NDArray[np.uint64]
     """Where each document stops, in bytes or ids; with several columns, each text of a document."""
     ids: bool = False
-    missing: NDArray[np.bool_] | None = None
-    """Documents that hold no value; their texts are empty."""
+    faults: NDArray[np.uint8] | None = None
+    """Of each row 0, or why it is no document: NO_VALUE, FIELD_COUNT. The texts of such rows are empty."""
 
     @property
     def documents(self) -> int:
-        """Number of documents, those without a value included."""
-        return len(self.ends) if self.missing is None else len(self.missing)
+        """Number of rows, those that are no documents included."""
+        return len(self.ends) if self.faults is None else len(self.faults)

@@ -14,9 +14,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.publish import publish
-from megatron_ettin.sources.files import Source, find_inputs, make_sources, require_kind
-from megatron_ettin.sources.parquet import parquet_documents
+from megatron_ettin.sources.delimited import DELIMITERS, RecordPlaces, delimited_documents, whole_file
+from megatron_ettin.sources.files import FORMAT_NAMES, Source, find_inputs, make_sources, require_kind
+from megatron_ettin.sources.records import FIELD_COUNT, DocumentBatch
 from megatron_ettin.sources.remote.staging import read_in_order
+from megatron_ettin.sources.tables import table_documents
 from megatron_ettin.tokenizer.special_tokens import CLS, MASK, ROLES, SEP, SPECIAL_TOKENS
 
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
@@ -90,32 +92,38 @@ def text_files(inputs: Sequence[str]) -> list[Source]:
     for source in sources:
         if source.remote is None:
             require_kind(source)
-        if source.format not in ("jsonl", "txt", "parquet"):
-            raise DataError(
-                f"{source.name}: a tokenizer is trained on jsonl, txt and parquet files, not on {source.format}; "
-                "convert it first"
-            )
+        if source.format == "mds":
+            formats = ", ".join(name for name in FORMAT_NAMES if name != "mds")
+            raise DataError(f"{source.name}: a tokenizer is trained on {formats} files, not on mds; convert it first")
     return sources
 
 
 def read_texts(sources: Iterable[Source], key: str, limit: int) -> Iterator[str]:
-    """Texts of jsonl (member ``key`` of each line), parquet (column ``key``) and txt files, up to ``limit`` characters.
+    """Texts of jsonl (member ``key`` of each line), txt, and tables (column ``key``), up to ``limit`` characters.
 
     Raises DataError naming file and line for anything that cannot be read.
     """
     left = limit
     for source in sources:
-        for text in _parquet_texts(source, key) if source.format == "parquet" else _line_texts(source, key):
+        for text in _line_texts(source, key) if source.format in ("jsonl", "txt") else _column_texts(source, key):
             if left <= 0:
                 return
             yield text[:left]
             left -= len(text)
 
 
-def _parquet_texts(source: Source, key: str) -> Iterator[str]:
-    for batch in parquet_documents(source, [key], 0):
+def _column_texts(source: Source, key: str) -> Iterator[str]:
+    batches: Iterator[DocumentBatch]
+    if source.format in DELIMITERS:
+        batches = delimited_documents(source, whole_file(source), [key])
+    else:
+        batches = table_documents(source, [key], 0)
+    for batch in batches:
         if batch.ids:
             raise DataError(f"{source.path}: column {key!r} holds ids, not text; name another by --json-key")
+        if batch.faults is not None and (ragged := (batch.faults == FIELD_COUNT).nonzero()[0]).size:
+            line = RecordPlaces(source).line(batch.first + int(ragged[0]))
+            raise DataError(f"{_place(source, line or 0)}: not as many fields as the header; correct the row")
         start = 0
         for end in batch.ends.tolist():
             yield bytes(batch.content[start:end]).decode("utf-8", "replace")
@@ -149,7 +157,7 @@ def _line_texts(source: Source, key: str) -> Iterator[str]:
 
 
 def _place(source: Source, line: int) -> str:
-    return f"{source.path}, line {line}" if line and source.format == "jsonl" else str(source.path)
+    return f"{source.path}, line {line}" if line and source.format != "txt" else str(source.path)
 
 
 def _open(source: Source) -> TextIO:

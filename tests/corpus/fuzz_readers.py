@@ -1,6 +1,6 @@
-"""A fuzzer of what Python reads of other people's files: MDS shards and manifests.
+"""A fuzzer of what Python reads of other people's files: MDS shards, manifests, csv and arrow files.
 
-    python -m tests.corpus.fuzz_readers {mds,manifest} [--runs N] [--seconds S] [--seed N]
+    python -m tests.corpus.fuzz_readers {mds,manifest,csv,arrow} [--runs N] [--seconds S] [--seed N]
 
 Each input is a sound file with a few changes. It must be refused by a DataError, or be read as a second, plain reader
 reads it. Anything else ends the program with the input as a hexadecimal string: another exception, another reading,
@@ -10,18 +10,26 @@ more than a second, or more memory than the limit set for the process.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import random
 import resource
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from megatron_ettin.corpus.manifest import FileChecksum, Manifest, SourceSummary, TokenizerIdentity, parse_manifest
 from megatron_ettin.errors import DataError
+from megatron_ettin.sources.arrow import arrow_documents
+from megatron_ettin.sources.delimited import records
+from megatron_ettin.sources.files import Source, make_sources
 from megatron_ettin.sources.mds import SHAPE_TYPES, VALUE_TYPES, parse_shard, shard_documents
 from tests.sources.mds_writer import encode_shard
 
@@ -183,9 +191,94 @@ def refit(content: bytes) -> bytes | None:
     return json.dumps(fields).encode()
 
 
+def csv_seeds() -> list[bytes]:
+    """Small files with quotes, line ends and bytes of every kind."""
+    rows = [["text", "n"], ["a", "1"], ['two\n"lines"', "2"], ["Gr\u00fc\u00dfe, \u65e5\u672c", ""], ["", "\r\n"]]
+    seeds = []
+    for line_end, quoting in (("\n", csv.QUOTE_MINIMAL), ("\r\n", csv.QUOTE_ALL)):
+        made = io.StringIO(newline="")
+        csv.writer(made, lineterminator=line_end, quoting=quoting).writerows(rows)
+        seeds.append(made.getvalue().encode())
+    return [*seeds, b"\xef\xbb\xbf" + seeds[0], b"text\n\n\na"]
+
+
+def check_csv(content: bytes) -> bool:
+    """Read one file, cut into pieces of every size, and compare with Python's csv. Returns whether it is accepted."""
+    source = Source(path=Path("t.csv"), format="csv", compression=None, size=len(content), modified=0, inode=0)
+    found: list[list[str]] | None = None
+    for size in (1, 5, max(1, len(content))):
+        try:
+            pieces = [content[at : at + size] for at in range(0, len(content), size)]
+            again = [record.fields for record in records(source, pieces)]
+        except DataError:
+            again = None
+        if size > 1 and again != found:
+            raise AssertionError(f"read differently in pieces of {size} bytes")
+        found = again
+    text = content.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+    try:
+        plain = [fields for fields in csv.reader(io.StringIO(text, newline=""), strict=True) if fields]
+    except csv.Error:
+        plain = None
+    if found != plain and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise AssertionError("read differently by Python's csv")
+    return found is not None
+
+
+def arrow_seeds() -> list[bytes]:
+    """Small files and streams with text, bytes and lists of ids."""
+    columns = (
+        pa.array(["a", None, "Gr\u00fc\u00dfe", ""]), pa.array([b"\xff", b"two words"], pa.large_binary()),
+        pa.array([[1, 2], None, [3]], pa.list_(pa.int32())), pa.array(["a", "b", "a"]).dictionary_encode(),
+    )  # fmt: skip
+    seeds = []
+    for column in columns:
+        table = pa.table({"text": column})
+        for make in (pa.ipc.new_file, pa.ipc.new_stream):
+            made = io.BytesIO()
+            with make(made, table.schema) as writer:
+                writer.write_table(table)
+            seeds.append(made.getvalue())
+    return seeds
+
+
+def check_arrow(content: bytes) -> bool:
+    """Read one file or stream; the rows that are accepted are those of pyarrow. Returns whether it is accepted."""
+    with tempfile.NamedTemporaryFile(suffix=".arrow", dir="/dev/shm") as stream:
+        stream.write(content)
+        stream.flush()
+        (source,) = make_sources([(Path(stream.name), "arrow", None)])
+        rows: list[object] = []
+        try:
+            for batch in arrow_documents(source, ["text"], 0):
+                bounds = [0, *batch.ends.tolist()]
+                whole = batch.content.tolist() if batch.ids else bytes(batch.content)
+                faults = batch.faults if batch.faults is not None else [0] * len(batch.ends)
+                rows += [
+                    None if fault else whole[begin:end]
+                    for begin, end, fault in zip(bounds, bounds[1:], faults, strict=False)
+                ]
+        except DataError:
+            return False
+    reader = (pa.ipc.open_file if content.startswith(b"ARROW1") else pa.ipc.open_stream)(content)
+    column = reader.read_all().column("text")
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if pa.types.is_list(kind):
+        ids = [None if row is None else [-1 if one is None else one for one in row] for row in column.to_pylist()]
+        plain = [row and [one if 0 <= one < 1 << 32 else 0xFFFFFFFF for one in row] for row in ids]
+    else:
+        plain = column.cast(pa.large_string() if text else pa.large_binary()).cast(pa.large_binary()).to_pylist()
+    if rows != plain:
+        raise AssertionError(f"read differently by pyarrow: {rows} {plain}")
+    return True
+
+
 TARGETS: dict[str, tuple[Callable[[], list[bytes]], Callable[[bytes], bool]]] = {
     "mds": (mds_seeds, check_mds),
     "manifest": (manifest_seeds, check_manifest),
+    "csv": (csv_seeds, check_csv),
+    "arrow": (arrow_seeds, check_arrow),
 }
 
 

@@ -1,12 +1,16 @@
 """The builder: byte equality with Megatron-LM, formats, threads, resuming, bad records."""
 
+import csv
 import gzip
+import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import zstandard
@@ -74,13 +78,39 @@ def write_zst(path, data):
     path.write_bytes(zstandard.compress(data[:half]) + zstandard.compress(data[half:]))
 
 
-def write_parquet(path, data, row_group_size=50):
+def table_of(data):
     records = [json.loads(line) for line in data.splitlines()]
-    table = pa.table({"id": [r["id"] for r in records], "text": [r["text"] for r in records]})
-    pa.parquet.write_table(table, path, row_group_size=row_group_size)
+    return pa.table({"id": [r["id"] for r in records], "text": [r["text"] for r in records]})
 
 
-WRITERS = {"t.jsonl.gz": write_gz, "t.jsonl.zst": write_zst, "t.parquet": write_parquet}
+def write_parquet(path, data, row_group_size=50):
+    pa.parquet.write_table(table_of(data), path, row_group_size=row_group_size)
+
+
+def write_arrow(path, data):
+    kind = pa.ipc.new_stream if path.suffix == ".arrows" else pa.ipc.new_file
+    table = table_of(data)
+    with kind(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=50)
+
+
+def write_feather(path, data):
+    pa.feather.write_feather(table_of(data), str(path), compression="zstd", chunksize=70)
+
+
+def write_delimited(path, data):
+    rows = [(record["id"], record["text"]) for record in map(json.loads, data.splitlines())]
+    made = io.StringIO(newline="")
+    csv.writer(made, delimiter="," if "csv" in path.name else "\t").writerows([("id", "text"), *rows])
+    content = made.getvalue().encode()
+    {".gz": write_gz, ".zst": write_zst}.get(path.suffix, Path.write_bytes)(path, content)
+
+
+WRITERS = {
+    "t.jsonl.gz": write_gz, "t.jsonl.zst": write_zst, "t.parquet": write_parquet, "t.arrow": write_arrow,
+    "t.arrows": write_arrow, "t.feather": write_feather, "t.csv": write_delimited, "t.tsv": write_delimited,
+    "t.csv.gz": write_delimited, "t.tsv.zst": write_delimited,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -1,6 +1,8 @@
 """The line or row that a document is from: its text stands there, however the corpus was made."""
 
+import csv
 import gzip
+import io
 import json
 import re
 from dataclasses import replace
@@ -11,6 +13,7 @@ import pytest
 
 from megatron_ettin.cli import main
 from megatron_ettin.config.codec import to_json
+from megatron_ettin.corpus import places as places_module
 from megatron_ettin.corpus.build import BuildOptions, build_corpus
 from megatron_ettin.corpus.build.join import join_corpora
 from megatron_ettin.corpus.build.merge import merge_corpora
@@ -31,15 +34,22 @@ def distinct_texts(count):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """Files of every kind whose records are numbered, and the text of each record by (file, number)."""
-    folder, texts = tmp_path_factory.mktemp("inputs"), distinct_texts(200)
+    folder, texts = tmp_path_factory.mktemp("inputs"), distinct_texts(260)
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
     (folder / "a.jsonl").write_text("".join(lines[:90]))
     (folder / "b.jsonl.gz").write_bytes(gzip.compress("".join(lines[90:130]).encode()))
     pq.write_table(pa.table({"text": texts[130:170]}), folder / "c.parquet", row_group_size=ROWS_A_GROUP)
-    (folder / "d.jsonl").write_text("".join(lines[170:]))
+    (folder / "d.jsonl").write_text("".join(lines[170:200]))
+    rows = pa.table({"text": texts[200:230]})
+    with pa.ipc.new_stream(str(folder / "e.arrow"), rows.schema) as writer:
+        writer.write_table(rows, max_chunksize=ROWS_A_GROUP)
+    with open(folder / "f.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([["text"], *([text] for text in texts[230:])])
     records = {}
-    for name, begin, end, first in (("a.jsonl", 0, 90, 1), ("b.jsonl.gz", 90, 130, 1), ("c.parquet", 130, 170, 0),
-                                    ("d.jsonl", 170, 200, 1)):  # fmt: skip
+    for name, begin, end, first in (
+        ("a.jsonl", 0, 90, 1), ("b.jsonl.gz", 90, 130, 1), ("c.parquet", 130, 170, 0), ("d.jsonl", 170, 200, 1),
+        ("e.arrow", 200, 230, 0), ("f.csv", 230, 260, 0),
+    ):  # fmt: skip
         records |= {(str(folder / name), first + i): text for i, text in enumerate(texts[begin:end])}
     return folder, records
 
@@ -79,6 +89,21 @@ def test_a_row_is_named_with_its_group(tmp_path, inputs, tokenizer):
     folder, _ = inputs
     corpus = build_corpus(folder / "c.parquet", tmp_path / "text", tokenizer).corpus
     assert str(Places(corpus).of(16)).endswith("c.parquet, row 16 (row group 2, row 2 of it)")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_a_row_of_a_csv_file_is_named_with_its_first_line(tmp_path, tokenizer, name):
+    texts, made = [f"{number}\nand {number % 3}\n" * (number % 4) for number in range(50)], io.StringIO(newline="")
+    csv.writer(made).writerows([["text", "n"], *([text, str(number)] for number, text in enumerate(texts))])
+    content = made.getvalue().encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    places, line = Places(build_corpus(tmp_path / name, tmp_path / "text", tokenizer).corpus), 2
+    told = {number: f"{tmp_path / name}, row {number} (line {line + sum(t.count(chr(10)) + 1 for t in texts[:number])})"
+            for number in range(50)}  # fmt: skip
+    assert [str(places.of(number)) for number in (49, 0, 7, 31)] == [told[number] for number in (49, 0, 7, 31)]
+    (tmp_path / name).unlink()
+    places_module._record_places.cache_clear()
+    assert str(places.of(7)) == f"{tmp_path / name}, row 7"
 
 
 def test_skipped_lines_widen_the_place_and_a_lone_shard_counts_from_its_first_byte(tmp_path, tokenizer):

@@ -44,11 +44,16 @@ def files(tmp_path_factory):
     for name, bytes_ in made.items():
         (folder / name).write_bytes(bytes_)
     settings = {"row_group_size": 3, "compression": "none", "use_dictionary": False}
-    pq.write_table(pa.table({"text": texts}), folder / "groups.parquet", **settings)
+    rows = pa.table({"text": texts})
+    pq.write_table(rows, folder / "groups.parquet", **settings)
+    for name, kind in (("file.arrow", pa.ipc.new_file), ("stream.arrow", pa.ipc.new_stream)):
+        with kind(str(folder / name), rows.schema) as writer:
+            writer.write_table(rows, max_chunksize=3)
     return folder
 
 
-KINDS = ["plain.jsonl", "members.jsonl.gz", "frames.jsonl.zst", "groups.parquet", "one.jsonl.gz", "no-end.jsonl.gz"]
+CUT = ["plain.jsonl", "members.jsonl.gz", "frames.jsonl.zst", "groups.parquet", "file.arrow", "stream.arrow"]
+KINDS = [*CUT, "one.jsonl.gz", "no-end.jsonl.gz"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,7 +68,7 @@ def test_shards_in_order_are_the_whole(tmp_path, files, tokenizer, kind, count):
     assert described(joined).sources == whole.manifest.sources
 
 
-@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("kind", CUT)
 def test_shards_are_equal_but_for_what_cannot_be_cut(files, kind):
     """Parts differ by less than the largest member, frame or group; two of these are far from a sixth."""
     sources = make_sources([(files / kind, kind.split(".")[1], {"gz": "gz", "zst": "zst"}.get(kind.split(".")[-1]))])
@@ -72,11 +77,12 @@ def test_shards_are_equal_but_for_what_cannot_be_cut(files, kind):
     assert sum(parts) == total and max(parts) - min(parts) < total / 6
 
 
-@pytest.mark.parametrize("kind", KINDS[1:4])
+@pytest.mark.parametrize("kind", CUT[1:])
 def test_a_build_stopped_within_a_part_goes_on(tmp_path, files, tokenizer, kind, monkeypatch):  # noqa: F811
     monkeypatch.setattr("megatron_ettin.corpus.build.run.block_bytes", lambda total: 700)
     monkeypatch.setattr("megatron_ettin.sources.compressed.PIECE_BYTES", 300)
-    monkeypatch.setattr("megatron_ettin.sources.parquet.BATCH_BYTES", 300)
+    for module in ("parquet", "arrow"):
+        monkeypatch.setattr(f"megatron_ettin.sources.{module}.BATCH_BYTES", 300)
     build, options = [files / kind], BuildOptions(shard=(1, 3), threads=1)
     expected = build_corpus(build, tmp_path / "whole", tokenizer, options).corpus
     wait, calls = Feeder.wait, []

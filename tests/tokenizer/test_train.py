@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
 
 import pyarrow
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 from transformers import AutoTokenizer
@@ -96,10 +98,17 @@ def test_every_format_gives_the_same_tokenizer(tmp_path):
     texts = list(training_text())
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "b.parquet", row_group_size=3)
-    learned = [
-        train_tokenizer(read_texts(text_files([str(tmp_path / name)]), "text", 10**9), 500).to_str()
-        for name in ("a.jsonl", "b.parquet")
-    ]
-    assert learned[0] == learned[1]
+    pyarrow.feather.write_feather(pyarrow.table({"text": texts}), str(tmp_path / "c.feather"), chunksize=3)
+    for name, delimiter, opener in (("d.csv", ",", open), ("e.tsv.gz", "\t", gzip.open)):
+        with opener(tmp_path / name, "wt", newline="", encoding="utf-8") as stream:
+            csv.writer(stream, delimiter=delimiter).writerows([["n", "text"], *enumerate(texts)])
+    learned = {
+        train_tokenizer(read_texts(text_files([str(path)]), "text", 10**9), 500).to_str()
+        for path in sorted(tmp_path.iterdir())
+    }
+    assert len(learned) == 1 and len(list(tmp_path.iterdir())) == 5
     with pytest.raises(DataError, match="no column 'body'.*columns: text"):
         next(read_texts(text_files([str(tmp_path / "b.parquet")]), "body", 10**9))
+    (tmp_path / "f.csv").write_text('n,text\n1,"two\nlines"\n2\n')
+    with pytest.raises(DataError, match="f.csv, line 4: not as many fields as the header"):
+        list(read_texts(text_files([str(tmp_path / "f.csv")]), "text", 10**9))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,44 @@ def feed_whole_text(feeder: Feeder, number: int, source: Source, *, done: bool) 
         feeder.end_source(number, max(1, len(content)), raw.position, raw.checksum)
 
 
+def feed_delimited(
+    feeder: Feeder, number: int, source: Source, first_row: int, keys: Sequence[str], ahead: ReadAhead
+) -> None:
+    """A csv or tsv file, compressed or not, from a row on."""
+    from megatron_ettin.sources.delimited import delimited_documents
+
+    position, damage, before = first_row, None, feeder.fed
+
+    def pieces() -> Iterator[bytes]:
+        for piece, read in ahead.pieces(source):
+            feeder.fed = before + read
+            yield piece
+
+    try:
+        for batch in delimited_documents(source, pieces(), keys, first_row, feeder.maximum_record):
+            feeder.wait()
+            _feed_batch(feeder, number, batch)
+            position = batch.first + batch.documents
+    except DamagedStreamError as error:
+        damage = str(error)
+    checksum = ahead.checksum
+    if damage is not None:
+        feeder.reject(number, "truncated", position, position, damage)
+        with RawFile(source.path) as raw:
+            raw.drain()
+            checksum = raw.checksum
+    feeder.end_source(number, position, source.bytes, checksum)
+
+
+def _feed_batch(feeder: Feeder, number: int, batch: DocumentBatch) -> None:
+    """Rows of a table."""
+    faults: Any = [] if batch.faults is None else batch.faults
+    if batch.ids:
+        feeder.native.feed_ids(number, batch.content, batch.ends, batch.first, faults)
+    else:
+        feeder.native.feed_texts(number, batch.content, batch.ends, batch.first, True, faults)
+
+
 def feed_documents(
     feeder: Feeder, number: int, source: Source, first_document: int, batches: Iterator[DocumentBatch]
 ) -> None:
@@ -136,11 +174,7 @@ def feed_documents(
     position = first_document
     for batch in batches:
         feeder.wait()
-        missing: Any = [] if batch.missing is None else batch.missing
-        if batch.ids:
-            feeder.native.feed_ids(number, batch.content, batch.ends, batch.first, missing)
-        else:
-            feeder.native.feed_texts(number, batch.content, batch.ends, batch.first, True, missing)
+        _feed_batch(feeder, number, batch)
         position = batch.first + batch.documents
     with RawFile(source.path, source.begin, source.end) as raw:
         raw.drain()

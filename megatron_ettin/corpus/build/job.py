@@ -17,6 +17,7 @@ from megatron_ettin.sources.cuts import shard_of
 from megatron_ettin.sources.files import FORMAT_NAMES, Source, find_inputs, make_sources, require_kind
 from megatron_ettin.sources.remote.address import redacted
 from megatron_ettin.sources.remote.staging import staged_path
+from megatron_ettin.sources.tables import PACKED_INSIDE
 from megatron_ettin.tokenizer.special_tokens import CLS, END_OF_TEXT, SEP
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
@@ -47,7 +48,7 @@ class BuildOptions:
     """Who encodes: this package, or `tokenizers` itself (any tokenizer, about a hundred times slower)."""
     specials_in_text: Literal["special", "split", "reject"] = "special"
     """A special token's string inside a text becomes its id, is encoded as plain text, or rejects the document."""
-    input_format: Literal["auto", "jsonl", "txt", "parquet", "mds"] = "auto"
+    input_format: Literal["auto", "jsonl", "txt", "csv", "tsv", "parquet", "arrow", "mds"] = "auto"
     """Format of all inputs; auto goes by the names."""
     text_separator: str | None = None
     """Cut text files into documents at this string; by default a file is one document."""
@@ -205,8 +206,8 @@ def make_job(
     for source in sources:
         if source.format == "txt" and len(options.keys) > 1:
             raise ConfigError(f"{source.name}: a text file has no keys, but {list(options.keys)} are asked for")
-        if source.compression and source.format == "parquet":
-            raise DataError(f"{source.name}: parquet is compressed inside, not as a file; decompress it first")
+        if source.compression and source.format in PACKED_INSIDE:
+            raise DataError(f"{source.name}: {source.format} is compressed inside, not as a file; decompress it first")
         if source.remote is None:
             require_kind(source)
     many = len(options.keys) > 1

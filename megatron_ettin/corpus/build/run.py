@@ -13,6 +13,7 @@ from megatron_ettin import _native
 from megatron_ettin.corpus.build.feed import (
     Feeder,
     StoppedError,
+    feed_delimited,
     feed_documents,
     feed_plain_lines,
     feed_stream,
@@ -25,9 +26,11 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.progress import Progress, format_count
 from megatron_ettin.sources.compressed import PIECES, DamagedStreamError, RawFile
 from megatron_ettin.sources.cuts import without_first_line
+from megatron_ettin.sources.delimited import DELIMITERS, RecordPlaces
 from megatron_ettin.sources.files import Source, require_kind
 from megatron_ettin.sources.records import StreamKind
 from megatron_ettin.sources.remote.staging import Stager, told_by_address
+from megatron_ettin.sources.tables import table_documents
 
 SMALL_BLOCK, LARGE_BLOCK, LARGE_INPUT = 2 << 20, 8 << 20, 64 << 30
 LONGEST_LINE_SHOWN, KEYS_SHOWN = 1 << 20, 20
@@ -42,6 +45,7 @@ REMEDIES = {
     "truncated": "fetch the file again",
     "template_specials": "add --strip-template-specials",
     "invalid_ids": "give the tokenizer that made the ids",
+    "ragged_row": "give it a field for each column, quoting those that hold the delimiter",
 }
 
 
@@ -155,7 +159,7 @@ def _feed_sources(job: Job, feeder: Feeder, state: BuildState | None, stager: St
     first = 0 if state is None else state.source + state.ends_source
     feeder.fed = sum(source.bytes for source in job.sources[:first])
     left = job.sources[first:]
-    streams = [source for source in left if _is_stream(job, source)]
+    streams = [source for source in left if _is_stream(job, source) or source.format in DELIMITERS]
     with contextlib.ExitStack() as stack:
         ahead = None
         if streams:
@@ -173,16 +177,12 @@ def _feed_sources(job: Job, feeder: Feeder, state: BuildState | None, stager: St
                 feed_plain_lines(feeder, number, source, position)
             elif kind is not None and ahead is not None:
                 feed_stream(feeder, number, source, position, kind, ahead)
+            elif source.format in DELIMITERS and ahead is not None:
+                feed_delimited(feeder, number, source, position, job.options.keys, ahead)
             elif source.format == "txt":
                 feed_whole_text(feeder, number, source, done=within is not None and within.lines > 0)
-            elif source.format == "parquet":
-                from megatron_ettin.sources.parquet import parquet_documents
-
-                feed_documents(feeder, number, source, position, parquet_documents(source, job.options.keys, position))
             else:
-                from megatron_ettin.sources.mds import mds_documents
-
-                feed_documents(feeder, number, source, position, mds_documents(source, job.options.keys, position))
+                feed_documents(feeder, number, source, position, table_documents(source, job.options.keys, position))
 
 
 def _missing_key(source: Source, offset: int, keys: Sequence[str]) -> str | None:
@@ -206,19 +206,30 @@ def _missing_key(source: Source, offset: int, keys: Sequence[str]) -> str | None
     return f"no key {missing}; keys: {', '.join(list(found)[:KEYS_SHOWN]) or 'none'}"
 
 
+def _place(source: Source, failure: dict[str, Any]) -> str:
+    """Where in its file a bad record stands."""
+    offset = failure["offset"]
+    if source.format in ("jsonl", "txt"):
+        counted = f" from byte {source.begin} on" if source.begin else ""
+        return f"line {failure['line']}{counted}, byte {offset}"
+    line = None
+    if source.format in DELIMITERS:
+        with contextlib.suppress(DataError):
+            line = RecordPlaces(source).line(offset)
+    return f"row {offset}" if line is None else f"line {line}, row {offset}"
+
+
 def _failure(job: Job, failure: dict[str, Any]) -> DataError:
     """The error that stopped the build: file, line, byte offset, reason, remedy."""
     source = job.sources[failure["source"]]
     if failure["stage"] == "record":
-        unit = "byte" if source.format in ("jsonl", "txt") else "row"
         message = failure["message"]
         if failure["kind"] == "missing_key":
             message = _missing_key(source, failure["offset"], job.options.keys) or message
-        counted = f" from byte {source.begin} on" if source.begin else ""
         return DataError(
-            f"{source.name}: line {failure['line']}{counted}, {unit} {failure['offset']}: {failure['kind']}: "
-            f"{message}; {REMEDIES[failure['kind']]}, or skip and count such records by --on-error skip. "
-            "What was built so far is kept; the same command goes on from there unless an input changes"
+            f"{source.name}: {_place(source, failure)}: {failure['kind']}: {message}; {REMEDIES[failure['kind']]}, or "
+            "skip and count such records by --on-error skip. What was built so far is kept; the same command goes on "
+            "from there unless an input changes"
         )
     if failure["stage"] == "output":
         return DataError(
