@@ -27,7 +27,7 @@ class Unit(NamedTuple):
 
 UNITS = {
     "jsonl": Unit("line", 1), "txt": Unit("text", 0), "csv": Unit("row", 0), "tsv": Unit("row", 0),
-    "parquet": Unit("row", 0), "arrow": Unit("row", 0), "mds": Unit("sample", 0),
+    "parquet": Unit("row", 0), "arrow": Unit("row", 0), "mds": Unit("sample", 0), "texts": Unit("document", 0),
 }  # fmt: skip
 """By the format of a file."""
 

@@ -94,7 +94,7 @@ BAD = {
     "is UTF-16; convert it, by `iconv": "text\na\n".encode("utf-16"),
     "line 4: a quote is opened in the record that starts there and not closed": b'n,text\n1,"a\nb"\n2,"c\n3,d\n',
     "line 3: a quote within a field of the record that starts there is not doubled": b'text\na\n"b" c\nd\n',
-    "line 4, row 1: invalid_utf8: byte 0xFF is not valid UTF-8; re-encode": b'n,text\n1,"a\nb"\n2,b\xff\n3,c\n',
+    "line 4, row 1: invalid_utf8: byte 0xff is not valid UTF-8; re-encode": b'n,text\n1,"a\nb"\n2,b\xff\n3,c\n',
     "line 4, row 1: ragged_row: the row has not as many fields as the header": b'n,text\n1,"a\nb"\n2,b,c\n3,d\n',
     "line 3, row 1: ragged_row: .*give it a field for each column": b"n,text\n1,a\n2\n3,d\n",
     "no text in the input": b"text\n",

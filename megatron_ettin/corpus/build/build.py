@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_ettin.corpus.build.job import BuildOptions, make_job
+from megatron_ettin.corpus.build.job import BuildOptions, Job, make_job, make_text_job
 from megatron_ettin.corpus.build.publish import is_complete, keep_roles, publish_job
 from megatron_ettin.corpus.build.run import run_build
 from megatron_ettin.corpus.build.shards import require_same_build
@@ -70,10 +70,32 @@ def build_corpus(
     again with the same arguments, and ends with the same bytes. Raises DataError and ConfigError, whose messages say
     what to do.
     """
-    begun = time.monotonic()
     options = options or BuildOptions()
     names = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    job = make_job(names, prefix, tokenizer, options, command or shlex.join(sys.argv))
+    return _build(make_job(names, prefix, tokenizer, options, command or shlex.join(sys.argv)))
+
+
+def build_from_texts(
+    texts: Iterable[str],
+    prefix: str | Path,
+    tokenizer: str | Path,
+    options: BuildOptions | None = None,
+    *,
+    origin: str,
+    command: str | None = None,
+) -> BuildReport:
+    """``build_corpus`` from texts as a program makes them, one document each; with ``shard`` they are those of part i.
+
+    ``origin`` stands in the manifest where the name of an input file would. What is there under the prefix is replaced,
+    and an interrupted build starts again: the same texts give the same bytes. Raises DataError and ConfigError.
+    """
+    options = replace(options or BuildOptions(), overwrite=True, restart=True)
+    return _build(make_text_job(origin, prefix, tokenizer, options, command or shlex.join(sys.argv)), texts)
+
+
+def _build(job: Job, texts: Iterable[str] | None = None) -> BuildReport:
+    """Run a job, from its input files or from ``texts``, and publish what it makes."""
+    begun = time.monotonic()
     require_same_build(job)
     staging = Staging(job.prefix, len(job.targets), dtype_for(job.tokenizer.vocabulary_size))
     try:
@@ -82,18 +104,19 @@ def build_corpus(
             staging.finish_publication()
             resumed = 0
             if not (complete := is_complete(job)):
-                staging.begin(job.identity, restart=options.restart)
+                staging.begin(job.identity, restart=job.options.restart)
                 state = staging.last_whole_state()
                 staging.truncate(state)
-                run_build(job, staging, state)
-                require_unchanged(job.sources)
+                run_build(job, staging, state, texts)
+                if texts is None:
+                    require_unchanged(job.sources)
                 publish_job(job, staging)
                 resumed = state.documents if state else 0
             else:
                 keep_roles(job)
             staging.remove()
     except OSError as error:
-        raise DataError(f"{file_trouble(error)}; what is built is kept") from error
+        raise DataError(f"{file_trouble(error)}{'; what is built is kept' if texts is None else ''}") from error
     return BuildReport(
         prefixes=job.targets,
         manifests=tuple(read_manifest(member(target, ".json")) for target in job.targets),

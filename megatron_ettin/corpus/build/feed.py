@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from megatron_ettin import _native
@@ -17,6 +18,8 @@ from megatron_ettin.sources.records import DocumentBatch, StreamKind
 if TYPE_CHECKING:
     from megatron_ettin.sources.read_ahead import ReadAhead
 
+TEXT_BATCH_BYTES = 2 << 20
+"""Texts of a program that are handed on together."""
 WAIT_MILLISECONDS = 200
 """Longest wait before signals and progress are looked at."""
 
@@ -156,6 +159,33 @@ def feed_delimited(
             raw.drain()
             checksum = raw.checksum
     feeder.end_source(number, position, source.bytes, checksum)
+
+
+def feed_texts(feeder: Feeder, number: int, texts: Iterable[str]) -> None:
+    """Texts as a program gives them, as rows from 0 on. Their size and checksum are those of the texts as UTF-8."""
+    position = size = checksum = 0
+    held: list[bytes] = []
+
+    def feed_held() -> None:
+        nonlocal position, size, checksum
+        content, ends = b"".join(held), list(accumulate(map(len, held)))
+        feeder.wait()
+        feeder.native.feed_texts(number, content, ends, position, True, [])
+        position, checksum = position + len(held), _native.crc32c(content, checksum)
+        size += len(content)
+        feeder.fed = size
+        held.clear()
+
+    waiting = 0
+    for text in texts:
+        held.append(text.encode("utf-8", "surrogatepass"))  # a lone surrogate is judged by who encodes it
+        waiting += len(held[-1])
+        if waiting >= TEXT_BATCH_BYTES:
+            feed_held()
+            waiting = 0
+    if held:
+        feed_held()
+    feeder.end_source(number, position, size, checksum)
 
 
 def _feed_batch(feeder: Feeder, number: int, batch: DocumentBatch) -> None:

@@ -210,24 +210,48 @@ def make_job(
             raise DataError(f"{source.name}: {source.format} is compressed inside, not as a file; decompress it first")
         if source.remote is None:
             require_kind(source)
-    many = len(options.keys) > 1
-    loaded = Tokenizer.from_file(tokenizer, options.specials_in_text, options.engine, options.special)
     return Job(
         prefix=named,
         base=base,
-        targets=tuple(megatron_prefix(named, key, options.level) if many else named for key in options.keys),
         sources=tuple(
             source if source.remote is None else replace(source, path=staged_path(source, staging_folder(named)))
             for source in sources
         ),
-        tokenizer=loaded,
-        eod=_find_eod(Path(tokenizer), loaded, options),
         options=options,
         command=redacted(command),
         left_out={reason: tuple(map(str, paths)) for reason, paths in found.left_out.items()},
         uncut=tuple(source.name for source in sources if source.bytes > 2 * share),
         inputs=inputs,
+        **_resolved(named, tokenizer, options),
     )
+
+
+def make_text_job(origin: str, prefix: str | Path, tokenizer: str | Path, options: BuildOptions, command: str) -> Job:
+    """A job whose only source is no file but texts of a program, called ``origin``. Raises DataError or ConfigError."""
+    base = named = corpus_prefix(prefix)
+    if len(options.keys) > 1 or options.text_separator is not None or options.input_format != "auto":
+        raise ConfigError("texts of a program have no keys, separator or format; leave these settings out")
+    if options.shard is not None:
+        named = shard_prefix(base, *options.shard)
+    return Job(
+        prefix=named,
+        base=base,
+        sources=(Source(path=Path(origin), format="texts", compression=None, size=0, modified=0, inode=0),),
+        options=options,
+        command=command,
+        left_out={},
+        uncut=(),
+        inputs="",
+        **_resolved(named, tokenizer, options),
+    )
+
+
+def _resolved(prefix: Path, tokenizer: str | Path, options: BuildOptions) -> dict[str, Any]:
+    """The fields of a job that a tokenizer and the names of its outputs give."""
+    loaded = Tokenizer.from_file(tokenizer, options.specials_in_text, options.engine, options.special)
+    many = len(options.keys) > 1
+    targets = (megatron_prefix(prefix, key, options.level) if many else prefix for key in options.keys)
+    return {"tokenizer": loaded, "targets": tuple(targets), "eod": _find_eod(Path(tokenizer), loaded, options)}
 
 
 def _find_eod(path: Path, tokenizer: Tokenizer, options: BuildOptions) -> int | None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from megatron_ettin import _native
@@ -17,6 +17,7 @@ from megatron_ettin.corpus.build.feed import (
     feed_documents,
     feed_plain_lines,
     feed_stream,
+    feed_texts,
     feed_whole_text,
 )
 from megatron_ettin.corpus.build.job import Job
@@ -54,8 +55,11 @@ def block_bytes(total: int) -> int:
     return SMALL_BLOCK if total < LARGE_INPUT else LARGE_BLOCK
 
 
-def run_build(job: Job, staging: Staging, state: BuildState | None) -> None:
-    """Encode everything after ``state`` into the staging files. Raises DataError; the build stays resumable."""
+def run_build(job: Job, staging: Staging, state: BuildState | None, texts: Iterable[str] | None = None) -> None:
+    """Encode everything after ``state`` into the staging files. Raises DataError; the build stays resumable.
+
+    ``texts`` are the content of the only source when that is no file; then ``state`` is None.
+    """
     with contextlib.ExitStack() as stack:
         splitter: Callable[..., Any] | None = None
         if job.options.split_sentences:
@@ -80,7 +84,10 @@ def run_build(job: Job, staging: Staging, state: BuildState | None) -> None:
             on_wait=_progress_lines(job, staging, native, progress, stager, state.documents if state else 0),
         )
         try:
-            _feed_sources(job, feeder, state, stager)
+            if texts is None:
+                _feed_sources(job, feeder, state, stager)
+            else:
+                feed_texts(feeder, 0, texts)
             feeder.settle()
         except StoppedError:
             pass
@@ -212,6 +219,8 @@ def _place(source: Source, failure: dict[str, Any]) -> str:
     if source.format in ("jsonl", "txt"):
         counted = f" from byte {source.begin} on" if source.begin else ""
         return f"line {failure['line']}{counted}, byte {offset}"
+    if source.format == "texts":
+        return f"document {offset}"
     line = None
     if source.format in DELIMITERS:
         with contextlib.suppress(DataError):
@@ -226,10 +235,10 @@ def _failure(job: Job, failure: dict[str, Any]) -> DataError:
         message = failure["message"]
         if failure["kind"] == "missing_key":
             message = _missing_key(source, failure["offset"], job.options.keys) or message
+        kept = "What was built so far is kept; the same command goes on from there unless an input changes"
         return DataError(
             f"{source.name}: {_place(source, failure)}: {failure['kind']}: {message}; {REMEDIES[failure['kind']]}, or "
-            "skip and count such records by --on-error skip. What was built so far is kept; the same command goes on "
-            "from there unless an input changes"
+            f"skip and count such records by --on-error skip. {kept if source.format != 'texts' else 'Nothing is kept'}"
         )
     if failure["stage"] == "output":
         return DataError(
