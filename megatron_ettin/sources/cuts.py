@@ -3,8 +3,8 @@
 Every machine finds the same places by itself, from the bytes of the file alone. A plain file of lines is cut anywhere,
 a compressed one where a gzip member or a zstd frame starts, a parquet or arrow file where a row group or record batch
 starts. Any other file is taken whole, and so is one of a single member, frame, group or batch, and one of members,
-frames or batches that lies elsewhere: to find them it would have to be fetched. A csv file is, too: whether a line break
-within it ends a record depends on every quote before it.
+frames or batches that lies elsewhere: to find them it would have to be fetched. A csv file is, too: whether a line
+break within it ends a record depends on every quote before it.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class _Finder:
             named = listed.known | {path.name for path, _, _ in listed.files}
             for name in _names(listed.index.parent):
                 if name not in named:
-                    self.leave_out(listed.index.parent / name, f"not named by the {listed.index.name} beside it")
+                    self.leave_out(listed.index.parent / name, f"not named by the {listed.called} beside it")
             yield listed.index
             return
         status = _status(folder)

@@ -19,6 +19,8 @@ class Listed:
 
     index: Path
     """The file that says it."""
+    called: str
+    """That file in a message."""
     files: list[tuple[Path, str, str | None]]
     """Each with format and compression, in order."""
     known: frozenset[str]
@@ -32,10 +34,11 @@ def listed_folder(folder: Path) -> Listed | None:
     """
     if "shards" in (_content(folder / MDS_INDEX) or ()):
         files = [(path, "mds", "zst" if path.suffix in ZSTD_ENDINGS else None) for path in _mds_shards(folder)]
-        return Listed(index=folder / MDS_INDEX, files=files, known=frozenset({MDS_INDEX}))
+        return Listed(index=folder / MDS_INDEX, called="MDS index", files=files, known=frozenset({MDS_INDEX}))
     if "_data_files" in (_content(folder / SAVED_STATE) or ()):
         files = [(path, "arrow", None) for path in _saved_files(folder)]
-        return Listed(index=folder / SAVED_STATE, files=files, known=frozenset({SAVED_STATE, SAVED_INFO}))
+        known = frozenset({SAVED_STATE, SAVED_INFO})
+        return Listed(index=folder / SAVED_STATE, called=SAVED_STATE, files=files, known=known)
     if "splits" in (splits := _content(folder / SAVED_SPLITS) or {}):
         found = listed_folder(folder / _only_split(folder, splits["splits"]))
         if found is None:
