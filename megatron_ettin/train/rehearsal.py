@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import megatron_ettin.parallel.megatron  # noqa: F401
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -47,7 +48,9 @@ def rehearsed(parts: Parts, data: RunData, say: Callable[[str], None]) -> Parts:
         config = parts.config
         rows = config.layout.micro_batch_rows
         batch = data.batch(data.order.at(rank * rows, rows), config.objective)
+        started = time.perf_counter()
         if all(everywhere(lambda here=parts, batch=batch: holds(here, batch))):  # type: ignore[misc]
+            say(f"the first micro-batch took {time.perf_counter() - started:.1f} s, what is compiled for it included")
             return parts
         let_go(compiled=False)
         fewer = smaller_micro_batch(config)
@@ -63,6 +66,7 @@ def holds(parts: Parts, batch: Batch) -> bool:
         parts.optimizer.optimizer.prepare_state()
         with without_messages(parts):
             forward_backward(parts, [batch], step=0)
+        torch.cuda.synchronize()
     except torch.OutOfMemoryError:
         return False
     return True

@@ -20,6 +20,7 @@ def test_what_does_not_fit_is_halved_before_the_first_step_and_the_run_is_that_o
     said = (tmp_path / "chosen" / "console.log").read_text()
     assert "micro-batches of 4 rows are more than the memory of every GPU holds: 2 rows are taken" in said
     assert "micro-batches of 2 rows are more than the memory of every GPU holds: 1 rows are taken" in said
+    assert said.count("the first micro-batch took ") == 1 and " s, what is compiled for it included" in said
     assert read_config(tmp_path / "chosen").layout.micro_batch_rows == 1
 
     go(with_fields(config, {"layout.fit_micro_batch": False}), tmp_path / "given")
