@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.sources.files import BESIDE_DATA, FORMATS, HIDDEN, NAMELESS, detect
+from megatron_ettin.sources.files import BESIDE_DATA, DESCRIPTION, FORMATS, HIDDEN, NAMELESS, detect
+from megatron_ettin.sources.listed import MDS_INDEX, SAVED_INFO, SAVED_SPLITS, SAVED_STATE
 from megatron_ettin.sources.remote.address import WEB, RemoteFile, redacted, require_plain, scheme_of
 from megatron_ettin.sources.remote.retry import retried
 from megatron_ettin.sources.remote.store import describe, filesystem, path_of, pinned, read_range, shown_name
@@ -18,12 +19,8 @@ from megatron_ettin.typed_json import parse_json
 
 ASKED_AT_ONCE = 16
 """Files of a web server that are asked after side by side: each waits for an answer."""
-MDS_INDEX = "index.json"
 LARGEST_INDEX = 1 << 30
 """Bytes of the index of an MDS folder."""
-SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
-"""What describes a dataset that `datasets` has saved, and is no text."""
-DESCRIBES = "describes a dataset"
 UNNAMED = "not named by the MDS index beside it"
 
 Found = tuple[RemoteFile, str, str | None]
@@ -145,8 +142,8 @@ def _chosen(listing: Listing, wanted: str) -> tuple[list[Found], dict[str, list[
                 kinds[path] = ("mds", "zst" if path.endswith((".zst", ".zstd")) else None)
             elif name != MDS_INDEX:
                 left_out.setdefault(UNNAMED, []).append(listing.name(path))
-        elif saved and name in SAVED:
-            left_out.setdefault(DESCRIBES, []).append(listing.name(path))
+        elif saved and name in (SAVED_STATE, SAVED_INFO, SAVED_SPLITS):
+            left_out.setdefault(DESCRIPTION, []).append(listing.name(path))
         elif (kind := detect(place_of(listing.address(path)), wanted)) is not None:
             kinds[path] = kind
         else:

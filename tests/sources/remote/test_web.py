@@ -67,8 +67,11 @@ def test_every_kind_of_file_gives_the_corpus_of_the_disk(tmp_path, web, tokenize
     texts = make_texts(30, 5)
     pq.write_table(pa.table({"text": texts}), tmp_path / "rows.parquet", row_group_size=7)
     (tmp_path / "shard.00000.mds").write_bytes(encode_shard([{"text": text} for text in texts], {"text": "str"}))
+    with pa.ipc.new_file(tmp_path / "rows.arrow", pa.schema([("text", pa.string())])) as writer:
+        writer.write_table(pa.table({"text": texts}))
     web.files |= {
-        "/some text.jsonl.gz": gzip.compress(lines(30, 1)),
+        "/y.csv.gz": gzip.compress(b"text,id\nthe sea,1\n\"was, dark\",2\n"),
+        "/z/a.arrow": (tmp_path / "rows.arrow").read_bytes(), "/some text.jsonl.gz": gzip.compress(lines(30, 1)),
         "/z/rows.parquet": (tmp_path / "rows.parquet").read_bytes(),
         "/z/m/shard.00000.mds": (tmp_path / "shard.00000.mds").read_bytes(),
         "/z/m/index.json": json.dumps({"shards": [{"raw_data": {"basename": "shard.00000.mds"}}]}).encode(),
