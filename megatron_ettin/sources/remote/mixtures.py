@@ -18,8 +18,9 @@ from megatron_ettin.ownership import owned
 from megatron_ettin.progress import Progress, format_count
 from megatron_ettin.publish import write_atomically
 from megatron_ettin.sources.files import detect
+from megatron_ettin.sources.listed import MDS_INDEX
 from megatron_ettin.sources.remote.address import RemoteFile
-from megatron_ettin.sources.remote.listing import MDS_INDEX, Listing, files_below, shard_names
+from megatron_ettin.sources.remote.listing import Listing, files_below, shard_names
 from megatron_ettin.sources.remote.retry import NotWantedError
 from megatron_ettin.sources.remote.staging import FILES_AT_ONCE
 from megatron_ettin.sources.remote.store import path_of, pinned, read_range
