@@ -35,11 +35,13 @@ class Scale:
     """Steps are repeated for about this long."""
     least_steps: int = 3
     warmup_steps: int = 3
+    patience: float = 60.0
+    """Seconds that a row may take beside what is expected of it: one that takes longer hangs."""
     tiny: bool = False
     """Models, rows and micro-batches small enough for a CPU."""
 
 
-TINY = Scale(matrix=64, copy_bytes=1 << 16, timed_seconds=0.0, least_steps=1, warmup_steps=1, tiny=True)
+TINY = Scale(matrix=64, copy_bytes=1 << 16, timed_seconds=0.0, least_steps=1, warmup_steps=1, patience=600.0, tiny=True)
 
 
 @dataclass(frozen=True, kw_only=True)

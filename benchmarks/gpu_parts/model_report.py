@@ -56,8 +56,9 @@ def circumstances(rates: Rates) -> str:
     two = " and ".join(f"{rate / 1e12:.0f}" for rate in rates.attention)
     return (
         f"MODELLED, nothing was run on a GPU. Assumed of an H100: {rates.memory / 1e12:.1f} TB/s, "
-        f"{rates.product / 1e12:.0f} TFLOP/s of bf16 products; FlashAttention 2 at {two} TFLOP/s forward and "
-        f"backward, 3 at {rates.attention_3:g} times that; {rates.link / 1e9:.0f} GB/s from the host; a kernel takes "
+        f"{rates.product / 1e12:.0f} TFLOP/s of bf16 products, {rates.own_product / 1e12:.0f} of own kernels' "
+        f"(exponentials apart); FlashAttention 2 at {two} TFLOP/s forward and backward, 3 at "
+        f"{rates.attention_3:g} times that; {rates.link / 1e9:.0f} GB/s from the host; a kernel takes "
         f"{1e6 * rates.shortest:g} us at least, a launch {1e6 * rates.launch:g} us of the host.\n"
         f"python {' '.join(sys.argv)}; {time.strftime('%Y-%m-%d', time.gmtime())}; traced on {hardware()}; "
         f"python {platform.python_version()}, torch {torch.__version__}\n"

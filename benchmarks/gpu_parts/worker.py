@@ -30,8 +30,8 @@ from megatron_ettin.model.attention.choice import choose
 from megatron_ettin.model.pattern import layer_kinds
 from megatron_ettin.parallel.groups import initialize
 
-PATIENCE, LEAST_PATIENCE = 3.0, 60.0
-"""A row that takes longer than this many times what is expected, and as many seconds more, hangs."""
+PATIENCE = 3.0
+"""A row that takes longer than this many times what is expected, and the patience of the scale more, hangs."""
 
 
 def measure(row: Row, machine: Machine, results: Results) -> dict[str, Any]:
@@ -49,7 +49,9 @@ def measure(row: Row, machine: Machine, results: Results) -> dict[str, Any]:
     return kernels(row, machine, ceilings) if row.kind == "kernels" else our_step(row, machine, ceilings)
 
 
-def work_off(rows: Sequence[Row], machine: Machine, results: Results, left: Callable[[], float]) -> list[Row]:
+def work_off(
+    rows: Sequence[Row], machine: Machine, results: Results, left: Callable[[], float], patience: float = 60.0
+) -> list[Row]:
     """Measure what is missing while `left()` seconds last; returns the rows that there was no time for.
 
     A row that fails is kept with the reason, whatever the reason. Raises SystemExit(LOST) when the device is lost to
@@ -62,7 +64,7 @@ def work_off(rows: Sequence[Row], machine: Machine, results: Results, left: Call
         if results.seconds(row) > left():
             waiting.append(row)
             continue
-        results.begin(row, LEAST_PATIENCE + PATIENCE * results.seconds(row))
+        results.begin(row, patience + PATIENCE * results.seconds(row))
         started = time.monotonic()
         machine.forget()
         try:
@@ -108,7 +110,7 @@ def work(file: Path | None, budget: float, only: str, dry_run: bool) -> int:
         results.close_lost()
         planned = thinned(plan()) if dry_run else without_twins(plan(), chosen(machine))
         rows = [row for row in planned if only in row.key]
-        waiting = work_off(rows, machine, results, lambda: budget - age())
+        waiting = work_off(rows, machine, results, lambda: budget - age(), machine.scale.patience)
     settled = f"{len(rows) - len(waiting)} of {len(rows)} rows are settled"
     print(settled + ("; call again for the rest" if waiting else ""), flush=True)
     return 0
