@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from megatron_ettin.machine import cores
+
 BLOCK = 2**15
 """Values of each model that are joined at a time. What is made of them stays in a core's cache, and so few of them are
-not shared among threads, which would wait for one another at each of many small steps."""
+not shared by torch among threads, which would wait for one another at each small step: threads share blocks."""
 LOW_BITS = 15
 """A magnitude's 31 bits are counted in two passes: the 16 high ones, then these of those that share the high ones."""
 
@@ -84,24 +87,30 @@ class Joined(Mapping[str, Tensor]):
     """The weights of several models, joined tensor by tensor when they are asked for.
 
     Costs one tensor of each model and the joined one in memory. The last one is kept, for it may be stored in parts.
+    All cores read and join; the result does not depend on their number.
     """
 
     def __init__(self, models: Sequence[Mapping[str, Tensor]], method: Method) -> None:
         self._models, self._method = models, method
+        self._threads = ThreadPoolExecutor(cores())
         self._last: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._last:
             self._last.clear()
-            self._last[name] = self._joined([model[name] for model in self._models])
+            self._last[name] = self._joined(list(self._threads.map(lambda model: model[name], self._models)))
         return self._last[name]
 
     def _joined(self, tensors: Sequence[Tensor]) -> Tensor:
         flat = [tensor.reshape(-1) for tensor in tensors]
-        result = torch.empty(flat[0].shape)
-        for place in range(0, len(result), BLOCK):
-            block = slice(place, place + BLOCK)
-            result[block] = self._method.join([values[block] for values in flat])
+        result, threads = torch.empty(flat[0].shape), cores()
+
+        def join(first: int) -> None:
+            for place in range(first * BLOCK, len(result), threads * BLOCK):
+                block = slice(place, place + BLOCK)
+                result[block] = self._method.join([values[block] for values in flat])
+
+        list(self._threads.map(join, range(threads)))
         return result.view(tensors[0].shape)
 
     def __iter__(self) -> Iterator[str]:

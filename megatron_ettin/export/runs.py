@@ -199,7 +199,7 @@ def refill(folder: Path, loaded: Loaded) -> None:
     kind = read_folder_config(folder).kind
     tensors = to_huggingface(loaded.tensors, loaded.config.model, kind)
     staging = folder / f".{WEIGHTS}.incomplete"
-    save_weights(staging, tensors, huggingface_shapes(loaded.config.model, kind), torch.float32)
+    save_weights(staging, tensors, huggingface_shapes(loaded.config.model, kind), torch.float32, flush=False)
     os.replace(staging, folder / WEIGHTS)
     training = parse_json((folder / TRAINING_FILE).read_text(encoding="utf-8"))
     write_json(folder / TRAINING_FILE, training | _facts(loaded))
