@@ -43,9 +43,19 @@ class Parts:
     """Sources of the data mixture."""
 
 
-def build_parts(config: RunConfig, groups: Groups, sources: int, bucket_size: int | None = None) -> Parts:
-    """Build model and optimizer with their initial weights. Every rank calls this; ``bucket_size`` as in ``wrap``."""
-    models = build_model(config, groups)
+def build_parts(
+    config: RunConfig, groups: Groups, sources: int, bucket_size: int | None = None, *, initial: bool = True
+) -> Parts:
+    """Build model and optimizer with their initial weights. Every rank calls this; ``bucket_size`` as in ``wrap``.
+
+    Without ``initial`` all weights are 0, for a caller who sets them: at 150M parameters drawing them takes some ten
+    seconds of a core.
+    """
+    models = build_model(config, groups, initial=initial)
+    if not initial:
+        with torch.no_grad():
+            for parameter in (parameter for model in models for parameter in model.parameters()):
+                parameter.zero_()
     chunks = wrap(models, groups, overlap=overlaps(config, groups.device.kind), bucket_size=bucket_size)
     whole = shapes(config.model)
     sizes = [math.prod(whole[entry.name]) for entry in canonical_parameters(models)]

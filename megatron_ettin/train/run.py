@@ -31,7 +31,7 @@ from megatron_ettin.publish import write_atomically
 from megatron_ettin.rows.data_record import record_data
 from megatron_ettin.rows.report import source_table
 from megatron_ettin.rows.run_data import open_data, open_remembered, stored_vocabulary
-from megatron_ettin.run_folder import CONFIG, rewound_steps
+from megatron_ettin.run_folder import CONFIG, list_checkpoints, rewound_steps
 from megatron_ettin.train.guard import rewind
 from megatron_ettin.train.loop import SpikeError, train_loop
 from megatron_ettin.train.open_run import open_run_folder
@@ -92,7 +92,9 @@ def train(
             Watchdog(groups.world.rank, groups.world.size, 60 * config.observe.hang_minutes) as watchdog,
             Recorder(config, groups, run, data.sources) as recorder,
         ):
-            parts = build_parts(config, groups, len(data.sources))
+            begun = on_first(lambda: bool(list_checkpoints(run)))
+            given = begun or bool(config.start.huggingface or config.start.from_run)
+            parts = build_parts(config, groups, len(data.sources), initial=not given)
             recorder.say(source_table(data))
             if groups.device.kind == "cuda":
                 recorder.say(describe(kernel_kind(config.compute, "cuda"), "cuda"))

@@ -108,7 +108,8 @@ def test_the_same_command_goes_on_without_the_text_and_the_start(adapted, capsys
 
 
 def test_a_run_on_a_corpus_goes_on_and_is_checked_without_the_folder_of_its_start(adapted, tmp_path, monkeypatch):
-    """Stopped in the middle, with text to remember: only the first start needs START."""
+    """Stopped in the middle, with text to remember: only the first start needs START, and none draws weights."""
+    monkeypatch.setattr("megatron_ettin.model.build.initialize_weights", lambda *_: pytest.fail("drawn in vain"))
     start, run, record = tmp_path / "start", tmp_path / "run", Recorder.step
     shutil.copytree(adapted.start, start)
     corpus = str(adapted.run / "corpus" / "text")

@@ -89,7 +89,12 @@ def test_batches_in_the_record_can_be_replayed(corpus, tmp_path):
 
 def test_a_signal_before_the_first_step_leaves_nothing(corpus, tmp_path, monkeypatch):
     build = run_module.build_parts
-    monkeypatch.setattr(run_module, "build_parts", lambda *a: (os.kill(os.getpid(), signal.SIGTERM), build(*a))[1])
+
+    def stopped(*arguments, **settings):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return build(*arguments, **settings)
+
+    monkeypatch.setattr(run_module, "build_parts", stopped)
     outcome = go(config_of(corpus), tmp_path)
     assert outcome.signal == signal.SIGTERM and outcome.state.step == 0
     assert list_checkpoints(tmp_path) == []

@@ -252,9 +252,9 @@ def test_a_stage_that_is_over_leaves_its_memory_to_the_next(tmp_path, monkeypatc
     """No model of an earlier stage is alive when the next one is built."""
     build, alive = run_module.build_parts, []
 
-    def counted(*arguments):
+    def counted(*arguments, **settings):
         alive.append(sum(type(item) is DistributedDataParallel for item in gc.get_objects()))
-        return build(*arguments)
+        return build(*arguments, **settings)
 
     gc.collect()
     monkeypatch.setattr(run_module, "build_parts", counted)
