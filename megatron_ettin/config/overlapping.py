@@ -19,8 +19,6 @@ def overlap_choice(config: RunConfig, device_kind: str) -> tuple[bool, str]:
         return False, "there is nobody to send them to"
     if config.optimizer.freeze:
         return False, "it waits for the gradient of every weight, and optimizer.freeze leaves some out"
-    if layout.virtual_pipeline > 1:
-        return False, "interleaved stages have not been proven to send in between; ask for it"
     if device_kind == "cpu":
         return False, "on a CPU messages take the cores that compute"
     return True, "the GPU computes meanwhile"

@@ -189,8 +189,7 @@ class LayoutConfig:
     overlap: bool = False
     """Reduce gradients and gather weights among data ranks while passes compute."""
     choose_overlap: bool = True
-    """Do so on GPUs, unless parts are frozen or stages interleaved; off where --layout.overlap or --layout.no-overlap
-    is given."""
+    """Do so on GPUs, unless parts are frozen; off where --layout.overlap or --layout.no-overlap is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

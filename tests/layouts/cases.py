@@ -106,7 +106,7 @@ _LAYOUTS: tuple[Case, ...] = (
     Case("tp2-dp2", 4, {"tensor": 2}),
     Case("tp2-dp2-sp-overlap", 4, {"tensor": 2, "sequence_parallel": True, "overlap": True}),
     Case("pp2-dp2", 4, {"pipeline": 2, "overlap": True}),
-    Case("pp2-vpp2-dp2", 4, {"pipeline": 2, "virtual_pipeline": 2}),
+    Case("pp2-vpp2-dp2", 4, {"pipeline": 2, "virtual_pipeline": 2, "overlap": True}),
     Case("tp2-pp2-vpp2-sp", 4, {"tensor": 2, "pipeline": 2, "virtual_pipeline": 2, "sequence_parallel": True}),
     Case("cp2-tp2-sp", 4, {"context": 2, "tensor": 2, "sequence_parallel": True}),
     Case("cp2-pp2", 4, {"context": 2, "pipeline": 2}),
