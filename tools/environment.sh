@@ -5,8 +5,8 @@
 #
 # Uses the virtual environment that is active, else .venv in the checkout. A torch that is installed already is kept.
 # Without a GPU the CPU build of torch is taken: "+cpu" versions, and on macOS every build, are that build wherever they
-# come from, so the package index that pip is set up with is asked first; PyTorch's own CPU index has nothing else. ETTIN_ENVIRONMENT=ready skips all of it, for containers and tests that
-# bring a Python with everything in it.
+# come from, so the package index that pip is set up with is asked first; PyTorch's own CPU index has nothing else.
+# ETTIN_ENVIRONMENT=ready skips all of it, for containers and tests that bring a Python with everything in it.
 
 ettin_say() { printf '== %s\n' "$*"; }
 

@@ -140,7 +140,7 @@ def test_a_checkpoint_of_a_run_is_exported_once_and_then_only_refilled(run, tmp_
 
     points = points_of([str(run)])
     exports = []
-    monkeypatch.setattr(origins, "export_checkpoint", lambda *given: exports.append(given) or export_checkpoint(*given))
+    monkeypatch.setattr(origins, "export_checkpoint", lambda *a, **o: exports.append(a) or export_checkpoint(*a, **o))
     for point in points:
         export_checkpoint(point.origin.checkpoint, tmp_path / point.revision)
         with point.origin.folder() as folder:
