@@ -115,6 +115,8 @@ class ShardedOptimizer(DistributedOptimizer):  # type: ignore[misc]
             found = self._states_of(parameter) if mine else None
             if is_loading and found is not None and len(parts) > 1:
                 found = {name: torch.empty(parameter.numel(), dtype=part.dtype) for name, part in found.items()}
+            elif is_loading and found is not None and not parameter.requires_grad:  # its moments are a single zero
+                found = {n: part if n == "param" else torch.empty(part.shape) for n, part in found.items()}
             elif not is_loading:
                 found = put_together(found, parts, parameter.numel(), group)
             if found is not None:
