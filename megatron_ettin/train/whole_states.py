@@ -7,6 +7,8 @@ the optimizer's state than its share and those tensors.
 
 from __future__ import annotations
 
+import megatron_ettin.parallel.megatron  # noqa: F401
+
 from collections.abc import Sequence
 
 import torch
