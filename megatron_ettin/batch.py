@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,4 +102,21 @@ def empty_batch(rows: int, row_length: int, pad_id: int) -> Batch:
         rows_B=np.full(rows, -1, np.int64),
         sources_B=np.zeros(rows, np.int32),
         tokens=0,
+    )
+
+
+def packed_pieces(pieces: Sequence[NDArray[np.integer[Any]]], asked: Sequence[NDArray[np.integer[Any]]] = ()) -> Batch:
+    """Pieces of ids in one row without padding, a segment for each; labels of id 0 at positions ``asked`` of each."""
+    starts = np.cumsum([0, *map(len, pieces)])
+    labels = [positions + start for positions, start in zip(asked, starts, strict=False)]
+    label_positions = np.concatenate([np.zeros(0, np.int32), *labels]).astype(np.int32)
+    return Batch(
+        input_ids_BT=np.concatenate(pieces).astype(np.int32)[None],
+        positions_BT=np.concatenate([np.arange(len(piece), dtype=np.int32) for piece in pieces])[None],
+        cu_seqlens_S=starts.astype(np.int32),
+        label_positions_L=label_positions,
+        label_ids_L=np.zeros(len(label_positions), np.int32),
+        rows_B=np.zeros(1, np.int64),
+        sources_B=np.zeros(1, np.int32),
+        tokens=int(starts[-1]),
     )

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import TextIO
 
@@ -26,7 +26,12 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-class Progress:
+def say(text: str) -> None:
+    """Print a line that is seen at once, also in a pipe."""
+    print(text, flush=True)
+
+
+class Progress(AbstractContextManager["Progress"]):
     """A line that shows how far a long task is. ``total`` may be 0 when it is not known.
 
     Writes to ``stream`` (standard error) only when that is a terminal, at most five times a second.
@@ -64,9 +69,6 @@ class Progress:
         if self.total and rate:
             text += f", {format_seconds((self.total - done) / rate)} left"
         return f"{text}, {detail}" if detail else text
-
-    def __enter__(self) -> Progress:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

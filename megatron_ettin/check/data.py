@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from megatron_ettin import _native
 from megatron_ettin.check.findings import Finding
 from megatron_ettin.config.run import RunConfig
+from megatron_ettin.corpus.format import hash_path
 from megatron_ettin.corpus.reader import Corpus, open_corpus
 from megatron_ettin.corpus.verify import verify_corpus
 from megatron_ettin.errors import DataError
-from megatron_ettin.rows.held_out import hashes_stand_beside, split_key, text_hashes
+from megatron_ettin.rows.held_out import split_key, text_hashes
 from megatron_ettin.rows.mixture import Mixture, mixture_of, read_mixture
 from megatron_ettin.rows.packing import native_corpus, open_pack, pack_spec
 from megatron_ettin.rows.pool import build_pool
@@ -65,7 +66,7 @@ def nothing_held_out(config: RunConfig, corpora: list[Corpus]) -> bool:
         return False
     for corpus in corpora:
         native = native_corpus(corpus)
-        if hashes_stand_beside(corpus):
+        if all(hash_path(pair.prefix, pair.fingerprint).is_file() for pair in corpus.pairs):
             hashes = text_hashes(corpus, native, threads=1)[:]
         else:  # made here and not kept: a check writes nothing
             hashes = _native.text_hashes(native, 0, corpus.documents, 1)

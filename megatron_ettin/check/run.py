@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from megatron_ettin.check.findings import Finding, guarded
 from megatron_ettin.checkpoint.standing import foresee
@@ -210,7 +209,10 @@ def from_huggingface_finding(config: RunConfig, tokenizer: TokenizerIdentity | N
     try:
         fields = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         shape = {ours: fields[theirs] for ours, theirs in HUGGINGFACE_NAMES.items()}
-        shape |= rotary_bases(fields)
+        groups = fields.get("rope_parameters") or {}  # either generation of transformers has names of its own
+        for reach, group in (("global", "full_attention"), ("local", "sliding_attention")):
+            base = groups.get(group, {}).get("rope_theta", fields.get(f"{reach}_rope_theta"))
+            shape |= {} if base is None else {f"rope_base_{reach}": float(base)}
         shape["global_every"] = fields.get("global_attn_every_n_layers", every_of(fields.get("layer_types")))
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -232,16 +234,6 @@ def from_huggingface_finding(config: RunConfig, tokenizer: TokenizerIdentity | N
         if said := compare_tokenizers(tokenizer, found, str(folder if found else file), WITH_ITS_TOKENIZER):
             text += f"; {said}"
     return Finding("ok", "start", text)
-
-
-def rotary_bases(fields: dict[str, Any]) -> dict[str, Any]:
-    """The rotary bases in a config.json of either generation of transformers, by our names, as far as it has them."""
-    groups = fields.get("rope_parameters") or {}
-    stated = {
-        "rope_base_global": groups.get("full_attention", {}).get("rope_theta", fields.get("global_rope_theta")),
-        "rope_base_local": groups.get("sliding_attention", {}).get("rope_theta", fields.get("local_rope_theta")),
-    }
-    return {name: float(value) for name, value in stated.items() if value is not None}
 
 
 def folder_findings(config: RunConfig, run: Path, tokenizer: TokenizerIdentity | None = None) -> Iterator[Finding]:

@@ -45,8 +45,15 @@ def run_status(run: Path) -> Iterator[tuple[str, str]]:
     done = f"{format_count(last['tokens'])} of {format_count(total)} tokens ({share:.0%})"
     yield "progress", f"step {last['step']:,}, {done}"
     if steps:
-        yield "loss", loss_line(last, evaluations)
-        yield "rate", rate_line(config, steps)
+        loss = f"{last['loss']:.4f}" if isinstance(last.get("loss"), float) else "not finite"
+        if evaluations:
+            loss += f"; held out {evaluations[-1]['loss']:.4f} at step {evaluations[-1]['step']:,}"
+        yield "loss", f"{loss}; {last['refused']:,} steps refused" if last.get("refused") else loss
+        rate = f"learning rate {last['lr']:.2e}"
+        if speed := last.get("tokens_per_second"):
+            left = format_seconds(max(0, total - last["tokens"]) / speed)
+            rate += f"; {format_count(speed)} tokens/s, {left} left at that rate"
+        yield "rate", rate
     checkpoints = list_checkpoints(run)
     yield "saved", saved_line(checkpoints)
     yield "disk", disk_line(run, config, checkpoints, steps)
@@ -65,25 +72,6 @@ def owner_line(run: Path) -> str:
         "gone": f"{owner}; it is gone",
         "undecided": f"{owner}; its heart has beaten within the last minute",
     }[standing]
-
-
-def loss_line(last: MetricsRecord, evaluations: list[MetricsRecord]) -> str:
-    """The newest losses."""
-    loss = last.get("loss")
-    text = f"{loss:.4f}" if isinstance(loss, float) else "not finite"
-    if evaluations:
-        text += f"; held out {evaluations[-1]['loss']:.4f} at step {evaluations[-1]['step']:,}"
-    return f"{text}; {last['refused']:,} steps refused" if last.get("refused") else text
-
-
-def rate_line(config: RunConfig, steps: list[MetricsRecord]) -> str:
-    """Learning rate, tokens a second and time left."""
-    last, speed = steps[-1], steps[-1].get("tokens_per_second")
-    text = f"learning rate {last['lr']:.2e}"
-    if speed:
-        left = max(0, config.schedule.tokens - last["tokens"]) / speed
-        text += f"; {format_count(speed)} tokens/s, {format_seconds(left)} left at that rate"
-    return text
 
 
 def saved_line(checkpoints: list[Checkpoint]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -30,7 +30,20 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-class StoredWeights(Mapping[str, Tensor]):
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors by name, each made when it is asked for, in the way of a subclass."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class StoredWeights(LazyTensors):
     """Name, as in `config.weights`, -> float32 tensor; each is read when it is asked for and not kept.
 
     Costs the largest tensor twice in memory. Raises CheckpointError when a tensor is missing or has another shape, and
@@ -53,6 +66,7 @@ class StoredWeights(Mapping[str, Tensor]):
                     f"{self._folder}: {weight.name} is of shape {tuple(found.size)}; {model.size} needs {weight.shape}"
                 )
             self._weights[weight.name] = weight, found.size
+        super().__init__(self._weights)
 
     def __getitem__(self, name: str) -> Tensor:
         weight, size = self._weights[name]
@@ -63,9 +77,3 @@ class StoredWeights(Mapping[str, Tensor]):
         if not all_finite(tensor):
             raise CheckpointError(f"tensor {name} of {self._folder} holds NaN or infinity; take another checkpoint")
         return from_head_order(tensor, self._heads) if weight.split == "heads" else tensor[: weight.shape[0]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)

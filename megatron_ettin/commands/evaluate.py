@@ -13,6 +13,7 @@ import tyro
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluate.retrieval.settings import ContrastSettings
 from megatron_ettin.heavy_imports import heavy_imports
+from megatron_ettin.progress import say
 
 SUITE_FLAGS = ("tasks", "local", "limit", "seeds", "budget", "setting", "retrieval", "shard", "protocol", "mntp")
 DYNAMICS_SUITE = "losses"
@@ -95,7 +96,9 @@ def main(arguments: list[str]) -> int:
     if flags.suite or flags.dynamics:
         evaluate_with_suites(flags)
         return 0
-    refuse_suite_flags(flags)
+    for name in SUITE_FLAGS:
+        if getattr(flags, name) != getattr(EvaluateFlags(models=()), name):
+            raise ConfigError(f"--{name} is a setting of suites; name them, for example --suite generative,bias")
     with heavy_imports():
         from megatron_ettin.evaluate.report import plot_losses, print_results, write_results
         from megatron_ettin.evaluate.suite import evaluate, exported, held_out_text, named_sources, text_settings
@@ -161,27 +164,15 @@ def evaluate_with_suites(flags: EvaluateFlags) -> None:
                 points = points_of(flags.models)
                 suites = made(names, options, lambda: held_out([stack.enter_context(points[0].opened(flags.mntp))]))
                 evaluate_points(
-                    points, suites, options, flags.out, mntp=flags.mntp, tasks=tasks, shard=shard, say=seen_at_once
+                    points, suites, options, flags.out, mntp=flags.mntp, tasks=tasks, shard=shard, say=say
                 )
             else:
                 subjects = stack.enter_context(opened_subjects(named_sources(flags.models), flags.mntp))
                 suites = made(names, options, lambda: held_out(subjects))
-                evaluate_suites(subjects, suites, options, flags.out, tasks=tasks, shard=shard, say=seen_at_once)
+                evaluate_suites(subjects, suites, options, flags.out, tasks=tasks, shard=shard, say=say)
         finally:
             text = write_report(flags.out)
     print(text)
-
-
-def seen_at_once(line: str) -> None:
-    """Print a line that is seen at once, also in a pipe."""
-    print(line, flush=True)
-
-
-def refuse_suite_flags(flags: EvaluateFlags) -> None:
-    """Raise ConfigError for a flag that only suites have."""
-    for name in SUITE_FLAGS:
-        if getattr(flags, name) != getattr(EvaluateFlags(models=()), name):
-            raise ConfigError(f"--{name} is a setting of suites; name them, for example --suite generative,bias")
 
 
 def split_words(text: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from megatron_ettin.commands.run_flags import RunFlags, parse_flags, run_folder
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.heavy_imports import heavy_imports
 from megatron_ettin.launcher import end_with_launcher
+from megatron_ettin.progress import say
 from megatron_ettin.run_folder import own_run
 from megatron_ettin.train.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest
 
@@ -68,7 +69,7 @@ def main_of_plan(arguments: list[str]) -> int:
             plan=planned.plan, choices=planned.choices, stages=planned.stages, folder=planned.folder,
             command=shlex.join(sys.orig_argv), start_over=flags.start_over, take_over=flags.take_over,
         )  # fmt: skip
-        received = walk(this, read_canonical, stop, still_owned=still_owned, say=lambda text: print(text, flush=True))
+        received = walk(this, read_canonical, stop, still_owned=still_owned, say=say)
         finish()
     return exit_status(received)
 

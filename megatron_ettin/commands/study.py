@@ -13,6 +13,7 @@ import tyro
 
 from megatron_ettin.commands.run_flags import expanded
 from megatron_ettin.ownership import owned
+from megatron_ettin.progress import say
 from megatron_ettin.study.settings import StudySettings, refuse_bad_data
 
 OWNER = "study"
@@ -95,11 +96,6 @@ turn each into the other (encoder-from-decoder by MNTP, decoder-from-encoder by 
 check, evaluate them on one held-out text and by the suites of --evaluate, and write one report: report.html, a page of
 its own, report.md and report.json. The same command resumes. With --plans NAME NAME:split=0.25 ... it compares plans
 instead, at --sizes and with --seeds (docs/plans.md)."""
-
-
-def say(text: str) -> None:
-    """A line that is seen at once, also in a pipe."""
-    print(text, flush=True)
 
 
 def tell(report: dict[str, object], folder: Path) -> None:

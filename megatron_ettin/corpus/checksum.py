@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from megatron_ettin import _native
 from megatron_ettin.corpus.manifest import FileChecksum
 from megatron_ettin.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 KIND = "crc32c"
 
@@ -29,17 +32,10 @@ def file_checksum(content: bytes) -> FileChecksum:
     return FileChecksum(bytes=len(content), checksum=checksum_text(_native.crc32c(content)))
 
 
-class Writable(Protocol):
-    """Anything that bytes can be written to."""
-
-    def write(self, content: bytes, /) -> object:
-        """Take all of ``content``."""
-
-
 class ChecksummedWriter:
     """Passes writes on, with their size and crc32c."""
 
-    def __init__(self, stream: Writable) -> None:
+    def __init__(self, stream: SupportsWrite[bytes]) -> None:
         self._stream = stream
         self.size = 0
         self.checksum = 0

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from megatron_ettin.checkpoint.weights import LazyTensors
 from megatron_ettin.machine import cores
 
 BLOCK = 2**15
@@ -83,7 +84,7 @@ def below(threshold: float) -> float:
     return float(torch.nextafter(torch.tensor(threshold), torch.tensor(0.0)))
 
 
-class Joined(Mapping[str, Tensor]):
+class Joined(LazyTensors):
     """The weights of several models, joined tensor by tensor when they are asked for.
 
     Costs one tensor of each model and the joined one in memory. The last one is kept, for it may be stored in parts.
@@ -91,6 +92,7 @@ class Joined(Mapping[str, Tensor]):
     """
 
     def __init__(self, models: Sequence[Mapping[str, Tensor]], method: Method) -> None:
+        super().__init__(models[0])
         self._models, self._method = models, method
         self._threads = ThreadPoolExecutor(cores())
         self._last: dict[str, Tensor] = {}
@@ -112,12 +114,6 @@ class Joined(Mapping[str, Tensor]):
 
         list(self._threads.map(join, range(threads)))
         return result.view(tensors[0].shape)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._models[0])
-
-    def __len__(self) -> int:
-        return len(self._models[0])
 
 
 def thresholds(

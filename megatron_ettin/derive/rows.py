@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from megatron_ettin.checkpoint.weights import LazyTensors
 from megatron_ettin.config.weights import TABLE
 from megatron_ettin.derive.matching import Matches
 
@@ -18,7 +19,7 @@ BLOCK = 2**13
 """New tokens whose pieces are added up at a time."""
 
 
-class Reworded(Mapping[str, Tensor]):
+class Reworded(LazyTensors):
     """A model's weights with the rows of another vocabulary, each made when it is asked for.
 
     Costs the old and the new rows of a weight in memory.
@@ -26,6 +27,7 @@ class Reworded(Mapping[str, Tensor]):
 
     def __init__(self, tensors: Mapping[str, Tensor], matches: Matches, known: frozenset[int]) -> None:
         """``known``: the old ids that are tokens; the mean of their rows stands for a token without pieces."""
+        super().__init__(tensors)
         self._tensors, self._matches, self._known = tensors, matches, sorted(known)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -47,9 +49,3 @@ class Reworded(Mapping[str, Tensor]):
             sums.index_add_(0, of_row_P, old[pieces_P].double())
             rows[[new for new, _ in block]] = (sums / lengths.view(-1, *[1] * (old.dim() - 1))).float()
         return rows
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)

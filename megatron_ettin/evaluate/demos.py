@@ -59,24 +59,18 @@ def go_on(scorer: Scorer, tokenizer: Any, text: str, tokens: int = 24) -> Contin
         attended_BT = torch.ones_like(prompt_BT)
         out_BT = scorer.model.generate(prompt_BT, attention_mask=attended_BT, max_new_tokens=tokens, do_sample=False)
         written = out_BT[0, len(prompt) :].tolist()
-    else:
-        written = _unmasked(scorer, tokenizer, prompt, tokens)
-    return Continuation(text=text, continuation=tokenizer.decode(written, skip_special_tokens=True))
-
-
-def _unmasked(scorer: Scorer, tokenizer: Any, prompt: list[int], tokens: int) -> list[int]:  # noqa: ANN401
-    """What an encoder writes, greedily."""
+        return Continuation(text=text, continuation=tokenizer.decode(written, skip_special_tokens=True))
     mask, separator = tokenizer.mask_token_id, scorer.model.config.sep_token_id
-    written: list[int] = []
+    written = []
     for _ in range(tokens):
         prefix = prompt + written
-        ids = torch.tensor([[*prefix, *[mask] * MASKS, separator]], device=scorer.device)
+        row = torch.tensor([[*prefix, *[mask] * MASKS, separator]], device=scorer.device)
         position = torch.tensor([len(prefix) + scorer.objective.label_offset], device=scorer.device)
-        chosen = int(scorer.logits(ids, torch.ones_like(ids), torch.zeros_like(position), position).argmax())
+        chosen = int(scorer.logits(row, torch.ones_like(row), torch.zeros_like(position), position).argmax())
         if chosen == separator:
             break
         written.append(chosen)
-    return written
+    return Continuation(text=text, continuation=tokenizer.decode(written, skip_special_tokens=True))
 
 
 def gap_in(text: str, seed: int = 0) -> str:

@@ -115,22 +115,18 @@ def losses(
     text: HeldOut, scorer: Answering, title: str, asked: Mapping[str, Sequence[Request]] | None = None
 ) -> dict[str, Loss]:
     """Question -> loss of one model; ``asked``: the questions of its objective, where they have been made before."""
-    return {
-        question: _loss(question, requests, text, scorer, f"{title}, {question}")
-        for question, requests in (asked or questions(text, scorer.objective)).items()
-    }
-
-
-def _loss(question: str, requests: Sequence[Request], text: HeldOut, scorer: Answering, title: str) -> Loss:
-    with Progress(title, len(requests), " texts") as progress:
-        answers = scorer.answer(requests, progress.update)
-    nats_L = -answers.log_probabilities_L
-    targets_L = np.concatenate([request.targets_L for request in requests])
-    return Loss(
-        nats_per_token=float(nats_L.mean()),
-        standard_error=float(nats_L.std() / np.sqrt(len(nats_L))),
-        nats_per_byte=float(nats_L.sum() / max(1, text.token_bytes_V[targets_L].sum())),
-        accuracy=float((answers.first_choices_L == targets_L).mean()),
-        tokens=len(nats_L),
-        reading=READINGS[question, scorer.objective.causal],
-    )
+    found = {}
+    for question, requests in (asked or questions(text, scorer.objective)).items():
+        with Progress(f"{title}, {question}", len(requests), " texts") as progress:
+            answers = scorer.answer(requests, progress.update)
+        nats_L = -answers.log_probabilities_L
+        targets_L = np.concatenate([request.targets_L for request in requests])
+        found[question] = Loss(
+            nats_per_token=float(nats_L.mean()),
+            standard_error=float(nats_L.std() / np.sqrt(len(nats_L))),
+            nats_per_byte=float(nats_L.sum() / max(1, text.token_bytes_V[targets_L].sum())),
+            accuracy=float((answers.first_choices_L == targets_L).mean()),
+            tokens=len(nats_L),
+            reading=READINGS[question, scorer.objective.causal],
+        )
+    return found

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from megatron_ettin.config.objective import Objective
 from megatron_ettin.evaluate.scorer import Request
@@ -55,7 +54,8 @@ def next_at_places(
 ) -> list[Request]:
     """The token at each place from what is to its left, for any kind, in the order of the places.
 
-    A decoder answers all places of a piece in one pass; an encoder needs a pass for each, by three masks.
+    A decoder answers all places of a piece in one pass. An encoder needs a pass for each: what is to the left, three
+    masks and [SEP], of which the first mask is read.
     """
     requests = []
     if objective.causal:
@@ -69,31 +69,6 @@ def next_at_places(
     for piece, position in places:
         ids = pieces[piece].ids_T
         prefix, target = ids[:position], ids[position : position + 1]
-        requests.append(three_mask_request(prefix, target, objective.label_offset, mask, separator))
+        row, read_at = np.concatenate([prefix, [mask] * MASKS, [separator]]), len(prefix) + objective.label_offset
+        requests.append(Request(ids_T=row, positions_L=np.array([read_at]), targets_L=target))
     return requests
-
-
-def three_mask_request(
-    prefix_T: NDArray[np.int64], target: NDArray[np.int64], label_offset: int, mask: int, separator: int
-) -> Request:
-    """The token after ``prefix_T`` from an encoder: prefix, three masks, [SEP]; the first mask is read."""
-    ids = np.concatenate([prefix_T, [mask] * MASKS, [separator]])
-    return Request(ids_T=ids, positions_L=np.array([len(prefix_T) + label_offset]), targets_L=target)
-
-
-def continuation_requests(
-    context_T: NDArray[np.int64],
-    continuation_T: NDArray[np.int64],
-    label_offset: int,
-    mask: int,
-    separator: int,
-) -> list[Request]:
-    """The pseudo-log-likelihood of a continuation by an encoder, one request a token, its closing [SEP] included.
-
-    ``context_T`` starts with [CLS] and has no [SEP]. Cost: one pass over the text a token.
-    """
-    whole = np.concatenate([context_T, continuation_T, [separator]])
-    return [
-        three_mask_request(whole[:end], whole[end : end + 1], label_offset, mask, separator)
-        for end in range(len(context_T), len(whole))
-    ]

@@ -67,11 +67,19 @@ def plot_losses(results: Results, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = list(results["models"])
+    width = 0.8 / len(COLUMNS)
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(max(6.4, 1.5 + 1.9 * len(names)), 4.6), layout="constrained")
         axes = figure.subplots()
         for place, column in enumerate(COLUMNS):
-            draw_bars(axes, results, place, column)
+            losses = [model["losses"].get(column) for model in results["models"].values()]
+            found = [(number, loss) for number, loss in enumerate(losses) if loss]
+            bars = axes.bar(
+                [number + (place - 1) * width for number, _ in found], [loss["nats_per_token"] for _, loss in found],
+                width, yerr=[loss["standard_error"] for _, loss in found],
+                label=column, color=COLORS[place], ecolor="#444444",
+            )  # fmt: skip
+            axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
         entropy = results["text"]["unigram_nats_per_token"]
         axes.axhline(entropy, label="unigram entropy", **REFERENCE)
         axes.set_title("Held-out loss, with its standard error")
@@ -80,18 +88,3 @@ def plot_losses(results: Results, path: Path) -> None:
         axes.grid(visible=False, axis="x")
         figure.legend(loc="outside lower center", ncols=len(COLUMNS) + 1)
         figure.savefig(path, dpi=150)
-
-
-def draw_bars(axes: Any, results: Results, place: int, column: str) -> None:  # noqa: ANN401
-    """The answers of all models to one question, each with its figure."""
-    width = 0.8 / len(COLUMNS)
-    losses = [model["losses"].get(column) for model in results["models"].values()]
-    found = [(number, loss) for number, loss in enumerate(losses) if loss]
-    bars = axes.bar(
-        [number + (place - 1) * width for number, _ in found],
-        [loss["nats_per_token"] for _, loss in found],
-        width,
-        yerr=[loss["standard_error"] for _, loss in found],
-        label=column, color=COLORS[place], ecolor="#444444",
-    )  # fmt: skip
-    axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)

@@ -22,8 +22,7 @@ from megatron_ettin.export.config_json import FolderConfig
 from megatron_ettin.export.huggingface import objective_of, read_folder_config
 from megatron_ettin.machine import cores
 
-TOKENS_PER_BATCH = 8_192
-ANSWERS_PER_BATCH = 1_024
+TOKENS_PER_BATCH, ANSWERS_PER_PASS = 8_192, 1_024
 """Bounds of one forward pass: padded tokens, and positions that reach the vocabulary."""
 PARAMETERS_PER_THREAD = 10_000_000
 """Passes of a smaller model are too short to share: on a busy machine its threads would wait for each other longer than
@@ -74,7 +73,7 @@ class Scorer:
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         log_probabilities_L, first_choices_L = np.zeros(starts[-1]), np.zeros(starts[-1], dtype=np.int64)
         done = 0
-        work = list(batches(requests))
+        work = list(passes([len(request.ids_T) for request in requests], sizes, TOKENS_PER_BATCH))
         with ThreadPoolExecutor(self.passes) as pool:
             answered = pool.map(lambda chosen: self._forward([requests[i] for i in chosen]), work)
             for chosen, (log_p, first) in zip(work, answered, strict=True):
@@ -143,16 +142,18 @@ def threads_and_passes(parameters: int) -> tuple[int, int]:
     return threads, available // threads
 
 
-def batches(requests: Sequence[Request]) -> Iterator[list[int]]:
-    """Indices of requests in batches of similar length, within both limits (a single request may exceed them)."""
+def passes(lengths: Sequence[int], answers: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of texts in batches of similar length, shortest first, each within the bounds or a single text.
+
+    At most ``tokens`` tokens, padding to the longest counted, and ANSWERS_PER_PASS positions.
+    """
     batch: list[int] = []
-    answers = 0
-    for i in sorted(range(len(requests)), key=lambda i: len(requests[i].ids_T)):
-        answers += len(requests[i].positions_L)
-        too_long = (len(batch) + 1) * len(requests[i].ids_T) > TOKENS_PER_BATCH
-        if batch and (too_long or answers > ANSWERS_PER_BATCH):
+    asked = 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        asked += answers[i]
+        if batch and ((len(batch) + 1) * lengths[i] > tokens or asked > ANSWERS_PER_PASS):
             yield batch
-            batch, answers = [], len(requests[i].positions_L)
+            batch, asked = [], answers[i]
         batch.append(i)
     if batch:
         yield batch

@@ -76,6 +76,11 @@ def write_folder(folder: Path, export: Export) -> None:
 
 def read_folder_config(folder: Path) -> FolderConfig:
     """What the folder's config.json says; opens nothing else. Raises CheckpointError, also for a pipe beside it."""
+    return read_config(read_fields(folder), str(folder), size=Path(folder).resolve().name)
+
+
+def read_fields(folder: Path) -> dict[str, Any]:
+    """The fields of config.json, of a model of any architecture. Raises CheckpointError, also for a pipe beside it."""
     path = Path(folder) / "config.json"
     refuse_special_files(path.parent)
     try:
@@ -86,7 +91,7 @@ def read_folder_config(folder: Path) -> FolderConfig:
         raise CheckpointError(f"{path} cannot be read: {error}; fetch the folder again") from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds no JSON object")
-    return read_config(fields, str(folder), size=Path(folder).resolve().name)
+    return fields
 
 
 def open_folder(folder: Path) -> Import:

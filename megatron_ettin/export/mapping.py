@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from megatron_ettin.checkpoint.weights import LazyTensors
 from megatron_ettin.config.run import ModelConfig
 from megatron_ettin.config.weights import Weight, shapes, weights
 from megatron_ettin.errors import CheckpointError
@@ -72,20 +73,15 @@ def huggingface_shapes(model: ModelConfig, kind: Kind) -> dict[str, tuple[int, .
     return {name: entry.part_shape for entry in entries(model, kind) for name in entry.names}
 
 
-class Renamed(Mapping[str, Tensor]):
+class Renamed(LazyTensors):
     """Tensors made from those of another mapping when they are asked for; nothing is kept."""
 
     def __init__(self, makers: dict[str, Callable[[], Tensor]]) -> None:
+        super().__init__(makers)
         self._makers = makers
 
     def __getitem__(self, name: str) -> Tensor:
         return self._makers[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)
 
 
 def to_huggingface(tensors: Mapping[str, Tensor], model: ModelConfig, kind: Kind) -> Renamed:

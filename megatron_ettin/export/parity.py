@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_ettin.batch import Batch
+from megatron_ettin.batch import packed_pieces
 from megatron_ettin.config.objective import Objective
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import ComputeConfig, LayoutConfig, ModelConfig
@@ -239,25 +239,10 @@ def packed_logits(model: ModelConfig, objective: Objective, tensors: Mapping[str
     @torch.no_grad()
     def compute(pieces: Sequence[Tensor]) -> Sequence[Tensor]:
         ours, groups = load_ours(model, objective, tensors)
-        batch = DeviceBatch.from_batch(packed_row(pieces), groups)
+        batch = DeviceBatch.from_batch(packed_pieces([piece.numpy() for piece in pieces]), groups)
         total = sum(len(piece) for piece in pieces)
         everywhere_T = torch.arange(total, device=groups.device.torch_device)
         logits_TV = ours.logits(batch, everywhere_T)[:, : model.vocabulary].cpu()
         return list(torch.split(logits_TV, [len(piece) for piece in pieces]))
 
     return compute
-
-
-def packed_row(pieces: Sequence[Tensor]) -> Batch:
-    """One row without padding or labels, a segment for each piece."""
-    lengths = [len(piece) for piece in pieces]
-    return Batch(
-        input_ids_BT=torch.cat(list(pieces)).numpy().astype(np.int32)[None],
-        positions_BT=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])[None],
-        cu_seqlens_S=np.cumsum([0, *lengths]).astype(np.int32),
-        label_positions_L=np.zeros(0, dtype=np.int32),
-        label_ids_L=np.zeros(0, dtype=np.int32),
-        rows_B=np.zeros(1, dtype=np.int64),
-        sources_B=np.zeros(1, dtype=np.int32),
-        tokens=sum(lengths),
-    )

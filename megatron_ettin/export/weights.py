@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from megatron_ettin.checkpoint.weights import all_finite
+from megatron_ettin.checkpoint.weights import LazyTensors, all_finite
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.typed_json import parse_json
 
@@ -85,7 +85,7 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-class StoredTensors(Mapping[str, Tensor]):
+class StoredTensors(LazyTensors):
     """The tensors of safetensors files in float32 (exact for the accepted types), each read when it is asked for.
 
     Raises CheckpointError for a name stored twice, NaN, infinity, other types.
@@ -105,6 +105,7 @@ class StoredTensors(Mapping[str, Tensor]):
                     view = file.get_slice(name)
                     self.shapes[name] = (tuple(view.get_shape()), view.get_dtype())
                     self._file_of[name] = path
+        super().__init__(self._file_of)
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._file_of[name]
@@ -115,12 +116,6 @@ class StoredTensors(Mapping[str, Tensor]):
         if not all_finite(tensor):
             raise CheckpointError(f"tensor {name} of {path} holds NaN or infinity")
         return tensor.float()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def __len__(self) -> int:
-        return len(self._file_of)
 
 
 @contextmanager

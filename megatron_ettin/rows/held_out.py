@@ -62,11 +62,6 @@ def text_hashes(corpus: Corpus, native: _native.IndexedCorpus, threads: int, fol
     ])  # fmt: skip
 
 
-def hashes_stand_beside(corpus: Corpus) -> bool:
-    """Whether every .bin of a corpus has its text hashes beside it."""
-    return all(hash_path(pair.prefix, pair.fingerprint).is_file() for pair in corpus.pairs)
-
-
 def _hashes_of(
     pair: Pair, first: int, native: _native.IndexedCorpus, threads: int, folder: str
 ) -> NDArray[np.uint32]:

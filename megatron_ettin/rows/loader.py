@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
 
@@ -16,7 +17,7 @@ from megatron_ettin.rows.run_data import RunData
 from megatron_ettin.tokenizer.special_tokens import PAD
 
 
-class Loader:
+class Loader(Iterator[tuple[int, list[Batch]]], AbstractContextManager["Loader"]):
     """Iterates over steps from ``start_step``: yields ``(step, micro_batches)`` of one data rank, without end.
 
     ``sharing`` says how the ranks share a step, given its rows; a rank without some gets empty micro-batches. ``ahead``
@@ -72,9 +73,6 @@ class Loader:
         )
         return parts + [self._threads.submit(empty) for _ in range(missing)]
 
-    def __iter__(self) -> Iterator[tuple[int, list[Batch]]]:
-        return self
-
     def __next__(self) -> tuple[int, list[Batch]]:
         while not self._waiting or sum(len(step) for step in self._waiting) < self._ahead + len(self._waiting[0]):
             self._waiting.append(self._submit(self._asked))
@@ -82,9 +80,6 @@ class Loader:
         batches = [future.result() for future in self._waiting.popleft()]
         self.step += 1
         return self.step - 1, batches
-
-    def __enter__(self) -> Loader:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

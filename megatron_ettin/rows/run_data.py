@@ -123,6 +123,10 @@ class RunData:
         if side == "train" and self.config.data.mask_share_end and OBJECTIVES[objective].masked:
             bounds = mask_bounds(self.config.data, mask_shares(self.config, self.order.position_of(numbers)))
         parts = self._assemblers[objective, side].assemble(resolved.rows, resolved.sources, resolved.passes, bounds)
+        causal_B = None
+        if OBJECTIVES[self.config.objective].mixes:  # rows of both kinds are told apart
+            alike = np.full(len(numbers), OBJECTIVES[objective].causal)
+            causal_B = parts["next_token"].astype(np.bool_) if OBJECTIVES[objective].mixes else alike
         return Batch(
             input_ids_BT=parts["input_ids"].reshape(-1, self.config.data.row_length),
             positions_BT=parts["positions"].reshape(-1, self.config.data.row_length),
@@ -133,16 +137,8 @@ class RunData:
             sources_B=resolved.sources,
             tokens=int(parts["tokens"]),
             first_row=first_row,
-            causal_B=self._causal(objective, parts["next_token"]),
+            causal_B=causal_B,
         )
-
-    def _causal(self, objective: ObjectiveName, drawn_B: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
-        """Which rows look to the left only, in a run that has rows of both kinds."""
-        if not OBJECTIVES[self.config.objective].mixes:
-            return None
-        if OBJECTIVES[objective].mixes:
-            return drawn_B.astype(np.bool_)
-        return np.full(len(drawn_B), OBJECTIVES[objective].causal)
 
     def row_objectives(self, pool_rows: ArrayLike) -> list[ObjectiveName]:
         """By which objective each row is trained on: the run's own, or the one that is drawn for it. Reads no text."""

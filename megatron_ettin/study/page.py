@@ -11,7 +11,7 @@ from megatron_ettin.evaluate.page.document import Evidence, Part, bullets, cell,
 from megatron_ettin.evaluate.page.figures import draw_losses, figure
 from megatron_ettin.evaluate.page.scores import suite_parts
 from megatron_ettin.observe.plot import Curves
-from megatron_ettin.study.conclusions import Figure, Sentence
+from megatron_ettin.study.conclusions import Sentence
 
 OBJECTIVES = {
     "masked tokens": ("encoder", "encoder-from-decoder"),
@@ -37,7 +37,13 @@ def html_report(
     if report["failed"]:
         parts.append(Part(title="Not complete", body=bullets(map(escape, report["failed"]))))
     if said:
-        lines = ("".join(fragment(part, evidence) for part in sentence) for sentence in said)
+        lines = (
+            "".join(
+                escape(part) if isinstance(part, str) else evidence.link(part.text, part.title, part.data)
+                for part in sentence
+            )
+            for sentence in said
+        )
         parts.append(Part(title="What this allows to conclude", body=bullets(lines)))
     parts += suite_parts(models, evidence)
     if report["evaluation"]:
@@ -49,11 +55,6 @@ def html_report(
     parts.append(Part(title="Settings", body=paragraph("The study was started with these settings:")
                       + bullets([evidence.link("settings", "settings", settings)])))  # fmt: skip
     return page("Encoder and decoder of a pair, and each made into the other", lead, parts, evidence)
-
-
-def fragment(part: str | Figure, evidence: Evidence) -> str:
-    """A piece of a sentence as HTML."""
-    return escape(part) if isinstance(part, str) else evidence.link(part.text, part.title, part.data)
 
 
 def losses(results: Report, evidence: Evidence) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,24 +29,23 @@ def write_plan_report(settings: PlanStudySettings, found: Sequence[Entry], faile
     """Write report.json, report.md and plans.png and .svg of what is there; return what report.json holds."""
     results = settings.run / "evaluation" / "results.json"
     evaluation = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
+    groups: dict[tuple[str, str], list[Entry]] = {}  # the seeds of each plan and size together
+    for entry in found:
+        groups.setdefault((entry.size, entry.asked.label), []).append(entry)
     report: Report = {
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
         "failed": list(failed),
-        "rows": [row_of(group, evaluation) for group in grouped(found)],
+        "rows": [row_of(group, evaluation) for group in groups.values()],
         "evaluation": evaluation,
     }
-    plot_plans(report["rows"], [history for group in grouped(found) if (history := history_of(group[0]))], settings.run)
+    histories = {}
+    for entry, *_ in groups.values():
+        if runs := [(name, read_records(run)) for name, run in entry.stage_runs if (run / METRICS).exists()]:
+            histories[f"{Path(entry.size).stem} {entry.asked.label}"] = History(runs=runs)
+    plot_plans(report["rows"], histories, settings.run)
     write_atomically(settings.run / "report.json", json.dumps(report, indent=2) + "\n")
     write_atomically(settings.run / "report.md", markdown(report))
     return report
-
-
-def grouped(found: Sequence[Entry]) -> list[list[Entry]]:
-    """The entries of each plan and size, its seeds together."""
-    groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in found:
-        groups.setdefault((entry.size, entry.asked.label), []).append(entry)
-    return list(groups.values())
 
 
 def row_of(group: Sequence[Entry], evaluation: Report | None) -> Row:
@@ -76,12 +75,6 @@ def row_of(group: Sequence[Entry], evaluation: Report | None) -> Row:
         "seeds": [entry.seed for entry in group],
         "losses": losses,
     }
-
-
-def history_of(entry: Entry) -> tuple[str, History] | None:
-    """The curve of an entry over all its stages; None where nothing is recorded yet."""
-    runs = [(name, read_records(run)) for name, run in entry.stage_runs if (run / METRICS).exists()]
-    return (f"{Path(entry.size).stem} {entry.asked.label}", History(runs=runs)) if runs else None
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -121,14 +114,14 @@ def markdown(report: Report) -> str:
     return "\n".join(parts)
 
 
-def plot_plans(rows: Sequence[Row], histories: Sequence[tuple[str, History]], folder: Path) -> None:
+def plot_plans(rows: Sequence[Row], histories: Mapping[str, History], folder: Path) -> None:
     """Left the loss of each plan over its tokens, by its first seed; right how all ended, a line a size."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib.figure import Figure
 
-    curves, _ = timeline(dict(histories))
+    curves, _ = timeline(histories)
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(12, 5.4), layout="constrained")
         left, right = figure.subplots(1, 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -164,8 +163,24 @@ def entry_of(settings: PlanStudySettings, asked: Asked, size: str, seed: int) ->
 
 
 def plan_steps(settings: PlanStudySettings, found: list[Entry]) -> list[Step]:
-    """Every training and export, and one evaluation of all."""
-    steps = [step for entry in found for step in steps_of_entry(settings, entry)]
+    """Every training, which goes on where it stopped, the export of its end, and one evaluation of all."""
+    launch = tuple(shlex.split(settings.launcher)) if settings.launcher else torchrun(settings.ranks)
+    steps = []
+    for entry in found:
+        last = entry.stage_runs[-1][1]
+        train = (
+            *launch, "-m", "megatron_ettin", "pretrain", entry.size, *entry.asked.flags,
+            "--run-folder", str(entry.run), "--data", settings.data, "--scale", str(settings.scale),
+            "--seed", str(entry.seed), "--data.seed", str(entry.seed),
+            "--data.held-out-share", str(settings.held_out_share),
+            "--tensor", str(settings.tensor), "--pipeline", str(settings.pipeline), *shlex.split(settings.flags),
+        )  # fmt: skip
+        export = (sys.executable, "-m", "megatron_ettin", "convert", str(last), str(entry.export))
+        steps += [
+            Step(name=f"train {entry.name}", command=train, product=latest_of(last)),
+            Step(name=f"export {entry.name}", command=export, product=entry.export / "parity.json",
+                 needs=(f"train {entry.name}",), shown=False),
+        ]  # fmt: skip
     models = [f"{entry.name}={entry.export}" for entry in found]
     folder = settings.run / "evaluation"
     command = [sys.executable, "-m", "megatron_ettin", "evaluate", *models, "--output", str(folder)]
@@ -174,27 +189,3 @@ def plan_steps(settings: PlanStudySettings, found: list[Entry]) -> list[Step]:
     needs = tuple(f"export {entry.name}" for entry in found)
     product = folder / "results.json"
     return [*steps, Step(name="evaluate", command=tuple(command), product=product, needs=needs, shown=False)]
-
-
-def steps_of_entry(settings: PlanStudySettings, entry: Entry) -> Iterator[Step]:
-    """The training of one entry, which goes on where it stopped, and the export of its end."""
-    launch = tuple(shlex.split(settings.launcher)) if settings.launcher else torchrun(settings.ranks)
-    last = entry.stage_runs[-1][1]
-    yield Step(
-        name=f"train {entry.name}",
-        command=(
-            *launch, "-m", "megatron_ettin", "pretrain", entry.size, *entry.asked.flags,
-            "--run-folder", str(entry.run), "--data", settings.data, "--scale", str(settings.scale),
-            "--seed", str(entry.seed), "--data.seed", str(entry.seed),
-            "--data.held-out-share", str(settings.held_out_share),
-            "--tensor", str(settings.tensor), "--pipeline", str(settings.pipeline), *shlex.split(settings.flags),
-        ),
-        product=latest_of(last),
-    )  # fmt: skip
-    yield Step(
-        name=f"export {entry.name}",
-        command=(sys.executable, "-m", "megatron_ettin", "convert", str(last), str(entry.export)),
-        product=entry.export / "parity.json",
-        needs=(f"train {entry.name}",),
-        shown=False,
-    )

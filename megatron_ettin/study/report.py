@@ -30,7 +30,8 @@ def write_report(settings: StudySettings, failed: list[str]) -> Report:
     histories = member_histories(settings)
     entropy = float(evaluation["text"]["unigram_nats_per_token"]) if evaluation else 0.0
     plot_curves(histories, settings.run / "curves.png", entropy)
-    models = suite_results(settings)
+    folders = (suite_folder(settings, suite) for suite in suite_names(settings))
+    models = merged([folder for folder in folders if (folder / FILE).exists()])
     if models:
         write_atomically(settings.run / FILE, json.dumps({"schema": SCHEMA, "models": models}, indent=2) + "\n")
     curves, _ = timeline(histories)
@@ -41,12 +42,6 @@ def write_report(settings: StudySettings, failed: list[str]) -> Report:
     write_atomically(settings.run / "report.md", markdown(report, models))
     write_atomically(settings.run / "report.html", html_report(report, models, said, curves))
     return report
-
-
-def suite_results(settings: StudySettings) -> dict[str, Any]:
-    """Name -> model with its results in all suites so far."""
-    folders = (suite_folder(settings, suite) for suite in suite_names(settings))
-    return merged([folder for folder in folders if (folder / FILE).exists()])
 
 
 def collect(settings: StudySettings, failed: list[str]) -> Report:

@@ -87,14 +87,23 @@ def check_run(settings: StudySettings, tensor: int, pipeline: int) -> RunConfig:
 
 
 def refuse_bad_settings(settings: StudySettings) -> None:
-    """Raise ConfigError for a setting that no study can have, or where a stage would be shorter than one row."""
+    """Raise ConfigError for a setting that no study can have, or where a stage would be shorter than one row.
+
+    Also for a suite that does not exist or lacks its library.
+    """
     for name in ("ranks", "tensor", "pipeline", "rows", "sample", "seeds"):
         if getattr(settings, name) < 1:
             raise ConfigError(f"--{name} {getattr(settings, name)}: use 1 or more")
     if settings.tokens < 0:
         raise ConfigError(f"--tokens {settings.tokens}: use a positive number, or 0 for the recipe's")
     if settings.evaluate:
-        refuse_bad_suites(settings)
+        from megatron_ettin.evaluate.suites.catalogue import require_suites
+
+        require_suites(suite_names(settings), "--evaluate")
+        if settings.limit is not None and settings.limit < 1:
+            raise ConfigError(f"--limit {settings.limit}: use 1 or more")
+        if settings.local is not None and not settings.local.is_dir():
+            raise ConfigError(f"--local {settings.local}: no such folder")
     elif (settings.local, settings.limit, settings.seeds) != (None, None, 1):
         raise ConfigError("--local, --limit and --seeds are settings of suites; name some, such as --evaluate stdlib")
     if settings.budget != "one" and not {"glue", "retrieval"} & set(suite_names(settings)):
@@ -113,17 +122,6 @@ def refuse_bad_settings(settings: StudySettings) -> None:
 def suite_names(settings: StudySettings) -> list[str]:
     """The suites in order."""
     return [name.strip() for name in settings.evaluate.split(",") if name.strip()]
-
-
-def refuse_bad_suites(settings: StudySettings) -> None:
-    """Raise ConfigError for a suite that does not exist or lacks its library, or settings it cannot take."""
-    from megatron_ettin.evaluate.suites.catalogue import require_suites
-
-    require_suites(suite_names(settings), "--evaluate")
-    if settings.limit is not None and settings.limit < 1:
-        raise ConfigError(f"--limit {settings.limit}: use 1 or more")
-    if settings.local is not None and not settings.local.is_dir():
-        raise ConfigError(f"--local {settings.local}: no such folder")
 
 
 def stage_run(settings: StudySettings, objective: ObjectiveName, stage: StageName) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from megatron_ettin.errors import DataError
@@ -22,18 +23,10 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64
     import numpy as np
 
     counts = np.zeros(tokenizer.vocabulary_size, dtype=np.int64)
-    batch: list[str] = []
-
-    def count() -> None:
+    left = iter(texts)
+    while batch := list(islice(left, TEXTS_AT_A_TIME)):
         ids, _ = tokenizer.encode_batch(batch)
-        counts[:] += np.bincount(ids, minlength=len(counts))
-        batch.clear()
-
-    for text in texts:
-        batch.append(text)
-        if len(batch) == TEXTS_AT_A_TIME:
-            count()
-    count()
+        counts += np.bincount(ids, minlength=len(counts))
     return counts
 
 
@@ -55,7 +48,9 @@ def with_fewer_tokens(
     kept |= {token["content"] for token in added}
     if most and most < len(kept):
         raise DataError(f"--keep {most}: {len(kept)} tokens of {where} have to stay, bytes and added ones; keep more")
-    parts = _parts(model)
+    parts: dict[str, set[str]] = {}
+    for merge in model["merges"]:
+        parts.setdefault(_merged(merge, model), set()).update(_pair(merge))
     for token in sorted(vocabulary, key=lambda token: (-counts[vocabulary[token]], vocabulary[token])):
         if not counts[vocabulary[token]]:
             break
@@ -83,16 +78,11 @@ def _merged(merge: Any, model: Mapping[str, Any]) -> str:  # noqa: ANN401 - JSON
     return first + second.removeprefix(model.get("continuing_subword_prefix") or "")
 
 
-def _parts(model: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Token -> all tokens that it is merged from in one step."""
-    parts: dict[str, set[str]] = {}
-    for merge in model["merges"]:
-        parts.setdefault(_merged(merge, model), set()).update(_pair(merge))
-    return parts
-
-
 def _with_ancestors(token: str, parts: Mapping[str, set[str]], kept: set[str]) -> set[str]:
-    """The token and all that it is made from, as far as they are not kept already."""
+    """The token and all that it is made from, as far as they are not kept already.
+
+    ``parts``: token -> all tokens that it is merged from in one step.
+    """
     found, open_ = set(), [token]
     while open_:
         token = open_.pop()

@@ -67,18 +67,19 @@ class Pieces:
     def of(self, texts: Sequence[bytes]) -> list[list[int]]:
         """The ids that make up each text, none for what the tokenizer has no token for."""
         found: list[list[int]] = [[] for _ in texts]
-        whole = {place: text.decode() for place, text in enumerate(texts) if is_utf8(text)}
+        whole: dict[int, str] = {}
+        for place, text in enumerate(texts):
+            try:
+                whole[place] = text.decode()
+            except UnicodeDecodeError:  # a part of a character
+                if self._letter_of:
+                    letters = "".join(self._letter_of[byte] for byte in text)
+                    found[place] = [token.id for token in self._tokenizer.model.tokenize(letters)]
+                else:
+                    found[place] = [self._fallback[byte] for byte in text if byte in self._fallback]
         for place, encoding in zip(whole, self._tokenizer.encode_batch_fast(list(whole.values()))):  # noqa: B905
             found[place] = encoding.ids
-        for place, text in enumerate(texts):
-            if place not in whole:
-                found[place] = self._of_bytes(text)
         return [[number for number in ids if number != self._unknown] for ids in found]
-
-    def _of_bytes(self, text: bytes) -> list[int]:
-        if self._letter_of:
-            return [token.id for token in self._tokenizer.model.tokenize("".join(self._letter_of[b] for b in text))]
-        return [self._fallback[byte] for byte in text if byte in self._fallback]
 
 
 def unknown_token(model: Mapping[str, Any]) -> str:
@@ -107,12 +108,3 @@ def without_prefix(part: Any) -> Any:  # noqa: ANN401 - JSON
         kept = {name: value for name, value in part.items() if name != "add_prefix_space"}
         return kept | {"prepend_scheme": "never"}
     return part
-
-
-def is_utf8(text: bytes) -> bool:
-    """Whether bytes are text, and not a part of a character."""
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -111,14 +111,11 @@ def wrap(
 
 def _send_nothing(chunks: list[DistributedDataParallel]) -> None:
     """Of a single data rank: gloo would copy all gradients and all weights to arrive at the same numbers."""
-
-    def nothing(*_: object, **__: object) -> None: ...
-
     for chunk in chunks:
         for buckets in chunk.bucket_groups:
             if any(bucket.gradient_scaling_factor != 1.0 for bucket in buckets.buckets):
                 raise RuntimeError("gradients are sums over labels and must not be scaled before they are reduced")
-            buckets.start_grad_sync = buckets.start_param_sync = nothing
+            buckets.start_grad_sync = buckets.start_param_sync = lambda *_, **__: None
 
 
 def finish_backward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from megatron_ettin.train.step import StepResult
 from megatron_ettin.train.worst_rows import look_at
 
 
-class Recorder:
+class Recorder(AbstractContextManager["Recorder"]):
     """Writes metrics.jsonl, TensorBoard and the console from the first rank; elsewhere it does nothing.
 
     Used within ``with``: whatever ends the block closes what it writes to.
@@ -33,9 +34,6 @@ class Recorder:
         self._meter = Meter(peak_flops(device, config.compute.precision), groups.world.size)
         self._early: list[str] = []
         self._sinks: Sinks | None = None
-
-    def __enter__(self) -> Recorder:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close_sinks()
@@ -66,7 +64,7 @@ class Recorder:
     def step(self, state: TrainState, result: StepResult, rate: float, seconds: float) -> None:
         """A step has ended that took ``seconds``, waiting for data included; ``state`` is the one after it."""
         totals = result.totals
-        reading = self._meter.add(seconds, totals.tokens, totals.flops, result.accepted)
+        reading = self._meter.add(seconds, totals.tokens, totals.flops, result.verdict.accepted)
         kinds = OBJECTIVES[self._config.objective].row_kinds
         by_source = zip(self._sources, totals.source_loss, totals.source_labels, strict=True)
         record: MetricsRecord = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -19,7 +20,7 @@ WAITED_FOR: frozenset[Reason] = frozenset({"signal", "end"})
 """Nothing is trained after these: they are written in the loop."""
 
 
-class Saves:
+class Saves(AbstractContextManager["Saves"]):
     """Begins saves and ends them. Every rank makes one and calls the same.
 
     Used within ``with``: whatever ends the block waits for the save that is on its way, so that it is not lost.
@@ -32,9 +33,6 @@ class Saves:
         self._still_owned = still_owned
         self._copies = HostCopies()
         self._on_its_way: tuple[BackgroundSave, Reason] | None = None
-
-    def __enter__(self) -> Saves:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -27,12 +27,6 @@ LARGE = 1 << 20
 kernels do, and a launch costs more."""
 
 
-def debiased(beta: float, step: int) -> float:
-    """The factor that makes a moving average unbiased at step 1, 2, ...: 0 at the first step, then towards beta."""
-    power = beta**step
-    return (beta - power) / (1.0 - power)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sharding:
     """How the optimizer's local tensors are parts of whole ones.
@@ -138,7 +132,8 @@ class StableAdamW(torch.optim.AdamW):
         for group in self.param_groups:
             group["step"] += 1
         group = self.param_groups[0]
-        beta1, beta2 = (debiased(beta, group["step"]) for beta in group["betas"])
+        powers = [beta ** group["step"] for beta in group["betas"]]  # debiased: 0 at step 1, then towards beta
+        beta1, beta2 = ((beta - power) / (1.0 - power) for beta, power in zip(group["betas"], powers, strict=True))
         self.sharding = self.sharding or Sharding.none(self.tensors())
         kernel = self._kernel(group["eps"], self.sharding.sizes.device)
         means = self.sharding.means(kernel.second_moments(beta2))

@@ -97,7 +97,8 @@ def begin(parts: Parts, tokenizer: TokenizerIdentity, read_huggingface: ReadHugg
     if origin.from_run:
         return begin_from_run(parts, origin.from_run, tokenizer, carry=origin.carry_optimizer, say=say)
     if origin.huggingface:
-        say_compared(tokenizer, lambda: huggingface_tokenizer(Path(origin.huggingface)), origin.huggingface, say)
+        file = Path(origin.huggingface, TOKENIZER)
+        say_compared(tokenizer, lambda: read_identity(file) if file.is_file() else None, origin.huggingface, say)
         shape, tensors = read_huggingface(Path(origin.huggingface))
         refuse_other_shape(parts.config.model, shape, origin.huggingface)
         take_weights(parts, tensors)
@@ -119,11 +120,6 @@ def take_weights(parts: Parts, tensors: Mapping[str, Tensor]) -> None:
         local = torch.empty_like(entry.parameter, dtype=torch.float32)
         entry.take(tensors[entry.name], rank, ranks, heads, into=local)
         parts.optimizer.take_main_weight(entry.parameter, local)
-
-
-def huggingface_tokenizer(folder: Path) -> TokenizerIdentity | None:
-    """The tokenizer of a Hugging Face folder; None where it has no tokenizer.json. Raises DataError."""
-    return read_identity(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else None
 
 
 def say_compared(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import megatron_ettin.parallel.megatron  # noqa: F401
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -41,11 +40,6 @@ class StepResult:
     """Its numbers."""
     verdict: Verdict
     """Whether the weights were updated, and if not, why."""
-
-    @property
-    def accepted(self) -> bool:
-        """The weights were updated."""
-        return self.verdict.accepted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +94,6 @@ def train_step(
     if verdict.accepted:
         parts.optimizer.apply(rate)
     return StepResult(totals=totals, verdict=verdict)
-
-
-def held_out_loss(parts: Parts, batches: Sequence[Batch]) -> float:
-    """Mean loss over the labels of ``batches``, in nats, equal on every rank; nan without labels."""
-    total, count = held_out_sums(parts, batches)
-    return total / count if count else math.nan
 
 
 def held_out_sums(parts: Parts, batches: Sequence[Batch]) -> tuple[float, float]:

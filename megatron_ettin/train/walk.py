@@ -95,14 +95,11 @@ def train_stage(
     with contextlib.ExitStack() as stack:
         claims: list[Claim] = []
 
-        def own() -> None:
-            claims.append(stack.enter_context(own_run(run, this.command, take_over=this.take_over)))
-
         def owned() -> None:
             still_owned()
             claims[0].require()
 
-        on_first(own)
+        on_first(lambda: claims.append(stack.enter_context(own_run(run, this.command, take_over=this.take_over))))
         return train(config, run, read_huggingface, start_over=this.start_over, still_owned=owned, stop=stop)
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate import questions, scorer, suite
 from megatron_ettin.evaluate.demos import fill_mask, gap_in, go_on, load_tokenizer
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE, HeldOut, held_out, losses
 from megatron_ettin.evaluate.report import print_results, write_results
-from megatron_ettin.evaluate.text import masked_pieces, plain_pieces, token_bytes, unigram_entropy
+from megatron_ettin.evaluate.text import PlainPiece, masked_pieces, plain_pieces, token_bytes, unigram_entropy
 from megatron_ettin.tokenizer.identity import read_tokenizer
 from tests.evaluate.batches import CHOSEN, CLS, MASK, SEP, TEXTS, masked_batch, plain_batch
 from tests.export.reference import reference_logits
@@ -93,15 +94,15 @@ def test_the_sample_is_even_over_all_tokens_and_never_asks_for_the_start(text):
     assert set(text.places) <= set(every) and len(text.places) == 9
 
 
-def test_a_continuation_is_scored_token_by_token_with_its_end():
-    requests = questions.continuation_requests(np.array([CLS, 1, 2]), np.array([3, 4]), -1, MASK, SEP)
+def test_an_encoder_reads_the_next_token_from_the_first_of_three_masks():
+    pieces, places = [PlainPiece(ids_T=np.array([CLS, 1, 2, 3]))], [(0, 2), (0, 3)]
+    requests = questions.next_at_places(pieces, places, OBJECTIVES["mntp"], MASK, SEP)
     assert [request.ids_T.tolist() for request in requests] == [
+        [CLS, 1, MASK, MASK, MASK, SEP],
         [CLS, 1, 2, MASK, MASK, MASK, SEP],
-        [CLS, 1, 2, 3, MASK, MASK, MASK, SEP],
-        [CLS, 1, 2, 3, 4, MASK, MASK, MASK, SEP],
     ]
-    assert [int(request.targets_L[0]) for request in requests] == [3, 4, SEP]
-    assert [int(request.positions_L[0]) for request in requests] == [2, 3, 4]
+    assert [int(request.targets_L[0]) for request in requests] == [2, 3]
+    assert [int(request.positions_L[0]) for request in requests] == [1, 2]
 
 
 def test_answers_do_not_depend_on_how_requests_are_batched(text, make_folder, monkeypatch):
@@ -115,15 +116,15 @@ def test_answers_do_not_depend_on_how_requests_are_batched(text, make_folder, mo
 
 
 def test_batches_hold_every_request_once_within_the_limits(monkeypatch):
-    monkeypatch.setattr(scorer, "TOKENS_PER_BATCH", 40)
-    monkeypatch.setattr(scorer, "ANSWERS_PER_BATCH", 6)
+    monkeypatch.setattr(scorer, "ANSWERS_PER_PASS", 6)
     generator = np.random.default_rng(0)
     requests = [
         scorer.Request(ids_T=np.zeros(n, dtype=np.int64), positions_L=np.zeros(a, dtype=np.int64),
                        targets_L=np.zeros(a, dtype=np.int64))
         for n, a in generator.integers(1, 15, (50, 2))
     ]  # fmt: skip
-    batched = list(scorer.batches(requests))
+    lengths = [len(request.ids_T) for request in requests]
+    batched = list(scorer.passes(lengths, [len(request.positions_L) for request in requests], 40))
     assert sorted(i for batch in batched for i in batch) == list(range(50))
     for batch in batched:
         tokens = len(batch) * max(len(requests[i].ids_T) for i in batch)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from megatron_ettin.batch import packed_pieces
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.config.shapes import PUBLISHED_SIZES, SHAPES
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.export import parity, read_folder
 from megatron_ettin.export.mapping import from_huggingface
-from megatron_ettin.export.parity import load_ours, packed_logits, packed_row
+from megatron_ettin.export.parity import load_ours, packed_logits
 from megatron_ettin.model.canonical import full_state
 from megatron_ettin.model.device_batch import DeviceBatch
 
@@ -88,7 +89,7 @@ def pieces_and_labels(objective: str) -> tuple[list[torch.Tensor], list[torch.Te
 
 def our_gradients(export, pieces, labels) -> tuple[float, dict[str, torch.Tensor]]:
     model, groups = load_ours(export.model, export.objective, export.tensors)
-    row = packed_row(pieces)
+    row = packed_pieces([piece.numpy() for piece in pieces])
     starts = row.cu_seqlens_S[:-1]
     targets = [predicted(piece, at, export.objective.name) for piece, at in zip(pieces, labels, strict=True)]
     row = replace(

@@ -16,24 +16,6 @@ from megatron_ettin.publish import write_atomically
 from megatron_ettin.tokenizer.tokenizer import Tokenizer
 
 
-def _require_sound(prefix: Path, contents: Contents, tokenizer: Tokenizer, eod: int | None) -> None:
-    if contents.problems:
-        raise DataError(f"{prefix}: {contents.problems[0]}; the files are damaged")
-    if contents.tokens and contents.largest_id >= tokenizer.vocabulary_size:
-        raise DataError(
-            f"{prefix}: holds id {contents.largest_id}, but the tokenizer has {tokenizer.vocabulary_size} ids; give "
-            "the tokenizer that made the corpus"
-        )
-    if eod is not None and contents.without_eod:
-        raise DataError(f"{prefix}: {contents.without_eod} documents do not end with the eod {eod}; leave out --eod")
-    filled = contents.header.documents - contents.empty_documents
-    if filled and contents.starts_special == filled:
-        raise DataError(
-            f"{prefix}: every document starts with [CLS]: it was made with template specials, which rows get anew; "
-            "build it from the text again"
-        )
-
-
 def adopt_corpus(
     path: str | Path, tokenizer: str | Path, *, eod_token: str | None = None, special: Mapping[str, str] | None = None
 ) -> Corpus:
@@ -51,7 +33,21 @@ def adopt_corpus(
         raise DataError(f"{tokenizer}: has no token {eod_token!r}; name one it has by --eod-token")
     eod = None if eod_token is None else loaded.token_ids[eod_token]
     contents = scan_corpus(prefix, eod=eod, first_special=loaded.special_ids.get("[CLS]"))
-    _require_sound(prefix, contents, loaded, eod)
+    if contents.problems:
+        raise DataError(f"{prefix}: {contents.problems[0]}; the files are damaged")
+    if contents.tokens and contents.largest_id >= loaded.vocabulary_size:
+        raise DataError(
+            f"{prefix}: holds id {contents.largest_id}, but the tokenizer has {loaded.vocabulary_size} ids; give "
+            "the tokenizer that made the corpus"
+        )
+    if eod is not None and contents.without_eod:
+        raise DataError(f"{prefix}: {contents.without_eod} documents do not end with the eod {eod}; leave out --eod")
+    filled = contents.header.documents - contents.empty_documents
+    if filled and contents.starts_special == filled:
+        raise DataError(
+            f"{prefix}: every document starts with [CLS]: it was made with template specials, which rows get anew; "
+            "build it from the text again"
+        )
     write_atomically(member(prefix, ".tokenizer.json"), loaded.content)
     write_atomically(member(prefix, ".json"), _manifest(prefix, contents, loaded, eod).to_json())
     return open_corpus(prefix)

@@ -83,7 +83,7 @@ def _receive(stream: IO[bytes]) -> SplitBatch | None:
     return content, np.frombuffer(ends, np.uint64), np.frombuffer(counts, np.uint32)
 
 
-class SentencePool:
+class SentencePool(contextlib.AbstractContextManager["SentencePool"]):
     """Child processes that split batches of texts; called from the builder's threads, one child a call.
 
     Plain processes with pipes: they read the end of their input and go when the build is killed. The workers of
@@ -117,9 +117,6 @@ class SentencePool:
         if answer is None:
             raise DataError("the process that splits sentences ended; its message stands above")
         return answer
-
-    def __enter__(self) -> SentencePool:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

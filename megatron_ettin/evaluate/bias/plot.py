@@ -11,13 +11,6 @@ from megatron_ettin.evaluate.suites.results import DONE
 from megatron_ettin.observe.plot import COLORS, STYLE
 
 
-def shares_of(model: Mapping[str, Any]) -> dict[str, float]:
-    """Category -> share of the predictions; empty where the suite did not run."""
-    tasks = model["suites"].get("bias", {})
-    found = {category: tasks.get(f"winogender_{category}", {}) for category in CATEGORIES}
-    return {category: result["value"] for category, result in found.items() if result.get("status") == DONE}
-
-
 def plot_shares(models: Mapping[str, Any], path: Path) -> None:
     """Horizontal bars of all models that the suite ran on; PNG or SVG by the file's name. Without any, nothing."""
     import matplotlib as mpl
@@ -25,7 +18,12 @@ def plot_shares(models: Mapping[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib.figure import Figure
 
-    shares = {name: found for name, model in models.items() if (found := shares_of(model))}
+    shares: dict[str, dict[str, float]] = {}
+    for name, model in models.items():
+        for category in CATEGORIES:
+            result = model["suites"].get("bias", {}).get(f"winogender_{category}", {})
+            if result.get("status") == DONE:
+                shares.setdefault(name, {})[category] = result["value"]
     if not shares:
         return
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from megatron_ettin.evaluate.bias.pronouns import CATEGORY, FORMS, MALE, NONE, masked, versions
-from megatron_ettin.evaluate.generative.engines import Engine, Ids, passes
+from megatron_ettin.evaluate.generative.engines import Engine, Ids
+from megatron_ettin.evaluate.scorer import passes
 
 FIRST_CHOICES = 20
 """Of a mask's predictions only so many are looked at."""
@@ -41,10 +42,6 @@ class Masked:
                 made.texts.append(ids)
                 made.places.append(int(np.flatnonzero(ids == tokenizer.mask_token_id)[0]))
         return made
-
-    def sentence(self, text: int) -> int:
-        """The sentence that a text was made of."""
-        return self.owners[text]
 
     def category(self, token: int) -> str | None:
         """The category of a token that is a pronoun."""
@@ -86,13 +83,11 @@ class Versions:
     """Sentences in the tokens of one tokenizer, each with the pronouns of every category."""
 
     sentences: int
-    owners: list[tuple[int, str]] = field(default_factory=list)
-    """Text -> (sentence, category)."""
+    owners: list[int] = field(default_factory=list)
+    """Text -> sentence."""
     texts: list[Ids] = field(default_factory=list)
-
-    def sentence(self, text: int) -> int:
-        """The sentence that a text was made of."""
-        return self.owners[text][0]
+    categories: list[str] = field(default_factory=list)
+    """Text -> category of its pronouns."""
 
     @classmethod
     def of(cls, tokenizer: Any, sentences: Sequence[str], *, published: bool) -> Versions:  # noqa: ANN401
@@ -101,7 +96,8 @@ class Versions:
         for number, sentence in enumerate(sentences):
             for category, text in versions(sentence, published=published).items():
                 made.texts.append(encoded(tokenizer, text, closed=False))
-                made.owners.append((number, category))
+                made.owners.append(number)
+                made.categories.append(category)
         return made
 
 
@@ -114,8 +110,7 @@ def decoder_predictions(engine: Engine, asked: Versions) -> tuple[list[str], dic
         found = engine.probabilities(texts, [np.arange(len(ids) - 1) for ids in texts], [ids[1:] for ids in texts])
         parts = torch.split(-found.logarithms_L, [len(ids) - 1 for ids in texts])
         for i, nats_L in zip(chosen, parts, strict=True):
-            number, category = asked.owners[i]
-            losses[number][category] = float(nats_L.mean())
+            losses[asked.owners[i]][asked.categories[i]] = float(nats_L.mean())
     predictions = [min(FORMS, key=found.__getitem__) for found in losses]
     perplexities = {category: float(np.mean([np.exp(found[category]) for found in losses])) for category in FORMS}
     return predictions, perplexities

@@ -16,7 +16,7 @@ from megatron_ettin.evaluate.bias.pronouns import FORMS, NONE, category_in
 from megatron_ettin.evaluate.suites.intervals import wilson
 from megatron_ettin.evaluate.suites.local import file_facts, read_rows, split_file
 from megatron_ettin.evaluate.suites.models import Models
-from megatron_ettin.evaluate.suites.optional import library
+from megatron_ettin.evaluate.suites.optional import hub_rows
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, Options, RunTask
 
@@ -64,11 +64,12 @@ class BiasSuite:
     def _where(self) -> str:
         return HUB[0] if self.options.local is None else str(self._file(self.options.local))
 
-    def _sentences(self) -> list[dict[str, Any]]:
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
         """Rows with a pronoun. Raises DataError for one without."""
         where = self._where
         if self.options.local is None:
-            rows = self._from_hub()
+            rows = list(hub_rows(*HUB, "eval-lm"))[: self.options.limit]
         else:
             rows = list(read_rows(self._file(self.options.local), COLUMNS, self.options.limit))
         for number, row in enumerate(rows, 1):
@@ -79,22 +80,6 @@ class BiasSuite:
         if not rows:
             raise DataError(f"{where} has no rows")
         return rows
-
-    def _from_hub(self) -> list[dict[str, Any]]:
-        path, config, split = HUB
-        try:
-            found = library("datasets", "eval-lm").load_dataset(path, config, split=split)
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise DataError(
-                f"{path} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or give the file with "
-                "--local FOLDER"
-            ) from error
-        return list(found)[: self.options.limit]
-
-    @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
-        return self._sentences()
 
     def _asked(self, subject: Subject) -> Masked | Versions:
         """The sentences in the subject's tokens: made once for all models of a tokenizer and kind."""
@@ -116,7 +101,7 @@ class BiasSuite:
         tokens, longest = max((len(ids), text) for text, ids in enumerate(asked.texts))
         if tokens > engine.maximum_length:
             raise DataError(
-                f"{self._where}, row {asked.sentence(longest) + 1}: the sentence has {tokens} tokens, and "
+                f"{self._where}, row {asked.owners[longest] + 1}: the sentence has {tokens} tokens, and "
                 f"{subject.name} takes {engine.maximum_length}; remove the row, or take a model with longer texts"
             )
         details: Facts = {}

@@ -10,6 +10,7 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate.dynamics.origins import ExportedFolder, StoredCheckpoint
 from megatron_ettin.evaluate.dynamics.points import Point
 from megatron_ettin.evaluate.suites.models import tokenizer_digest
+from megatron_ettin.run_folder import stored_tokenizer
 from megatron_ettin.tokenizer.identity import TokenizerIdentity, difference, read_identity
 
 
@@ -27,7 +28,7 @@ class OneTokenizer:
         """Compare all that can be told without fetching anything. Raises DataError."""
         for point in points:
             if isinstance(point.origin, StoredCheckpoint):
-                self._require(point, point.origin.tokenizer(), "")
+                self._require(point, stored_tokenizer(point.origin.checkpoint), "")
             elif isinstance(point.origin, ExportedFolder):
                 self.require(point, point.origin.path)
 

@@ -14,8 +14,7 @@ from megatron_ettin.checkpoint.load import verify
 from megatron_ettin.evaluate.suites.subjects import TOKENIZERS, WEIGHTS, fetched
 from megatron_ettin.export.mapping import Kind
 from megatron_ettin.export.runs import export_checkpoint, fingerprint_of, load_checkpoint, refill
-from megatron_ettin.run_folder import Checkpoint, stored_tokenizer
-from megatron_ettin.tokenizer.identity import TokenizerIdentity
+from megatron_ettin.run_folder import Checkpoint
 
 
 class Origin(Protocol):
@@ -23,11 +22,11 @@ class Origin(Protocol):
 
     def known_by(self) -> str:
         """A word that stays while the checkpoint does, told without reading weights; empty where nothing tells."""
-        ...
+        return self.fingerprint()
 
     def fingerprint(self) -> str:
         """For results, where it is told without reading weights; else empty."""
-        ...
+        return ""
 
     def folder(self) -> contextlib.AbstractContextManager[Path]:
         """It as a Hugging Face folder, for the while. Raises CheckpointError."""
@@ -66,23 +65,15 @@ class RunExport:
 
 
 @dataclass(frozen=True)
-class StoredCheckpoint:
+class StoredCheckpoint(Origin):
     """A checkpoint in the folder of a run."""
 
     checkpoint: Checkpoint
     export: RunExport
 
-    def known_by(self) -> str:
-        """See Origin."""
-        return self.fingerprint()
-
     def fingerprint(self) -> str:
         """That of the checkpoint's manifest, and the kind where it holds two."""
         return " ".join([fingerprint_of(self.checkpoint), *([self.export.kind] if self.export.kind else [])])
-
-    def tokenizer(self) -> TokenizerIdentity | None:
-        """What its ids mean; None where an earlier version wrote it."""
-        return stored_tokenizer(self.checkpoint)
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[Path]:
@@ -91,7 +82,7 @@ class StoredCheckpoint:
 
 
 @dataclass(frozen=True)
-class ExportedFolder:
+class ExportedFolder(Origin):
     """A folder that transformers reads."""
 
     path: Path
@@ -102,10 +93,6 @@ class ExportedFolder:
         facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in names]
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
-    def fingerprint(self) -> str:
-        """Not without its weights."""
-        return ""
-
     @contextlib.contextmanager
     def folder(self) -> Iterator[Path]:
         """See Origin."""
@@ -113,7 +100,7 @@ class ExportedFolder:
 
 
 @dataclass(frozen=True)
-class HubRevision:
+class HubRevision(Origin):
     """A revision of a hub repository, fetched when it is needed."""
 
     repository: str
@@ -124,10 +111,6 @@ class HubRevision:
     def known_by(self) -> str:
         """See Origin."""
         return f"{self.repository} {self.commit}" if self.commit else ""
-
-    def fingerprint(self) -> str:
-        """Not without its weights."""
-        return ""
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[Path]:

@@ -20,6 +20,7 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import EngFormatter
 
     tasks = list(dict.fromkeys(curve.task for curve in curves))
@@ -39,7 +40,10 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> None:
         for panel in panels[len(tasks) :]:
             panel.set_visible(False)
         figure.supxlabel(LABELS[axis], fontsize=10)
-        handles = [panel_handle(name, COLORS[number % len(COLORS)]) for number, name in enumerate(names)]
+        handles = [
+            Line2D([], [], color=COLORS[number % len(COLORS)], marker="o", markersize=3, label=name)
+            for number, name in enumerate(names)
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)))
         figure.savefig(path, dpi=150)
 
@@ -52,10 +56,3 @@ def draw(panel: Any, curve: Curve, axis: Axis, color: str) -> None:  # noqa: ANN
     low, high = ([curve.scale * bound[side] for bound in bounds] for side in (0, 1))
     panel.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
     panel.set_ylabel(f"{curve.metric}, %" if curve.unit == "share" else curve.metric)
-
-
-def panel_handle(name: str, color: str) -> Any:  # noqa: ANN401
-    """The legend's line of a curve."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=color, marker="o", markersize=3, label=name)

@@ -31,8 +31,12 @@ def dynamics_text(models: Mapping[str, Any]) -> str:
 
 
 def _values(curves: Sequence[Curve]) -> Iterator[str]:
-    """A row a checkpoint, a column a task."""
-    titles = _titles(curves)
+    """A row a checkpoint, a column a task; curves of one task and other rules are told apart by a number."""
+    titles = []
+    for curve in curves:
+        alike = [other for other in curves if other.task == curve.task]
+        number = f" rules {alike.index(curve) + 1}" if len(alike) > 1 else ""
+        titles.append(f"{curve.task} ({curve.metric}){number}")
     yield f"| checkpoint | tokens | {' | '.join(titles)} |"
     yield "|---|--:|" + "--:|" * len(curves)
     points = {one.place: one for curve in curves for one in curve.measurements}
@@ -40,16 +44,6 @@ def _values(curves: Sequence[Curve]) -> Iterator[str]:
         tokens = "-" if point.tokens is None else f"{point.tokens:,.0f}"
         yield f"| {point.revision} | {tokens} | {' | '.join(_cell(curve, place) for curve in curves)} |"
     yield "\nIn brackets the 95 % interval. Shares in percent."
-
-
-def _titles(curves: Sequence[Curve]) -> list[str]:
-    """Tasks and their metrics; curves of other rules are told apart by a number."""
-    titles = []
-    for curve in curves:
-        alike = [other for other in curves if other.task == curve.task]
-        number = f" rules {alike.index(curve) + 1}" if len(alike) > 1 else ""
-        titles.append(f"{curve.task} ({curve.metric}){number}")
-    return titles
 
 
 def _cell(curve: Curve, place: int) -> str:

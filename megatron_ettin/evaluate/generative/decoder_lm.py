@@ -13,7 +13,8 @@ from lm_eval.models.huggingface import HFLM
 
 from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.evaluate.generative.encoder_lm import ONLY_MODEL
-from megatron_ettin.evaluate.generative.engines import Ids, passes
+from megatron_ettin.evaluate.generative.engines import Ids, Probabilities
+from megatron_ettin.evaluate.scorer import passes
 from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.subjects import Subject, opened_subjects
 from megatron_ettin.progress import Progress
@@ -115,19 +116,14 @@ class DecoderLM(HFLM):  # type: ignore[misc]
             for chosen in texts.passes:
                 positions = [np.arange(len(texts.ids[i]) - texts.most[i], len(texts.ids[i])) for i in chosen]
                 logits_LV = self.engine.logits([texts.ids[i] for i in chosen], positions)
-                for i, rows in zip(chosen, torch.split(logits_LV, [texts.most[i] for i in chosen]), strict=True):
+                for i, rows_LV in zip(chosen, torch.split(logits_LV, [texts.most[i] for i in chosen]), strict=True):
                     for request in texts.requests[i]:
-                        answers[request] = _answer(rows, requests[request][2])
+                        targets_L = torch.tensor(requests[request][2])
+                        found = Probabilities.of(rows_LV[-len(targets_L) :], targets_L)
+                        answers[request] = float(found.logarithms_L.sum()), bool(found.first_L.all())
                 done += len(chosen)
                 progress.update(done)
         for (pair, *__), answer in zip(requests, answers, strict=True):
             if pair is not None:
                 self.cache_hook.add_partial("loglikelihood", pair, answer)
         return answers
-
-
-def _answer(logits_LV: Any, continuation: Sequence[int]) -> tuple[float, bool]:  # noqa: ANN401 - a tensor
-    rows = logits_LV[-len(continuation) :]
-    targets = rows.new_tensor(continuation, dtype=rows.new_zeros(0).long().dtype)
-    log_p = rows.gather(1, targets[:, None])[:, 0].double() - rows.logsumexp(-1).double()
-    return float(log_p.sum()), bool((rows.argmax(-1) == targets).all())

@@ -63,7 +63,10 @@ class EncoderLM(TemplateLM):  # type: ignore[misc]
         if unknown:
             raise ConfigError(f"ettin_encoder has no argument {', '.join(unknown)}; it takes pretrained and mntp")
         self._resources = ExitStack()
-        subject = pretrained if isinstance(pretrained, Subject) else self._opened(pretrained, mntp)
+        subject = pretrained
+        if not isinstance(subject, Subject):
+            opened = opened_subjects({ONLY_MODEL: str(pretrained)}, (ONLY_MODEL,) if mntp else ())
+            subject = self._resources.enter_context(opened)[0]
         if subject.causal:
             raise CheckpointError(f"{subject.folder} is a decoder; run it with --model ettin_decoder or --model hf")
         self.subject = subject
@@ -76,10 +79,6 @@ class EncoderLM(TemplateLM):  # type: ignore[misc]
         self._prepared = {} if prepared is None else prepared
         self.cut = 0
         """Contexts that were cut from the left, because the model has no room for them."""
-
-    def _opened(self, source: str, mntp: bool) -> Subject:
-        names = (ONLY_MODEL,) if mntp else ()
-        return self._resources.enter_context(opened_subjects({ONLY_MODEL: source}, names))[0]
 
     @property
     def eot_token_id(self) -> int:
@@ -155,11 +154,6 @@ class EncoderLM(TemplateLM):  # type: ignore[misc]
             )  # fmt: skip
         self.cut += len(cut)
 
-    def _fitted(self, context: list[int], more: int) -> Ids:
-        fitted, shortened = self.scorer.fitted(np.array(context, dtype=np.int64), more)
-        self._count([(len(context), len(fitted))] if shortened else [])
-        return fitted
-
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of all tokens of each text, in windows as long as the model; [SEP] is not counted."""
         windows: list[tuple[None, list[int], list[int]]] = []
@@ -204,7 +198,9 @@ class Draft:
         self.model = model
         self.most = int(wanted["max_gen_toks"])
         self.stops = [stop for stop in handle_stop_sequences(list(wanted.get("until") or []), None) if stop]
-        self.context = model._fitted(model.tok_encode(context.rstrip()), self.most)
+        whole = np.array(model.tok_encode(context.rstrip()), dtype=np.int64)
+        self.context, shortened = model.scorer.fitted(whole, self.most)
+        model._count([(len(whole), len(self.context))] if shortened else [])
         self.ids: list[int] = []
         self.finished = self.most == 0
 

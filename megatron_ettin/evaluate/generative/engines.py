@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_ettin.batch import Batch
+from megatron_ettin.batch import packed_pieces
 from megatron_ettin.errors import CheckpointError
 from megatron_ettin.evaluate.scorer import require_numbers
 from megatron_ettin.evaluate.suites.subjects import Subject
@@ -22,34 +23,30 @@ from megatron_ettin.export.parity import load_ours
 from megatron_ettin.model.device_batch import DeviceBatch
 from megatron_ettin.model.logits import TILE_COLUMNS, CrossEntropy, LogitTile
 
-TOKENS_PER_PASS, ANSWERS_PER_PASS = 4_096, 1_024
-"""Bounds of one forward pass: tokens, and positions that reach the vocabulary. A longer text is a pass of its own."""
+TOKENS_PER_PASS = 4_096
+"""Bound of one forward pass; a longer text is a pass of its own."""
 ON_GPU = 16
 """A GPU takes so many times that of our own models, whose vocabulary is computed at the asked positions alone."""
 
 Ids = NDArray[np.int64]
 
 
-class Engine(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Engine(ABC):
     """A loaded model."""
 
-    @property
-    def maximum_length(self) -> int:
-        """Tokens of the longest text that the model takes."""
-        ...
+    maximum_length: int
+    """Tokens of the longest text that the model takes."""
+    tokens_per_pass: int = TOKENS_PER_PASS
+    """How much of it is a good pass."""
 
-    @property
-    def tokens_per_pass(self) -> int:
-        """How much of it is a good pass."""
-        ...
-
+    @abstractmethod
     def logits(self, texts: Sequence[Ids], positions: Sequence[Ids]) -> Tensor:
         """Logits [L, V] in float32 at the positions of each text, ascending in a text, texts in order."""
-        ...
 
     def probabilities(self, texts: Sequence[Ids], positions: Sequence[Ids], targets: Sequence[Ids]) -> Probabilities:
         """What the model says to one token at each of these positions."""
-        ...
+        return Probabilities.of(self.logits(texts, positions), torch.from_numpy(np.concatenate(targets)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +66,8 @@ class Probabilities:
         return cls(logarithms_L=log_p_L.cpu(), first_L=(logits_LV.argmax(-1) == targets_L).cpu())
 
 
-@dataclass(frozen=True)
-class PackedEngine:
+@dataclass(frozen=True, kw_only=True)
+class PackedEngine(Engine):
     """Our model: texts end to end in one row, the vocabulary at the asked positions only.
 
     An encoder's last layer computes no more than those positions need.
@@ -79,13 +76,11 @@ class PackedEngine:
     model: Any
     groups: Any
     vocabulary: int
-    maximum_length: int
-    tokens_per_pass: int = TOKENS_PER_PASS
 
     @torch.no_grad()
     def logits(self, texts: Sequence[Ids], positions: Sequence[Ids]) -> Tensor:
         """See Engine."""
-        batch = DeviceBatch.from_batch(packed(texts, positions), self.groups)
+        batch = DeviceBatch.from_batch(packed_pieces(texts, positions), self.groups)
         found: Tensor = self.model.logits(batch)[:, : self.vocabulary]
         return found.float()
 
@@ -93,7 +88,7 @@ class PackedEngine:
     def probabilities(self, texts: Sequence[Ids], positions: Sequence[Ids], targets: Sequence[Ids]) -> Probabilities:
         """See Engine. On a CPU no more logits exist at a time than its cache holds."""
         targets_L = torch.from_numpy(np.concatenate(targets))
-        batch = DeviceBatch.from_batch(packed(texts, positions), self.groups)
+        batch = DeviceBatch.from_batch(packed_pieces(texts, positions), self.groups)
         query_LH = self.model.query(batch)
         if query_LH.device.type != "cpu":
             whole: Tensor = self.model.output_layer(query_LH, self.model.shared_embedding_or_output_weight())
@@ -110,14 +105,12 @@ class PackedEngine:
         return Probabilities(logarithms_L=-losses.losses().double(), first_L=losses.are_first())
 
 
-@dataclass(frozen=True)
-class PaddedEngine:
+@dataclass(frozen=True, kw_only=True)
+class PaddedEngine(Engine):
     """A model of any architecture by transformers: padded texts, logits of all their positions."""
 
     model: Any
-    maximum_length: int
     padding: int
-    tokens_per_pass: int = TOKENS_PER_PASS
 
     @torch.no_grad()
     def logits(self, texts: Sequence[Ids], positions: Sequence[Ids]) -> Tensor:
@@ -135,27 +128,6 @@ class PaddedEngine:
         found: Tensor = logits_BTV[torch.from_numpy(rows_L), torch.from_numpy(np.concatenate(positions))]
         return found.float()
 
-    def probabilities(self, texts: Sequence[Ids], positions: Sequence[Ids], targets: Sequence[Ids]) -> Probabilities:
-        """See Engine."""
-        return Probabilities.of(self.logits(texts, positions), torch.from_numpy(np.concatenate(targets)))
-
-
-def packed(texts: Sequence[Ids], positions: Sequence[Ids]) -> Batch:
-    """One row without padding, a segment for each text, with its asked positions as labels."""
-    lengths = [len(text) for text in texts]
-    starts = np.cumsum([0, *lengths])
-    asked = np.concatenate([chosen + start for chosen, start in zip(positions, starts, strict=False)])
-    return Batch(
-        input_ids_BT=np.concatenate(texts).astype(np.int32)[None],
-        positions_BT=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])[None],
-        cu_seqlens_S=starts.astype(np.int32),
-        label_positions_L=asked.astype(np.int32),
-        label_ids_L=np.zeros(len(asked), dtype=np.int32),
-        rows_B=np.zeros(1, dtype=np.int64),
-        sources_B=np.zeros(1, dtype=np.int32),
-        tokens=int(starts[-1]),
-    )
-
 
 def load_engine(subject: Subject) -> Engine:
     """The engine that computes the subject's architecture. Raises CheckpointError, also for weights with NaN."""
@@ -163,9 +135,17 @@ def load_engine(subject: Subject) -> Engine:
         read = read_folder(subject.folder)
         model, groups = load_ours(read.config.model, objective_of(read.config), read.tensors)
         tokens = TOKENS_PER_PASS * (ON_GPU if torch.cuda.is_available() else 1)
-        return PackedEngine(model, groups, read.config.model.vocabulary, read.config.model.maximum_length, tokens)
-    loaded = load_any(subject)
-    return PaddedEngine(loaded, longest_text(loaded.config), loaded.config.pad_token_id or 0)
+        return PackedEngine(
+            model=model, groups=groups, vocabulary=read.config.model.vocabulary,
+            maximum_length=read.config.model.maximum_length, tokens_per_pass=tokens,
+        )  # fmt: skip
+    return padded_engine(load_any(subject))
+
+
+def padded_engine(model: Any) -> PaddedEngine:  # noqa: ANN401
+    """An engine of a transformers model."""
+    length = longest_text(model.config)
+    return PaddedEngine(model=model, maximum_length=length, padding=model.config.pad_token_id or 0)
 
 
 def load_any(subject: Subject) -> Any:  # noqa: ANN401 - transformers has no types
@@ -191,23 +171,6 @@ def longest_text(config: Any) -> int:  # noqa: ANN401
     positions = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 512)
     shifted = config.model_type in ("roberta", "xlm-roberta", "camembert")
     return positions - (config.pad_token_id + 1) if shifted else positions
-
-
-def passes(lengths: Sequence[int], answers: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices of texts in batches of similar length, shortest first, each within the bounds or a single text.
-
-    At most ``tokens`` tokens, padding to the longest counted, and ANSWERS_PER_PASS positions.
-    """
-    batch: list[int] = []
-    asked = 0
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        asked += answers[i]
-        if batch and ((len(batch) + 1) * lengths[i] > tokens or asked > ANSWERS_PER_PASS):
-            yield batch
-            batch, asked = [], answers[i]
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 Told = Callable[[int], None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +17,12 @@ from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.evaluate.generative.tasks import TASKS, Task
 from megatron_ettin.evaluate.suites.intervals import wilson
 from megatron_ettin.evaluate.suites.models import Models
-from megatron_ettin.evaluate.suites.optional import library
+from megatron_ettin.evaluate.suites.optional import library, quiet
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, NotRunError, Options, RunTask
 
 EXTRA = "eval-lm"
+LOGGERS = ("lm_eval", "lm-eval", "evaluate")
 READINGS = {
     "encoder": "three masks, the first is read; [SEP] counts",
     "encoder-from-decoder": "three masks, one position earlier; [SEP] counts",
@@ -39,6 +39,8 @@ class GenerativeSuite:
     models: Models = field(default_factory=Models)
     name: str = "generative"
     version: str = "1"
+    _prepared: dict[Any, Any] = field(default_factory=dict)
+    """Tokens and passes of requests, which all models of a tokenizer share."""
 
     def tasks(self) -> Sequence[str]:
         """In the paper's order."""
@@ -64,7 +66,7 @@ class GenerativeSuite:
 
     @cached_property
     def _tasks(self) -> KeptTasks:
-        quiet()
+        quiet(EXTRA, LOGGERS)
         return KeptTasks(task_manager())
 
     @cached_property
@@ -72,14 +74,10 @@ class GenerativeSuite:
         """Where the tasks' tables lie for as long as the suite lives."""
         return tempfile.TemporaryDirectory(prefix="ettin-datasets-")
 
-    @cached_property
-    def _prepared(self) -> dict[Any, Any]:
-        return {}
-
     @contextlib.contextmanager
     def opened(self, subject: Subject) -> Iterator[RunTask]:
         """The model as lm-eval takes it."""
-        quiet()
+        quiet(EXTRA, LOGGERS)
         model = loaded(subject, self.models, self._prepared)
 
         def run(task: str) -> Measured:
@@ -193,10 +191,3 @@ def without_bars() -> Iterator[None]:
         yield
     finally:
         module.tqdm = kept
-
-
-def quiet() -> None:
-    """Keep what lm-eval, datasets and transformers say about themselves out of the output."""
-    for name in ("lm_eval", "lm-eval", "datasets", "transformers", "evaluate"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    library("datasets", EXTRA).disable_progress_bars()

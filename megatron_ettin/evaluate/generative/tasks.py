@@ -78,11 +78,6 @@ class Task:
         }
 
 
-def _letters(row: Row) -> Iterable[object]:
-    found: Iterable[object] = row["choices"]["label"]
-    return found
-
-
 def _places(column: str) -> Callable[[Row], Iterable[object]]:
     """Places in a list of choices, from 0."""
     return lambda row: range(len(row[column]))
@@ -97,13 +92,14 @@ TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
         Task(name="arc_challenge", metric="acc_norm,none", split="test", harness_folder="arc", columns=_CHOICES,
-             label="answerKey", classes=_letters),
+             label="answerKey", classes=lambda row: row["choices"]["label"]),
         Task(name="hellaswag", metric="acc_norm,none", split="validation", harness_folder="hellaswag",
              columns=("activity_label", "ctx_a", "ctx_b", "endings", "label"), label="label",
              classes=_places("endings")),
         Task(name="lambada_openai", metric="acc,none", split="test", harness_folder="lambada", columns=("text",)),
         Task(name="openbookqa", metric="acc_norm,none", split="test", harness_folder="openbookqa",
-             columns=("question_stem", "choices", "answerKey"), label="answerKey", classes=_letters),
+             columns=("question_stem", "choices", "answerKey"), label="answerKey",
+             classes=lambda row: row["choices"]["label"]),
         Task(name="piqa", metric="acc_norm,none", split="validation", harness_folder="piqa",
              columns=("goal", "sol1", "sol2", "label"), label="label", classes=lambda row: (0, 1)),
         Task(name="sciq", metric="acc_norm,none", split="test", harness_folder="sciq",

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.evaluate.generative.engines import Engine, Ids, Told, passes
+from megatron_ettin.evaluate.generative.engines import Engine, Ids, Told
+from megatron_ettin.evaluate.scorer import passes
 
 MASKS = 3
 ADDED = MASKS + 1
@@ -122,7 +123,8 @@ class ThreeMasks:
         lengths = [length + ADDED for length in rows.lengths]
         done = 0
         for chosen in passes(lengths, [1] * len(lengths), self.engine.tokens_per_pass):
-            texts = [self._text(continuations[i], place) for i, place in (rows.owners[row] for row in chosen)]
+            owners = [(continuations[i], place) for i, place in (rows.owners[row] for row in chosen)]
+            texts = [np.concatenate([owner.context, owner.ids[:place]]) for owner, place in owners]
             tokens = [list(rows.wanted[row]) for row in chosen]
             for row, row_tokens, row_log_p, best in zip(chosen, tokens, *self._read(texts, tokens), strict=True):
                 for token, value in zip(row_tokens, row_log_p, strict=True):
@@ -134,9 +136,6 @@ class ThreeMasks:
             Scored(log_probability=float(p.sum()), greedy=bool((best == continuation.ids).all()))
             for p, best, continuation in zip(log_p, first, continuations, strict=True)
         ]
-
-    def _text(self, continuation: Continuation, place: int) -> Ids:
-        return np.concatenate([continuation.context, continuation.ids[:place]])
 
     def _read(
         self, texts: Sequence[Ids], tokens: Sequence[Sequence[int]]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from megatron_ettin.batch import packed_pieces
 from megatron_ettin.errors import CheckpointError
-from megatron_ettin.evaluate.generative.engines import packed
 from megatron_ettin.evaluate.glue.reading import Text
 from megatron_ettin.evaluate.scorer import require_numbers
 from megatron_ettin.evaluate.suites.subjects import Subject
@@ -96,7 +96,7 @@ class PackedClassifier(Classifier):
         """See Classifier."""
         ids = [self.place_V[np.asarray(text["input_ids"])] for text in texts]
         read_at = [np.array([len(text) - 1 if self.causal else 0]) for text in ids]
-        batch = DeviceBatch.from_batch(packed(ids, read_at), self.groups, self.dropout_key, step)
+        batch = DeviceBatch.from_batch(packed_pieces(ids, read_at), self.groups, self.dropout_key, step)
         logits_BC: Tensor = self.classifier(self.model.query(batch))
         return logits_BC
 

@@ -143,21 +143,15 @@ class FineTunings:
         logger.info("%s: loss %.4f after %d steps", title, tuned.loss, tuned.steps)
 
     def classifier(self, tuning: FineTuning, texts: Sequence[Text]) -> Classifier:
-        """The model before its first step, able to read these texts."""
-        start, classes = self._start(tuning.task), tuning.task.classes
+        """The model before its first step, able to read these texts; weights to begin with are made if need be."""
+        start, classes, stage = None, tuning.task.classes, self._stage_of(tuning.task)
+        if stage is not None:
+            start = self._place(stage).weights
+            if not start.exists():
+                self._do(stage, keep=True)
         if self.subject.ours:
             return PackedClassifier.load(self.subject, texts, classes, tuning.seed, start, DROPOUT)
         return PaddedClassifier.load(self.subject, self._reader.tokenizer, classes, tuning.seed, start)
-
-    def _start(self, task: Task) -> Path | None:
-        """The weights to begin with; None: those of the subject. They are made where they are not there."""
-        stage = self._stage_of(task)
-        if stage is None:
-            return None
-        path = self._place(stage).weights
-        if not path.exists():
-            self._do(stage, keep=True)
-        return path
 
     def _stage_of(self, task: Task) -> FineTuning | None:
         """The fine-tuning that a staged task begins with, done if it is for this process to do."""
@@ -171,8 +165,14 @@ class FineTunings:
     @cached_property
     def _reader(self) -> Reader:
         subject = self.subject
+        if subject.ours:
+            longest = read_folder_config(subject.folder).model.maximum_length
+        else:
+            from transformers import AutoConfig
+
+            longest = longest_text(AutoConfig.from_pretrained(subject.folder, trust_remote_code=False))
         explicit = subject.ours or subject.causal
-        return Reader(tokenizer=tokenizer_of(subject), model_longest=longest_of(subject), explicit=explicit)
+        return Reader(tokenizer=tokenizer_of(subject), model_longest=longest, explicit=explicit)
 
     def _splits(self, task: Task) -> dict[str, Split]:
         """Every split, training first; read once."""
@@ -214,12 +214,3 @@ def stage_is_there(options: Options) -> bool:
     except NotRunError:
         return False
     return True
-
-
-def longest_of(subject: Subject) -> int:
-    """Tokens of the longest text that the subject takes."""
-    if subject.ours:
-        return read_folder_config(subject.folder).model.maximum_length
-    from transformers import AutoConfig
-
-    return longest_text(AutoConfig.from_pretrained(subject.folder, trust_remote_code=False))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate.glue.settings import Setting
 from megatron_ettin.evaluate.suites.local import file_facts, read_rows, split_file
-from megatron_ettin.evaluate.suites.optional import library
+from megatron_ettin.evaluate.suites.optional import hub_rows
 from megatron_ettin.evaluate.suites.suite import Facts, NotRunError
 
 HUB = "nyu-mll/glue"
@@ -90,7 +90,7 @@ class Task:
     def read(self, local: Path | None, split: str, limit: int | None) -> Examples:
         """The first ``limit`` examples of a split. Raises DataError with file, row, rule and remedy."""
         if local is None:
-            return self.checked(islice(from_hub(self.name, split), limit), f"{HUB} {self.name} {split}")
+            return self.checked(islice(hub_rows(HUB, self.name, split, EXTRA), limit), f"{HUB} {self.name} {split}")
         path = self.files(local)[split]
         return self.checked(read_rows(path, (*self.columns, "label"), limit), str(path))
 
@@ -125,19 +125,6 @@ class Task:
         if not right:
             raise DataError(f"{place}: label is {label!r}; in {self.name} it is {known}. Mend or remove the row")
         return float(label)
-
-
-def from_hub(config: str, split: str) -> Iterable[Mapping[str, Any]]:
-    """Rows of the hub's data set. Raises DataError when it cannot be fetched."""
-    try:
-        rows: Iterable[Mapping[str, Any]] = library("datasets", EXTRA).load_dataset(HUB, config, split=split)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise DataError(
-            f"{HUB} {config} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or give the files with "
-            "--local FOLDER"
-        ) from error
-    return rows
 
 
 LONG, SHORT = (2, 5, 10, 12), (1, 2, 3, 4)

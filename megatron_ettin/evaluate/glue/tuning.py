@@ -14,10 +14,11 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_ettin.evaluate.generative.engines import ON_GPU, TOKENS_PER_PASS, passes
+from megatron_ettin.evaluate.generative.engines import ON_GPU, TOKENS_PER_PASS
 from megatron_ettin.evaluate.glue.classifiers import Classifier
 from megatron_ettin.evaluate.glue.reading import Text
 from megatron_ettin.evaluate.glue.settings import Setting
+from megatron_ettin.evaluate.scorer import passes
 from megatron_ettin.parallel.seeds import derive
 from megatron_ettin.rows.order import Permutation, Stream, permutation_keys
 

@@ -94,11 +94,6 @@ def draw_scores(marks: Mapping[str, Mark], *, title: str, unit: str, reference: 
     return draw
 
 
-def height_of(rows: int) -> float:
-    """Inches of a plot with a line a model."""
-    return 0.9 + 0.32 * rows
-
-
 def draw_losses(curves: Mapping[int, Curves], *, title: str, unit: str) -> Draw:
     """Loss over tokens: colour -> run. Training as a smooth line of MOST_POINTS at most, held-out values as points."""
 

@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from megatron_ettin.evaluate.page.document import Evidence, Part, bullets, cell, figures, page, paragraph, table
-from megatron_ettin.evaluate.page.figures import Mark, draw_scores, figure, height_of
-from megatron_ettin.evaluate.suites.columns import Column, Score, Section, sections
+from megatron_ettin.evaluate.page.figures import Mark, draw_scores, figure
+from megatron_ettin.evaluate.suites.columns import Column, Section, sections
 from megatron_ettin.evaluate.suites.table import WITHIN
 
 SUITES_TOLD = {
@@ -29,12 +29,16 @@ LEGEND = (
 
 
 def suite_parts(models: Mapping[str, Any], evidence: Evidence) -> Iterator[Part]:
-    """A part a suite."""
+    """A part a suite: plots, a table with tasks as rows and models as columns, and what is said of them."""
     for section in sections(models):
         body = [paragraph(SUITES_TOLD.get(section.suite, ""), "lead")]
         if section.columns:
             drawn = [plot(section, column, models, evidence) for column in section.columns]
-            body += [figures(drawn), scores_table(section, models, evidence), paragraph(LEGEND, "note")]
+            rows = (
+                [section.title(column), *(score_cell(section, column, one, models, evidence) for one in section.models)]
+                for column in section.columns
+            )
+            body += [figures(drawn), table(["", *section.models], rows), paragraph(LEGEND, "note")]
         if notes := section.notes():
             body += [paragraph("Scores of different rules are not comparable and have rows of their own:"),
                      bullets(map(escape, notes))]  # fmt: skip
@@ -73,33 +77,18 @@ def plot(section: Section, column: Column, models: Mapping[str, Any], evidence: 
         told += f"; dashed: guessing, {chance:.1f}"
     draw = draw_scores(marks, title=column.question, unit=unit, reference=chance)
     title = f"{section.suite} {section.title(column)}"
-    return figure(draw, name=title, caption=told, height=height_of(len(marks)))
-
-
-def scores_table(section: Section, models: Mapping[str, Any], evidence: Evidence) -> str:
-    """Tasks as rows, models as columns."""
-    rows = (
-        [section.title(column), *(score_cell(section, column, name, models, evidence) for name in section.models)]
-        for column in section.columns
-    )
-    return table(["", *section.models], rows)
+    return figure(draw, name=title, caption=told, height=0.9 + 0.32 * len(marks))
 
 
 def score_cell(section: Section, column: Column, name: str, models: Mapping[str, Any], evidence: Evidence) -> str:
     """A score, linked, with its interval below it."""
     if name not in column.scores:
         return cell("-")
-    value, interval = shown(column.scores[name])
+    value, _, interval = column.scores[name].shown().partition(" ")
     mark = f" {WITHIN}" if column.within(name) else ""
     below = f"<small>{interval}</small>" if interval else ""
     link = evidence.link(value, *source(section, column, name, models))
     return cell(f"{link}{mark}{below}", "best" if name == column.best() else "")
-
-
-def shown(score: Score) -> tuple[str, str]:
-    """Value and interval."""
-    value, _, interval = score.shown().partition(" ")
-    return value, interval
 
 
 def published_table(section: Section, evidence: Evidence) -> str:

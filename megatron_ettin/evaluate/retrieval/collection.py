@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.evaluate.suites.local import file_facts, read_rows, split_file
-from megatron_ettin.evaluate.suites.suite import Facts, NotRunError
+from megatron_ettin.evaluate.suites.local import read_rows, split_file
+from megatron_ettin.evaluate.suites.suite import NotRunError
 
 SPLITS = ("test", "dev", "validation")
 """Of judgements, in the order in which they are looked for."""
@@ -62,10 +62,6 @@ class Form:
     read: Callable[[Mapping[str, Path]], Collection]
     """The same files -> collection; raises DataError."""
     long_texts: bool = False
-
-    def facts(self, folder: Path) -> Facts:
-        """The files by hash."""
-        return file_facts(self.files(folder))
 
 
 def form_of(folder: Path) -> Form | None:

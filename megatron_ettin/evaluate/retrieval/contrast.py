@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from megatron_ettin.errors import CheckpointError, ConfigError, TrainingError
 from megatron_ettin.evaluate.retrieval.settings import SCALE, WARM_UP, ContrastSettings
 from megatron_ettin.evaluate.retrieval.triplets import COLUMNS, EXTRA, Triplets
 from megatron_ettin.evaluate.scorer import require_numbers
-from megatron_ettin.evaluate.suites.optional import library
+from megatron_ettin.evaluate.suites.optional import library, quiet
 from megatron_ettin.progress import Progress
 
+LOGGERS = ("sentence_transformers", "mteb")
 EVALUATED_AT_ONCE = 128
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 """A checkpoint without one of them was cut off while it was written."""
@@ -23,7 +24,7 @@ CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 
 def load(folder: Path) -> Any:  # noqa: ANN401 - sentence-transformers has no types
     """The embedding model of a folder, in float32, on a GPU where there is one. Raises CheckpointError."""
-    quiet()
+    quiet(EXTRA, LOGGERS)
     try:
         model = library("sentence_transformers", EXTRA).SentenceTransformer(
             str(folder), device="cuda" if torch.cuda.is_available() else "cpu", trust_remote_code=False,
@@ -86,18 +87,12 @@ def _told(progress: Progress) -> Any:  # noqa: ANN401 - transformers has no type
 
 def newest_checkpoint(work: Path) -> Path | None:
     """The newest whole checkpoint in a folder of the trainer; None when there is none."""
-    whole = [path for path in work.glob("checkpoint-*") if all((path / name).is_file() for name in CHECKPOINT_FILES)]
-    return max(
-        (path for path in whole if _readable(path)), key=lambda path: int(path.name.partition("-")[2]), default=None
-    )
-
-
-def _readable(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / CHECKPOINT_FILES[0]).read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+    for path in sorted(work.glob("checkpoint-*"), key=lambda path: -int(path.name.partition("-")[2])):
+        if all((path / name).is_file() for name in CHECKPOINT_FILES):
+            with contextlib.suppress(ValueError):  # cut off
+                json.loads((path / CHECKPOINT_FILES[0]).read_text(encoding="utf-8"))
+                return path
+    return None
 
 
 def ranked_rightly(model: Any, triplets: Any) -> int:  # noqa: ANN401
@@ -111,11 +106,3 @@ def ranked_rightly(model: Any, triplets: Any) -> int:  # noqa: ANN401
     ]  # fmt: skip
     query, positive, negative = vectors
     return int(((query * positive).sum(-1) > (query * negative).sum(-1)).sum())
-
-
-def quiet() -> None:
-    """Keep what the libraries say about themselves out of the output."""
-    for name in ("sentence_transformers", "mteb", "datasets", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    library("datasets", EXTRA).disable_progress_bars()
-    library("transformers.utils.logging", EXTRA).disable_progress_bar()

@@ -35,7 +35,7 @@ TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json", "special_tokens_map.jso
 def write_untrained(folder: Path, subject: Subject, pooling: Pooling, longest: int) -> None:
     """Fill the existing, empty ``folder`` with links to the subject's weights, for training to start from.
 
-    Raises CheckpointError for a tokenizer without a token for the end of a text.
+    Raises CheckpointError for a tokenizer without a token for the end of a text, and for a model without a width.
     """
     fields = parse_json((subject.folder / "config.json").read_text(encoding="utf-8"))
     weights = weight_files(subject.folder)
@@ -48,7 +48,10 @@ def write_untrained(folder: Path, subject: Subject, pooling: Pooling, longest: i
         for name in TOKENIZER_FILES:
             if (subject.folder / name).is_file():
                 shutil.copyfile(subject.folder / name, folder / name)
-    write_modules(folder, pooling, width_of(fields, subject.folder), longest)
+    width = fields.get("hidden_size", fields.get("n_embd"))
+    if not isinstance(width, int):
+        raise CheckpointError(f"{subject.folder}/config.json has no hidden_size; the suite takes plain language models")
+    write_modules(folder, pooling, width, longest)
 
 
 def write_trained(folder: Path, untrained: Path, model: Any) -> None:  # noqa: ANN401 - sentence-transformers has no types
@@ -135,11 +138,3 @@ def ended(processor: Mapping[str, Any] | None, begin: list[tuple[str, int]], end
         "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in (*begin, end)},
     }  # fmt: skip
     return {"type": "Sequence", "processors": [*others, template]} if others else template
-
-
-def width_of(fields: Mapping[str, Any], where: Path) -> int:
-    """Channels of a model's states. Raises CheckpointError."""
-    width = fields.get("hidden_size", fields.get("n_embd"))
-    if not isinstance(width, int):
-        raise CheckpointError(f"{where}/config.json has no hidden_size; the suite takes plain language models")
-    return width

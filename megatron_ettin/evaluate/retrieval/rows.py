@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.evaluate.suites.local import file_facts, read_rows, split_file
-from megatron_ettin.evaluate.suites.suite import Facts, NotRunError
+from megatron_ettin.evaluate.suites.local import read_rows, split_file
+from megatron_ettin.evaluate.suites.suite import NotRunError
 
 SCORED = "test"
 
@@ -47,10 +47,6 @@ class LocalRows:
     def files(self) -> dict[str, Path]:
         """Split -> file. Raises NotRunError."""
         return {split: split_file(self.folder, split) for split in self.form.splits}
-
-    def facts(self) -> Facts:
-        """The files by hash. Raises NotRunError."""
-        return file_facts(self.files())
 
     def read(self, limit: int | None) -> Mapping[str, list[dict[str, Any]]]:
         """Split -> rows, the first ``limit`` of the scored one. Raises NotRunError, DataError for an empty text."""

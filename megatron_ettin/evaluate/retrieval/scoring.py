@@ -119,13 +119,7 @@ def examples_of(task: Any) -> int:  # noqa: ANN401
     """Queries, or rows of the scored splits, of the task's loaded data."""
     count = 0
     for split in task.eval_splits:
-        for part in parts_of(task, split):
-            count += len(part["queries"] if is_collection(part) else part)
+        subsets = task.hf_subsets or task.dataset
+        parts = [task.dataset[split]] if split in task.dataset else [task.dataset[one][split] for one in subsets]
+        count += sum(len(part["queries"] if is_collection(part) else part) for part in parts)
     return count
-
-
-def parts_of(task: Any, split: str) -> list[Any]:  # noqa: ANN401
-    """The data of a split, one for each subset."""
-    if split in task.dataset:
-        return [task.dataset[split]]
-    return [task.dataset[subset][split] for subset in task.hf_subsets or task.dataset]

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from megatron_ettin.evaluate.retrieval.collection import Form, form_of
-from megatron_ettin.evaluate.retrieval.contrast import load, quiet
+from megatron_ettin.evaluate.retrieval.contrast import LOGGERS, load
 from megatron_ettin.evaluate.retrieval.mteb_tasks import collection_task, fetched, hub_facts, hub_task, rows_task
 from megatron_ettin.evaluate.retrieval.rows import LocalRows, local_rows
 from megatron_ettin.evaluate.retrieval.scoring import Scored, interval, score
-from megatron_ettin.evaluate.retrieval.settings import ContrastSettings
 from megatron_ettin.evaluate.retrieval.tasks import (
     BENCHMARK,
     ENGLISH,
@@ -33,7 +32,8 @@ from megatron_ettin.evaluate.retrieval.tasks import (
 from megatron_ettin.evaluate.retrieval.trained import EmbeddingModels, facts_of, longest
 from megatron_ettin.evaluate.retrieval.triplets import EXTRA, triplet_facts
 from megatron_ettin.evaluate.suites.intervals import wilson
-from megatron_ettin.evaluate.suites.optional import library
+from megatron_ettin.evaluate.suites.local import file_facts
+from megatron_ettin.evaluate.suites.optional import library, quiet
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, NotRunError, Options, RunTask
 
@@ -47,11 +47,6 @@ class RetrievalSuite:
     version: str = "1"
 
     @property
-    def settings(self) -> ContrastSettings:
-        """Of the training."""
-        return self.options.retrieval
-
-    @property
     def groups(self) -> Mapping[str, Sequence[str]]:
         """Names that stand for several tasks."""
         return {ENGLISH: ENGLISH_TASKS}
@@ -62,16 +57,14 @@ class RetrievalSuite:
 
     def data(self, task: str) -> Facts:
         """Of the training, and of what is scored."""
-        trained_on = triplet_facts(self.options.local)
-        return (
-            {"trained_on": trained_on} if task == TRIPLETS else {"trained_on": trained_on, **self._scored_facts(task)}
-        )
-
-    def _scored_facts(self, task: str) -> Facts:
+        trained_on = {"trained_on": triplet_facts(self.options.local)}
+        if task == TRIPLETS:
+            return trained_on
         if self.options.local is None:
-            return hub_facts(hub_task(task, NAMED.get(task)))
+            return {**trained_on, **hub_facts(hub_task(task, NAMED.get(task)))}
         found = self._local(task)
-        return found.facts() if isinstance(found, LocalRows) else found[1].facts(found[0])
+        files = found.files() if isinstance(found, LocalRows) else found[1].files(found[0])
+        return {**trained_on, **file_facts(files)}
 
     def _local(self, task: str) -> LocalRows | tuple[Path, Form]:
         """The folder of a task, by its form. Raises NotRunError."""
@@ -85,16 +78,16 @@ class RetrievalSuite:
 
     def protocol(self, task: str, subject: Subject) -> Facts:
         """How the model is trained and the task is scored."""
-        rates = list(self.settings.rates(self.options.budget))
+        rates = list(self.options.retrieval.rates(self.options.budget))
         rules = {
-            **self.settings.rules(), "learning_rates": rates, "budget": self.options.budget,
+            **self.options.retrieval.rules(), "learning_rates": rates, "budget": self.options.budget,
             "trainer": f"sentence-transformers {self._versions['sentence-transformers']}",
         }  # fmt: skip
         if len(rates) > 1:
             rules["chosen_by"] = "held-out triplets"
         if task != TRIPLETS:
             rules["scored_by"] = f"mteb {self._versions['mteb']}"
-        pooling = self.settings.pooling_of(causal=subject.causal)
+        pooling = self.options.retrieval.pooling_of(causal=subject.causal)
         template = "[CLS] text [SEP]" if subject.ours else "the model's own template, with an end token"
         return {"rules": rules, "reading": f"{pooling} of {template}, at most {longest(subject.folder):,} tokens"}
 
@@ -108,7 +101,7 @@ class RetrievalSuite:
     @contextlib.contextmanager
     def opened(self, subject: Subject) -> Iterator[RunTask]:
         """The subject's embedding models, trained at the first task."""
-        quiet()
+        quiet(EXTRA, LOGGERS)
         with contextlib.ExitStack() as stack:
             keep = self.options.keep or Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="ettin-retrieval-"))

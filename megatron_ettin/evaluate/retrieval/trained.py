@@ -19,7 +19,7 @@ from megatron_ettin.errors import CheckpointError
 from megatron_ettin.evaluate.generative.engines import longest_text
 from megatron_ettin.evaluate.retrieval.contrast import load, ranked_rightly, train
 from megatron_ettin.evaluate.retrieval.folder import write_trained, write_untrained
-from megatron_ettin.evaluate.retrieval.settings import ContrastSettings, most_triplets
+from megatron_ettin.evaluate.retrieval.settings import most_triplets
 from megatron_ettin.evaluate.retrieval.triplets import Triplets, read_triplets, triplet_facts
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Options
@@ -42,11 +42,6 @@ class EmbeddingModels:
     """Where they lie."""
     say: Callable[[str], None] = print
 
-    @property
-    def settings(self) -> ContrastSettings:
-        """Of the training."""
-        return self.options.retrieval
-
     @cached_property
     def _triplets(self) -> Triplets:
         return read_triplets(self.options.local, self._most)
@@ -61,7 +56,7 @@ class EmbeddingModels:
 
     def chosen(self, subject: Subject) -> list[Path]:
         """One folder a seed, at the rate that ranks most held-out triplets rightly; what is not there is trained."""
-        by_rate = {rate: self.folder(subject, rate, 0) for rate in self.settings.rates(self.options.budget)}
+        by_rate = {rate: self.folder(subject, rate, 0) for rate in self.options.retrieval.rates(self.options.budget)}
         best = max(by_rate, key=lambda rate: facts_of(by_rate[rate])["ranked_rightly"])
         return [by_rate[best], *(self.folder(subject, best, seed) for seed in range(1, self.options.seeds))]
 
@@ -82,8 +77,8 @@ class EmbeddingModels:
     def identity(self, subject: Subject, rate: float, seed: int) -> Facts:
         """What decides the weights."""
         return {
-            "fingerprint": subject.fingerprint, "rules": self.settings.rules(), "learning_rate": rate, "seed": seed,
-            "triplets": self._triplet_facts, "most_triplets": self._most,
+            "fingerprint": subject.fingerprint, "rules": self.options.retrieval.rules(), "learning_rate": rate,
+            "seed": seed, "triplets": self._triplet_facts, "most_triplets": self._most,
             "libraries": {name: metadata.version(name) for name in LIBRARIES},
         }  # fmt: skip
 
@@ -93,10 +88,10 @@ class EmbeddingModels:
         work = folder.with_name(f"{folder.name}.training")
         with tempfile.TemporaryDirectory(prefix="ettin-embedding-") as temporary:
             untrained = Path(temporary)
-            pooling = self.settings.pooling_of(causal=subject.causal)
+            pooling = self.options.retrieval.pooling_of(causal=subject.causal)
             write_untrained(untrained, subject, pooling, longest(subject.folder))
             model = load(untrained)
-            train(model, self._triplets, self.settings, rate, seed, work)
+            train(model, self._triplets, self.options.retrieval, rate, seed, work)
             model.eval()
             held_out = self._triplets.held_out
             facts = {

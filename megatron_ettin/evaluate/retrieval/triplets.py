@@ -10,7 +10,7 @@ from typing import Any
 from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate.retrieval.settings import HELD_OUT, SPLIT_SEED
 from megatron_ettin.evaluate.suites.local import ENDINGS, file_facts, read_rows
-from megatron_ettin.evaluate.suites.optional import library
+from megatron_ettin.evaluate.suites.optional import hub_rows, library
 from megatron_ettin.evaluate.suites.suite import Facts, NotRunError
 
 EXTRA = "eval-embed"
@@ -52,7 +52,10 @@ def read_triplets(local: Path | None, most: int) -> Triplets:
 
     Raises NotRunError, DataError with file, row, rule and remedy.
     """
-    rows = _from_hub() if local is None else library("datasets", EXTRA).Dataset.from_list(list(_from_files(local)))
+    if local is None:
+        rows = hub_rows(*HUB, EXTRA).select_columns(list(COLUMNS))
+    else:
+        rows = library("datasets", EXTRA).Dataset.from_list(list(_from_files(local)))
     if len(rows) < 2:
         raise DataError("one triplet cannot be trained on and held out; give at least two")
     held_out = min(HELD_OUT, max(1, len(rows) // HELD_OUT_SHARE))
@@ -71,16 +74,3 @@ def _from_files(local: Path) -> Iterator[dict[str, str]]:
                         "mend or remove the row"
                     )
             yield {column: row[column] for column in COLUMNS}
-
-
-def _from_hub() -> Any:  # noqa: ANN401 - datasets has no types
-    path, config, split = HUB
-    try:
-        found = library("datasets", EXTRA).load_dataset(path, config, split=split)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise DataError(
-            f"{path} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or give triplets with "
-            "--local FOLDER"
-        ) from error
-    return found.select_columns(list(COLUMNS))

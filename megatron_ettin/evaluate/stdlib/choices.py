@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from megatron_ettin.evaluate.bias.predictions import encoded
-from megatron_ettin.evaluate.generative.engines import Engine, Ids, passes
+from megatron_ettin.evaluate.generative.engines import Engine, Ids
 from megatron_ettin.evaluate.generative.three_masks import Continuation, ThreeMasks
+from megatron_ettin.evaluate.scorer import passes
 from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.progress import Progress

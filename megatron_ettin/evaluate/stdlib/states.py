@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from megatron_ettin.evaluate.bias.predictions import encoded
-from megatron_ettin.evaluate.generative.engines import longest_text, passes
+from megatron_ettin.evaluate.generative.engines import longest_text
+from megatron_ettin.evaluate.scorer import passes
 from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.progress import Progress
@@ -47,20 +48,15 @@ class Reader:
                 for row, number in enumerate(chosen):
                     ids_BT[row, : lengths[number]] = ids[number]
                 attended_BT = np.arange(ids_BT.shape[1])[None] < np.array([lengths[i] for i in chosen])[:, None]
-                found[chosen] = self._means(torch.from_numpy(ids_BT), torch.from_numpy(attended_BT))
+                attended = torch.from_numpy(attended_BT).to(self.model.device)
+                hidden_BTH = self.model.base_model(
+                    input_ids=torch.from_numpy(ids_BT).to(self.model.device), attention_mask=attended.long()
+                ).last_hidden_state.double()  # fmt: skip
+                sums_BH = (hidden_BTH * attended[..., None]).sum(1)
+                found[chosen] = (sums_BH / attended.sum(1, keepdim=True)).cpu().numpy()
                 done += len(chosen)
                 progress.update(done)
         return found
-
-    def _means(self, ids_BT: torch.Tensor, attended_BT: torch.Tensor) -> States:
-        device = self.model.device
-        attended_BT = attended_BT.to(device)
-        hidden_BTH = self.model.base_model(
-            input_ids=ids_BT.to(device), attention_mask=attended_BT.long()
-        ).last_hidden_state.double()  # fmt: skip
-        sums_BH = (hidden_BTH * attended_BT[..., None]).sum(1)
-        means: States = (sums_BH / attended_BT.sum(1, keepdim=True)).cpu().numpy()
-        return means
 
 
 def load_reader(models: Models, subject: Subject) -> Reader:

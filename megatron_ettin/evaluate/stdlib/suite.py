@@ -42,12 +42,6 @@ RULES = {
 }
 
 
-def cache_folder() -> Path:
-    """Where tasks are made when no folder is given: megatron-ettin in XDG_CACHE_HOME, or in ~/.cache."""
-    made_of = f"tasks-{VERSION}-python-{platform.python_version()}"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megatron-ettin" / made_of
-
-
 @dataclass(frozen=True)
 class StdlibSuite:
     """Three tasks from functions of Python's standard library."""
@@ -63,11 +57,15 @@ class StdlibSuite:
 
     @cached_property
     def _folder(self) -> Path:
-        """The tasks in the local folder where there are some, else made from this machine's library."""
+        """The tasks in the local folder where there are some, else made from this machine's library.
+
+        Those are kept in megatron-ettin in XDG_CACHE_HOME, or in ~/.cache.
+        """
         local = self.options.local
         if local is not None and (local / FOLDER).is_dir():
             return local / FOLDER
-        return build(cache_folder())
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return build(cache / "megatron-ettin" / f"tasks-{VERSION}-python-{platform.python_version()}")
 
     def _files(self, task: str) -> dict[str, Path]:
         return {split: split_file(self._folder / task, split) for split in FILES[task]}

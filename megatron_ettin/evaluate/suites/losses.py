@@ -14,14 +14,15 @@ import numpy as np
 from megatron_ettin.config.objective import Objective
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
-from megatron_ettin.evaluate.generative.engines import Engine, passes
+from megatron_ettin.evaluate.generative.engines import Engine
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE, HeldOut, losses, questions
-from megatron_ettin.evaluate.scorer import Answers, Request
+from megatron_ettin.evaluate.scorer import Answers, Request, passes
 from megatron_ettin.evaluate.suite import held_out_text, require_tokenizer, text_settings
 from megatron_ettin.evaluate.suites.intervals import normal
 from megatron_ettin.evaluate.suites.models import Models, tokenizer_digest
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, NotRunError, RunTask
+from megatron_ettin.export.huggingface import objective_of, read_folder_config
 
 OTHER = -1
 """Stands for a first choice that is not the token that was asked for."""
@@ -131,7 +132,7 @@ class LossesSuite:
         if digest not in self._tokenizers:
             require_tokenizer(subject.name, subject.folder, tokenizer_json)
             self._tokenizers.add(digest)
-        objective = self.models.objective(subject)
+        objective = objective_of(read_folder_config(subject.folder))
         if objective.name not in self._asked:
             self._asked[objective.name] = questions(text, objective)
         asked, engine = self._asked[objective.name], self.models.engine(subject)

@@ -11,18 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_ettin.config.objective import Objective
 from megatron_ettin.evaluate.generative.engines import (
     Engine,
     PackedEngine,
-    PaddedEngine,
     load_any,
     load_engine,
-    longest_text,
+    padded_engine,
 )
 from megatron_ettin.evaluate.suites.subjects import TOKENIZERS, Subject
 from megatron_ettin.evaluate.suites.tokenizers import tokenizer_of
-from megatron_ettin.export.huggingface import objective_of, read_folder, read_folder_config
+from megatron_ettin.export.huggingface import read_folder, read_folder_config
 from megatron_ettin.export.weights import StoredTensors, weight_files
 from megatron_ettin.model.canonical import load_full_state
 from megatron_ettin.typed_json import parse_json
@@ -55,8 +53,7 @@ class Models:
     def engine(self, subject: Subject) -> Engine:
         """The engine that computes the subject's architecture. Raises CheckpointError, also for weights with NaN."""
         if not subject.ours:
-            model = self.plain(subject)
-            return PaddedEngine(model, longest_text(model.config), model.config.pad_token_id or 0)
+            return padded_engine(self.plain(subject))
         config = read_folder_config(subject.folder)
         shape = (replace(config.model, size=""), config.objective)
         kept = self._engine
@@ -71,10 +68,6 @@ class Models:
             self._engine = kept = Kept(subject.fingerprint, shape, load_engine(subject))
         found: Engine = kept.loaded
         return found
-
-    def objective(self, subject: Subject) -> Objective:
-        """What a subject of ours was trained on."""
-        return objective_of(read_folder_config(subject.folder))
 
     def plain(self, subject: Subject) -> Any:  # noqa: ANN401 - transformers has no types
         """The subject by transformers, in float32. Raises CheckpointError."""

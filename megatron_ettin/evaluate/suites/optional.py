@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
+from collections.abc import Sequence
 from typing import Any
 
-from megatron_ettin.errors import ConfigError
+from megatron_ettin.errors import ConfigError, DataError
 
 
 def library(module: str, extra: str) -> Any:  # noqa: ANN401 - a module
     """The module, imported. Raises ConfigError with the pip command where its library is not installed."""
     require(module, extra)
     return importlib.import_module(module)
+
+
+def hub_rows(path: str, config: str, split: str, extra: str) -> Any:  # noqa: ANN401 - datasets has no types
+    """A split of a data set of the hub, which is fetched where it is not here. Raises DataError, ConfigError."""
+    try:
+        return library("datasets", extra).load_dataset(path, config, split=split)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"{path} {config} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or give files with "
+            "--local FOLDER"
+        ) from error
+
+
+def quiet(extra: str, names: Sequence[str]) -> None:
+    """Keep what some libraries, datasets and transformers say about themselves out of the output."""
+    for name in (*names, "datasets", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    library("datasets", extra).disable_progress_bars()
+    library("transformers.utils.logging", extra).disable_progress_bar()
 
 
 def require(module: str, extra: str) -> None:

@@ -6,7 +6,6 @@ import functools
 import json
 import platform
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -145,8 +144,3 @@ def _versions() -> tuple[tuple[str, str], ...]:
         except metadata.PackageNotFoundError:
             continue
     return tuple(found)
-
-
-def command() -> list[str]:
-    """This process's command line."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,12 @@ def evaluate_suites(
     session = Session(options=options, output=output, say=say)
     chosen = chosen_tasks(suites, tasks)
     suites = [suite.within(output, shard) if isinstance(suite, Divisible) else suite for suite in suites]
-    every = [unit for i, subject in enumerate(subjects) for unit in units_of(subject, i, suites, chosen)]
+    every = [
+        Unit(subject=subject, suite=suite, task=task, place=(i, j, list(suite.tasks()).index(task)))
+        for i, subject in enumerate(subjects)
+        for j, suite in enumerate(suites)
+        for task in chosen[suite.name]
+    ]
     mine = [unit for number, unit in enumerate(every) if isinstance(unit.suite, Divisible) or shard.takes(number)]
     for unit in mine:
         session.finished(unit)
@@ -70,17 +76,8 @@ def evaluate_suites(
     return session.closed(asked=bool(tasks))
 
 
-def units_of(subject: Subject, place: int, suites: Sequence[Suite], chosen: dict[str, list[str]]) -> list[Unit]:
-    """What there is to do on a model, which is the ``place``-th."""
-    return [
-        Unit(subject=subject, suite=suite, task=task, place=(place, j, list(suite.tasks()).index(task)))
-        for j, suite in enumerate(suites)
-        for task in chosen[suite.name]
-    ]
-
-
 @dataclass
-class Session:
+class Session(AbstractContextManager["Session"]):
     """Units are run and their outcomes kept in ``output``; on leaving the context results.json holds them all."""
 
     options: Options
@@ -91,9 +88,6 @@ class Session:
     _data: dict[tuple[str, str], Facts | NotRunError] = field(default_factory=dict)
     _assembled: tuple[float, float] = (float("-inf"), 0.0)
     """When results.json was put together last, and the seconds that it took."""
-
-    def __enter__(self) -> Session:
-        return self
 
     def __exit__(self, *_: object) -> None:
         results.assemble(self.output)
@@ -222,7 +216,8 @@ class Session:
     def _keep(self, unit: Unit, what: Facts, outcome: Facts, **model: Any) -> None:
         """Write the unit's part; ``model``: facts of the model that are others than the subject says."""
         about = {
-            "model": unit.subject.facts() | model, "environment": results.environment(), "command": results.command()
+            "model": unit.subject.facts() | model, "environment": results.environment(),
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         }  # fmt: skip
         part = results.Part(
             model=unit.subject.name, suite=unit.suite.name, task=unit.task, place=unit.place, identity=what,

@@ -14,10 +14,9 @@ from megatron_ettin.evaluate.suite import exported
 from megatron_ettin.evaluate.suites.local import hashed
 from megatron_ettin.export.config_json import ARCHITECTURES, OFFSET_FIELD
 from megatron_ettin.export.hub import is_hub_name, snapshot
-from megatron_ettin.export.huggingface import read_folder_config
+from megatron_ettin.export.huggingface import read_fields, read_folder_config
 from megatron_ettin.export.runs import TRAINING_FILE
 from megatron_ettin.export.weights import StoredTensors
-from megatron_ettin.regular_files import refuse_special_files
 from megatron_ettin.typed_json import parse_json
 
 Kind = Literal["encoder", "decoder", "encoder-from-decoder", "decoder-from-encoder"]
@@ -93,7 +92,7 @@ def subject_of(
 
     ``fingerprint``: where it is known already, so that the weights need not be read for it.
     """
-    fields = _config(folder)
+    fields = read_fields(folder)
     if not any((folder / file).is_file() for file in TOKENIZERS):
         raise CheckpointError(
             f"{folder} has no tokenizer (none of {', '.join(TOKENIZERS)}); copy the files of the tokenizer that the "
@@ -120,20 +119,6 @@ def subject_of(
         name=name, source=source, folder=folder, kind=kind, label_offset=offset, ours=ours,
         fingerprint=fingerprint or fingerprint_of(folder), point=point or {},
     )  # fmt: skip
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    refuse_special_files(folder)
-    try:
-        fields = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; give a Hugging Face folder of a model") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; fetch the folder again") from error
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return fields
 
 
 def _is_causal(fields: Mapping[str, Any], folder: Path) -> bool:

@@ -8,9 +8,9 @@ import torch
 
 from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.evaluate.generative import engines, reference
-from megatron_ettin.evaluate.generative.engines import PaddedEngine, load_any, load_engine, passes
+from megatron_ettin.evaluate.generative.engines import PaddedEngine, load_any, load_engine
 from megatron_ettin.evaluate.generative.three_masks import Continuation, ThreeMasks, plan
-from megatron_ettin.evaluate.scorer import load_scorer
+from megatron_ettin.evaluate.scorer import load_scorer, passes
 from megatron_ettin.evaluate.suites.subjects import Subject, subject_of
 from tests.evaluate.batches import CLS, MASK, SEP
 
