@@ -46,13 +46,6 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 
 
-def usage() -> str:
-    """The text of ``ettin --help``."""
-    width = max((len(name) for name in VERBS), default=0)
-    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
-    return "\n".join(["usage: ettin VERB ...", "", *lines, "", "ettin VERB --help tells what a verb takes."])
-
-
 def report_error(message: str) -> int:
     """Print an error of the user and return the exit status; torchrun repeats the message in its summary."""
     print(f"error: {message}", file=sys.stderr)
@@ -66,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb and return its exit status; errors of the user are printed without a traceback."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
+        width = max((len(name) for name in VERBS), default=0)
+        lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+        print("usage: ettin VERB ...", "", *lines, "", "ettin VERB --help tells what a verb takes.", sep="\n")
         return 0 if arguments else USAGE_ERROR
     # Megatron-Core warns once for each optional package that is absent; what a run uses is in its log instead
     warnings.filterwarnings("ignore", module=r"megatron\.core|torch\.distributed")

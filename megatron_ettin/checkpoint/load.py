@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_ettin.checkpoint.manifest import check_hashes, check_sizes, read_manifest
+from megatron_ettin.checkpoint.manifest import check_sizes, hash_share, read_manifest
 from megatron_ettin.checkpoint.shards import check_complete
 from megatron_ettin.checkpoint.standing import Found
 from megatron_ettin.errors import CheckpointError, DamagedError
@@ -23,7 +23,9 @@ def verify(checkpoint: Checkpoint) -> None:
     def check() -> None:
         records = read_manifest(checkpoint.path)
         check_sizes(checkpoint.path, records)
-        check_hashes(checkpoint.path, records, rank, ranks)
+        for name, found in hash_share(checkpoint.path, sorted(records), rank, ranks).items():
+            if found != records[name]:
+                raise DamagedError(f"{checkpoint.path / name} is damaged: its sha256 is not the one in the manifest")
         if rank == 0:
             check_complete(checkpoint.path, records)
 

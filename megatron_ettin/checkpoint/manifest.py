@@ -109,10 +109,3 @@ def check_sizes(folder: Path, records: dict[str, FileRecord]) -> None:
         size = (folder / name).stat().st_size
         if size != record.bytes:
             raise DamagedError(f"{folder / name} has {size} bytes, its manifest says {record.bytes}")
-
-
-def check_hashes(folder: Path, records: dict[str, FileRecord], rank: int, ranks: int) -> None:
-    """Raise DamagedError when the content of a file in this rank's share is not the recorded one."""
-    for name, found in hash_share(folder, sorted(records), rank, ranks).items():
-        if found != records[name]:
-            raise DamagedError(f"{folder / name} is damaged: its sha256 is not the one in the manifest")

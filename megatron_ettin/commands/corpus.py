@@ -82,23 +82,19 @@ def _status(prefix: str, told: int | None, *, left_alone: bool) -> int:
     return int(len(found["finished"]) < count)
 
 
-def _show(prefix: str, numbers: list[int], *, ids: bool) -> int:
-    corpus = open_corpus(prefix)
-    for number in numbers:
-        try:
-            print(" ".join(map(str, corpus.document(number))) if ids else document_text(corpus, number))
-        except IndexError as error:
-            raise DataError(str(error)) from error
-    return 0
-
-
 def main(arguments: list[str]) -> int:
     """Run one of the verbs; exit status 1 when a corpus is damaged, or shards are left to be built."""
     given = make_parser().parse_args(arguments)
     if given.verb == "verify":
         return _verify(given.prefix, given.workers)
     if given.verb == "show":
-        return _show(given.prefix, given.document, ids=given.ids)
+        corpus = open_corpus(given.prefix)
+        for number in given.document:
+            try:
+                print(" ".join(map(str, corpus.document(number))) if given.ids else document_text(corpus, number))
+            except IndexError as error:
+                raise DataError(str(error)) from error
+        return 0
     if given.verb == "inspect":
         print("\n\n".join(corpus_summary(open_corpus(prefix)) for prefix in given.prefix))
         return 0

@@ -74,7 +74,13 @@ def main(arguments: list[str]) -> int:
     if asks_for_plan(arguments):
         return plan(arguments)
     if arguments and not arguments[0].startswith("-"):
-        return one_run(arguments)
+        config, asked = parse_flags(arguments, EstimateFlags, "estimate")
+        one = estimated(config, asked)
+        print(detail(one))
+        if accelerator(asked.device) == accelerator("H100") and config.compute.precision == "bf16":
+            print(f"\n{scaling(one.config, search=asked.fastest)}\n")
+        finish([one], asked)
+        return 0
     flags = tyro.cli(SpeedFlags, args=arguments, prog="ettin estimate")
     found = [
         estimate_run(recipe(size, objective, "pretrain"), speed(flags))
@@ -83,17 +89,6 @@ def main(arguments: list[str]) -> int:
     ]
     print(overview(found))
     finish(found, flags)
-    return 0
-
-
-def one_run(arguments: list[str]) -> int:
-    """Print the estimate of one run."""
-    config, flags = parse_flags(arguments, EstimateFlags, "estimate")
-    found = estimated(config, flags)
-    print(detail(found))
-    if accelerator(flags.device) == accelerator("H100") and config.compute.precision == "bf16":
-        print(f"\n{scaling(found.config, search=flags.fastest)}\n")
-    finish([found], flags)
     return 0
 
 

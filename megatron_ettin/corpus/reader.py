@@ -68,9 +68,6 @@ class Corpus:
         found = difference(self.manifest.tokenizer, other.manifest.tokenizer)
         return difference(self.tokenizer, other.tokenizer) if found is None else found
 
-    def __len__(self) -> int:
-        return self.documents
-
     def _require(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.documents:
             raise IndexError(f"{self.prefix}: no documents [{start}, {stop}); there are {self.documents}")

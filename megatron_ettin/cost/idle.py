@@ -56,10 +56,10 @@ def advice(config: RunConfig) -> str:
         if shared.rows % size == 0 and suits(config, size)
     ]
 
-    def ratio(other: Sharing) -> float:
-        return max(other.size, shared.size) / min(other.size, shared.size)
-
-    best = min(others, key=lambda other: (round(other.idle, 3), ratio(other)), default=shared)
+    best = min(  # of equally good ones that of the most similar size
+        others, default=shared,
+        key=lambda other: (round(other.idle, 3), max(other.size, shared.size) / min(other.size, shared.size)),
+    )  # fmt: skip
     if best.idle < shared.idle - WORTH_A_WORD:
         found.append(f"layout.micro_batch_rows={best.size} leaves {best.idle:.1%}")
     if sizes := even_sizes(shared):

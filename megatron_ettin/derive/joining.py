@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,13 +23,6 @@ LOW_BITS = 15
 """A magnitude's 31 bits are counted in two passes: the 16 high ones, then these of those that share the high ones."""
 
 
-class Method(Protocol):
-    """How values at the same place of several models become one."""
-
-    def join(self, values: Sequence[Tensor]) -> Tensor:
-        """One float32 [N] of each model -> float32 [N]."""
-
-
 @dataclass(frozen=True)
 class Mean:
     """The weighted mean, in float64 and rounded once: equal models give themselves bit for bit."""
@@ -38,7 +30,7 @@ class Mean:
     weights: tuple[float, ...]
 
     def join(self, values: Sequence[Tensor]) -> Tensor:
-        """The mean of each value."""
+        """The mean of each value: one float32 [N] of each model -> float32 [N]."""
         weighted = zip(values, self.weights, strict=True)
         first, weight = next(weighted)
         sum_N = first.double().mul_(weight)
@@ -91,7 +83,7 @@ class Joined(LazyTensors):
     All cores read and join; the result does not depend on their number.
     """
 
-    def __init__(self, models: Sequence[Mapping[str, Tensor]], method: Method) -> None:
+    def __init__(self, models: Sequence[Mapping[str, Tensor]], method: Mean | Ties) -> None:
         super().__init__(models[0])
         self._models, self._method = models, method
         self._threads = ThreadPoolExecutor(cores())

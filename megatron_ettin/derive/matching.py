@@ -51,11 +51,6 @@ class Matches:
     dropped: frozenset[int]
     """Old ids that no new token takes."""
 
-    @property
-    def same_ids(self) -> int:
-        """How many tokens keep their id."""
-        return sum(new == old for new, old in self.unchanged.items())
-
 
 def match(old: Vocabulary, new: Vocabulary) -> Matches:
     """Match tokens by role, special ones by name, all others by the bytes that they stand for.

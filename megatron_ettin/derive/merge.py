@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +36,13 @@ def merge_weights(settings: MergeSettings, say: Callable[[str], None]) -> None:
     if settings.method == "ties":
         kept = thresholds(tensors[0], tensors[1:], settings.density or DENSITY)
         method = Ties(weights, kept, settings.scale or 1.0)
-    record = described_merge(settings, models, based, weights)
+    ties = {"base": settings.base, "density": settings.density or DENSITY, "scale": settings.scale or 1.0}
+    record: dict[str, Any] = {
+        "method": settings.method,
+        **(ties if settings.method == "ties" else {}),
+        "models": [source.facts() | {"weight": weight} for source, weight in zip(models, weights, strict=True)],
+        **({"base_model": based[0].facts()} if based else {}),
+    }
     first = models[0].export
     length = min(source.export.model.maximum_length for source in (*models, *based))
     shape = replace(first.model, maximum_length=length, size=models[0].size or settings.output.name)
@@ -78,19 +84,6 @@ def computes(source: Source) -> dict[str, Any]:
         "rope_base_global": model.rope_base_global,
         "rope_base_local": model.rope_base_local,
         "norm_epsilon": model.norm_epsilon,
-    }
-
-
-def described_merge(
-    settings: MergeSettings, models: Sequence[Source], based: Sequence[Source], weights: Sequence[float]
-) -> dict[str, Any]:
-    """The content of merge.json."""
-    ties = {"base": settings.base, "density": settings.density or DENSITY, "scale": settings.scale or 1.0}
-    return {
-        "method": settings.method,
-        **(ties if settings.method == "ties" else {}),
-        "models": [source.facts() | {"weight": weight} for source, weight in zip(models, weights, strict=True)],
-        **({"base_model": based[0].facts()} if based else {}),
     }
 
 

@@ -88,7 +88,11 @@ def change_vocabulary(settings: VocabularySettings, say: Callable[[str], None]) 
     old = Vocabulary(name=settings.model, content=content, roles=roles)
     with new_tokenizer(settings, old, old_file) as path:
         read = read_tokenizer(path)
-        roles = special_ids(read, path) if settings.tokenizer else roles_by_name(old, read)
+        if settings.tokenizer:
+            roles = special_ids(read, path)
+        else:  # it is made of the model's own: the same tokens have the roles
+            ids = vocabulary_of(read)
+            roles = {role: ids[old.tokens[number]] for role, number in old.roles.items()}
         new = Vocabulary(name=str(settings.tokenizer or path), content=read, roles=roles)
         matches = match(old, new)
         refuse_misfit(settings.change, old, new, matches)
@@ -128,12 +132,6 @@ def new_tokenizer(settings: VocabularySettings, old: Vocabulary, old_file: Path)
         yield path
 
 
-def roles_by_name(old: Vocabulary, content: Mapping[str, Any]) -> dict[str, int]:
-    """The ids by role in a tokenizer that is made of the model's own: the same tokens have them."""
-    ids = vocabulary_of(content)
-    return {role: ids[old.tokens[number]] for role, number in old.roles.items()}
-
-
 def any_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer by the native engine, or by `tokenizers` where that one cannot be exact. Raises DataError."""
     try:
@@ -169,7 +167,7 @@ def described_change(
         "tokens_before": len(old.tokens),
         "tokens_after": len(new.tokens),
         "shared": len(matches.unchanged),
-        "with_the_same_id": matches.same_ids,
+        "with_the_same_id": sum(new == old for new, old in matches.unchanged.items()),
         "new": len(matches.pieces),
         "pieces_of_a_new_token": sum(lengths) / len(lengths) if lengths else None,
         "without_pieces": len(matches.pieces) - len(lengths),

@@ -31,13 +31,6 @@ class Continuation:
     continuation: str
 
 
-def load_tokenizer(scorer: Scorer) -> Any:  # noqa: ANN401 - transformers has no types
-    """The folder's own tokenizer, with the template of its kind."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(scorer.folder, trust_remote_code=False)
-
-
 def fill_mask(scorer: Scorer, tokenizer: Any, text: str, choices: int = 5) -> FilledMask:  # noqa: ANN401
     """The most probable tokens for the [MASK] in ``text``; a decoder sees only what is to its left."""
     ids = torch.tensor([tokenizer(text.replace(MASK, tokenizer.mask_token))["input_ids"]], device=scorer.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,17 +87,8 @@ def held_out(
     )
 
 
-class Answering(Protocol):
-    """A loaded model that answers requests."""
-
-    @property
-    def objective(self) -> Objective:
-        """What the model was trained on: it decides where predictions are read."""
-        ...
-
-    def answer(self, requests: Sequence[Request], told: Callable[[int], None]) -> Answers:
-        """Answers in the order of the requests; ``told`` hears how many are done."""
-        ...
+Answer = Callable[[Sequence[Request], Callable[[int], None]], Answers]
+"""A loaded model: requests, and who hears how many are done -> answers in the order of the requests."""
 
 
 def questions(text: HeldOut, objective: Objective) -> dict[str, list[Request]]:
@@ -112,13 +103,14 @@ def questions(text: HeldOut, objective: Objective) -> dict[str, list[Request]]:
 
 
 def losses(
-    text: HeldOut, scorer: Answering, title: str, asked: Mapping[str, Sequence[Request]] | None = None
-) -> dict[str, Loss]:
+    text: HeldOut, objective: Objective, answer: Answer, title: str,
+    asked: Mapping[str, Sequence[Request]] | None = None,
+) -> dict[str, Loss]:  # fmt: skip
     """Question -> loss of one model; ``asked``: the questions of its objective, where they have been made before."""
     found = {}
-    for question, requests in (asked or questions(text, scorer.objective)).items():
+    for question, requests in (asked or questions(text, objective)).items():
         with Progress(f"{title}, {question}", len(requests), " texts") as progress:
-            answers = scorer.answer(requests, progress.update)
+            answers = answer(requests, progress.update)
         nats_L = -answers.log_probabilities_L
         targets_L = np.concatenate([request.targets_L for request in requests])
         found[question] = Loss(
@@ -127,6 +119,6 @@ def losses(
             nats_per_byte=float(nats_L.sum() / max(1, text.token_bytes_V[targets_L].sum())),
             accuracy=float((answers.first_choices_L == targets_L).mean()),
             tokens=len(nats_L),
-            reading=READINGS[question, scorer.objective.causal],
+            reading=READINGS[question, objective.causal],
         )
     return found

@@ -13,7 +13,7 @@ from megatron_ettin.config.objective import OBJECTIVES, kinds_of
 from megatron_ettin.config.recipes import recipe
 from megatron_ettin.config.run import DataConfig, RunConfig
 from megatron_ettin.errors import CheckpointError, ConfigError, DataError
-from megatron_ettin.evaluate.demos import fill_mask, gap_in, go_on, load_tokenizer
+from megatron_ettin.evaluate.demos import fill_mask, gap_in, go_on
 from megatron_ettin.evaluate.losses import HeldOut, held_out, losses
 from megatron_ettin.evaluate.report import Results
 from megatron_ettin.evaluate.scorer import Scorer, load_scorer
@@ -126,11 +126,12 @@ def evaluate(folders: Mapping[str, Path], text: HeldOut, tokenizer_json: Path, b
     models = {}
     for name, folder in folders.items():
         scorer = load_scorer(folder)
+        found = losses(text, scorer.objective, scorer.answer, name)
         models[name] = {
             "folder": str(folder),
             "kind": scorer.config.kind,
             "objective": scorer.objective.name,
-            "losses": {question: asdict(loss) for question, loss in losses(text, scorer, name).items()},
+            "losses": {question: asdict(loss) for question, loss in found.items()},
             "demos": demos(scorer, beginnings),
         }
     return {"text": text.facts(), "models": models}
@@ -138,7 +139,9 @@ def evaluate(folders: Mapping[str, Path], text: HeldOut, tokenizer_json: Path, b
 
 def demos(scorer: Scorer, beginnings: Sequence[str]) -> list[dict[str, object]]:
     """A filled mask and a continuation for each beginning."""
-    tokenizer = load_tokenizer(scorer)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(scorer.folder, trust_remote_code=False)  # with the template of its kind
     found: list[dict[str, object]] = []
     for beginning in beginnings:
         gap = beginning if "[MASK]" in beginning else gap_in(beginning)

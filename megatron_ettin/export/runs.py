@@ -130,6 +130,7 @@ def described(
     """A checkpoint on its way out, and the content of its training.json. Raises DataError for another tokenizer."""
     run = loaded.checkpoint.path.parent.parent
     tokenizer_json, identity = accepted_tokenizer(loaded, tokenizer or tokenizer_of(run, loaded.config), say)
+    kinds, share = OBJECTIVES[loaded.config.objective].row_kinds, loaded.config.data.causal_share
     export = Export(
         model=loaded.config.model,
         objective=objective_as(OBJECTIVES[loaded.config.objective], kind),
@@ -143,7 +144,7 @@ def described(
             "revision": loaded.revision,
             "steps of the stage": f"{loaded.state.step:,}",
             "tokens of the stage": f"{loaded.state.tokens:,}",
-            **_mixture(loaded.config),
+            **({"rows": f"{1 - share:.1%} {kinds[0]}, {share:.1%} {kinds[1]}"} if kinds else {}),
         },
     )
     training = _facts(loaded) | {"tokenizer": identity.to_dict()}
@@ -174,12 +175,6 @@ def size_of(name: str, prefix: str) -> str:
     except (DataError, OSError):
         return name
     return f"{name}, {manifest.documents:,} documents, {manifest.tokens:,} tokens"
-
-
-def _mixture(config: RunConfig) -> dict[str, str]:
-    """Which rows it was trained on, where there were two kinds of them."""
-    kinds, share = OBJECTIVES[config.objective].row_kinds, config.data.causal_share
-    return {"rows": f"{1 - share:.1%} {kinds[0]}, {share:.1%} {kinds[1]}"} if kinds else {}
 
 
 def _facts(loaded: Loaded) -> dict[str, Any]:

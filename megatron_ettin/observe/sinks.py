@@ -8,23 +8,13 @@ import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from megatron_ettin.config.codec import to_dict
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.observe.console import Console
 from megatron_ettin.observe.records import MetricsRecord, finite, keep_until
 from megatron_ettin.run_folder import CONSOLE, METRICS, TENSORBOARD
-
-
-class Sink(Protocol):
-    """Something that takes records."""
-
-    def write(self, record: MetricsRecord) -> None:
-        """Take one record."""
-
-    def close(self) -> None:
-        """Flush and let go."""
 
 
 class JsonLines:
@@ -116,6 +106,10 @@ class WeightsAndBiases:
     def close(self) -> None:
         """Send what is left."""
         self._run.finish()
+
+
+Sink = Console | JsonLines | TensorBoard | WeightsAndBiases
+"""What takes records, and lets go of what it writes to when it is closed."""
 
 
 class Sinks:

@@ -101,13 +101,10 @@ def changes_of(folder: Path, stage: Stage, *, ended: bool) -> Iterator[str]:
     if stage.place > 1:
         ours = as_begun(ours, stored)
     different = codec.changes_of_result(stored, ours)
-    if ended and stored.schedule.tokens != ours.schedule.tokens and "schedule.tokens" not in map(_path, different):
+    known = [item.path for item in different]
+    if ended and stored.schedule.tokens != ours.schedule.tokens and "schedule.tokens" not in known:
         different.append(codec.Difference("schedule.tokens", stored.schedule.tokens, ours.schedule.tokens))
     yield from map(str, different)
-
-
-def _path(difference: codec.Difference) -> str:
-    return difference.path
 
 
 def as_begun(config: RunConfig, stored: RunConfig) -> RunConfig:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from megatron_ettin import _native
 from megatron_ettin.batch import Batch
@@ -90,15 +90,6 @@ class RunData:
     def step_rows(self, step: int) -> RowNumbers:
         """The pool rows of a step, from 0, in order, shape [rows of the step]; numbers count on over epochs."""
         return self.order.at(*self.batch_schedule.rows_at(step))
-
-    def row_tokens(self, pool_rows: ArrayLike) -> NDArray[np.int64]:
-        """Tokens seen in each row, without reading text. Shape [rows]."""
-        resolved = self.pool.resolve(pool_rows)
-        tokens = np.zeros(len(resolved.rows), np.int64)
-        for index in np.unique(resolved.sources):
-            chosen = resolved.sources == index
-            tokens[chosen] = self.packs[index].native.row_tokens(resolved.rows[chosen])
-        return tokens
 
     def batch(self, pool_rows: ArrayLike, objective: ObjectiveName) -> Batch:
         """Some rows of the pool as a batch. Raises DataError, naming file and offset, when text cannot be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -90,7 +91,7 @@ def learning(curves: Sequence[Curves]) -> str:
     for predicted, members in OBJECTIVES.items():
         series = {order.index(item.label): item for item in curves if item.label in members}
         if series:
-            draw = draw_losses(series, title=f"Loss of {predicted}", unit="nats a predicted token")
+            draw = partial(draw_losses, curves=series, title=f"Loss of {predicted}", unit="nats a predicted token")
             told = (
                 "Line: training, averaged over 2 % of the steps. Points: held out. A crossed model begins where the "
                 "one it is made from ended."

@@ -61,10 +61,15 @@ def model_summary(settings: StudySettings, name: str, evaluation: Report | None)
     """One of the four in a few figures: nats a masked token and a next token (of the shared sample), and its parity."""
     losses = evaluation["models"][name]["losses"] if evaluation else {}
     asked = {"mlm": losses.get(MASKED), "clm": losses.get(NEXT_SAMPLE)}
-    return {
-        "losses": {short: loss["nats_per_token"] for short, loss in asked.items() if loss},
-        "parity": parity_of(export_folder(settings, name)),
-    }
+    path, parity = export_folder(settings, name) / "parity.json", None
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        worst = max(stored["cases"], key=lambda case: case["largest_difference"])
+        parity = {
+            "met": stored["met"], "largest_difference": worst["largest_difference"],
+            "largest_logit": worst["largest_logit"], "transformers": stored["transformers"],
+        }  # fmt: skip
+    return {"losses": {short: loss["nats_per_token"] for short, loss in asked.items() if loss}, "parity": parity}
 
 
 def member_histories(settings: StudySettings) -> dict[str, History]:
@@ -105,21 +110,6 @@ def summary(run: dict[str, Any]) -> dict[str, Any]:
         "last_loss": steps[-1]["loss"] if steps else None,
         "held_out_loss": evaluations[-1].get("loss") if evaluations else None,
         "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
-    }
-
-
-def parity_of(folder: Path) -> dict[str, Any] | None:
-    """The folder's parity in a few figures; None without an export."""
-    path = folder / "parity.json"
-    if not path.exists():
-        return None
-    parity = json.loads(path.read_text(encoding="utf-8"))
-    worst = max(parity["cases"], key=lambda case: case["largest_difference"])
-    return {
-        "met": parity["met"],
-        "largest_difference": worst["largest_difference"],
-        "largest_logit": worst["largest_logit"],
-        "transformers": parity["transformers"],
     }
 
 

@@ -50,7 +50,8 @@ def with_fewer_tokens(
         raise DataError(f"--keep {most}: {len(kept)} tokens of {where} have to stay, bytes and added ones; keep more")
     parts: dict[str, set[str]] = {}
     for merge in model["merges"]:
-        parts.setdefault(_merged(merge, model), set()).update(_pair(merge))
+        first, second, made = _tokens_of(merge, model)
+        parts.setdefault(made, set()).update((first, second))
     for token in sorted(vocabulary, key=lambda token: (-counts[vocabulary[token]], vocabulary[token])):
         if not counts[vocabulary[token]]:
             break
@@ -60,22 +61,16 @@ def with_fewer_tokens(
     # `tokenizers` numbers added tokens that are not in the model's vocabulary behind it, whatever a file says
     places = sorted(vocabulary_of(content).items(), key=lambda pair: (pair[0] not in vocabulary, pair[1]))
     numbers = {token: number for number, token in enumerate(token for token, _ in places if token in kept)}
-    merges = [pair for pair in model["merges"] if all(token in kept for token in (*_pair(pair), _merged(pair, model)))]
+    merges = [pair for pair in model["merges"] if kept.issuperset(_tokens_of(pair, model))]
     fewer = {**model, "vocab": {token: numbers[token] for token in vocabulary if token in kept}, "merges": merges}
     renumbered = [token | {"id": numbers[token["content"]]} for token in added]
     return {**content, "model": fewer, "added_tokens": renumbered, "post_processor": None}
 
 
-def _pair(merge: Any) -> tuple[str, str]:  # noqa: ANN401 - JSON
-    """The two tokens of a merge, which is written as a list or with a space in between."""
+def _tokens_of(merge: Any, model: Mapping[str, Any]) -> tuple[str, str, str]:  # noqa: ANN401 - JSON
+    """The two tokens of a merge, which is written as a list or with a space in between, and what it makes."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
-    return first, second
-
-
-def _merged(merge: Any, model: Mapping[str, Any]) -> str:  # noqa: ANN401 - JSON
-    """What a merge makes."""
-    first, second = _pair(merge)
-    return first + second.removeprefix(model.get("continuing_subword_prefix") or "")
+    return first, second, first + second.removeprefix(model.get("continuing_subword_prefix") or "")
 
 
 def _with_ancestors(token: str, parts: Mapping[str, set[str]], kept: set[str]) -> set[str]:

@@ -13,21 +13,21 @@ BYTE = re.compile("<0x([0-9A-F]{2})>")
 """A token of a tokenizer with byte fallback that stands for one byte."""
 
 
-def byte_letters() -> dict[str, int]:
-    """The letters of byte-level tokenizers -> byte: printable ones stand for themselves, others from U+0100 on."""
+def byte_letters(content: Mapping[str, Any]) -> dict[str, int]:
+    """The letters of a byte-level tokenizer.json -> byte: printable ones stand for themselves, others from U+0100 on.
+
+    None of a tokenizer whose tokens are not written in the letters of bytes.
+    """
+    if not any('"ByteLevel"' in json.dumps(content.get(part)) for part in ("pre_tokenizer", "normalizer")):
+        return {}
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-def is_byte_level(content: Mapping[str, Any]) -> bool:
-    """Whether the tokens of a tokenizer.json are written in the letters of bytes."""
-    return any('"ByteLevel"' in json.dumps(content.get(part)) for part in ("pre_tokenizer", "normalizer"))
-
-
 def token_texts(content: Mapping[str, Any]) -> dict[int, bytes]:
     """Id -> the bytes that a token stands for, with the space in front that it has; special tokens stand for none."""
-    model, letters = content["model"], byte_letters() if is_byte_level(content) else {}
+    model, letters = content["model"], byte_letters(content)
     prefix = model.get("continuing_subword_prefix") or ""
     texts: dict[int, bytes] = {}
     for token, number in vocabulary_of(content).items():
@@ -59,7 +59,7 @@ class Pieces:
         parts = {part: without_prefix(content.get(part)) for part in ("normalizer", "pre_tokenizer")}
         self._tokenizer = Tokenizer.from_str(json.dumps({**content, **bare, **parts}))
         self._tokenizer.encode_special_tokens = True
-        self._letter_of = {byte: letter for letter, byte in byte_letters().items()} if is_byte_level(content) else {}
+        self._letter_of = {byte: letter for letter, byte in byte_letters(content).items()}
         vocabulary = vocabulary_of(content)
         self._fallback = {int(found[1], 16): i for token, i in vocabulary.items() if (found := BYTE.fullmatch(token))}
         self._unknown = vocabulary.get(unknown_token(content["model"]), -1)

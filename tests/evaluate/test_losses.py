@@ -10,7 +10,7 @@ import torch
 from megatron_ettin.config.objective import OBJECTIVES
 from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate import questions, scorer, suite
-from megatron_ettin.evaluate.demos import fill_mask, gap_in, go_on, load_tokenizer
+from megatron_ettin.evaluate.demos import fill_mask, gap_in, go_on
 from megatron_ettin.evaluate.losses import MASKED, NEXT, NEXT_SAMPLE, HeldOut, held_out, losses
 from megatron_ettin.evaluate.report import print_results, write_results
 from megatron_ettin.evaluate.text import PlainPiece, masked_pieces, plain_pieces, token_bytes, unigram_entropy
@@ -47,7 +47,8 @@ def test_batches_become_pieces_with_the_true_ids():
 @pytest.mark.parametrize("objective", ["mlm", "mntp", "clm"])
 def test_the_masked_loss_is_read_where_each_kind_predicts(objective, text, make_folder, make_export):
     export = make_export(objective)
-    found = losses(text, scorer.load_scorer(make_folder(objective)), "test")[MASKED]
+    judge = scorer.load_scorer(make_folder(objective))
+    found = losses(text, judge.objective, judge.answer, "test")[MASKED]
     expected = []
     for document, chosen in zip(TEXTS, CHOSEN, strict=True):
         ids = [CLS, *document, SEP]
@@ -63,7 +64,8 @@ def test_the_masked_loss_is_read_where_each_kind_predicts(objective, text, make_
 @pytest.mark.parametrize("objective", ["mlm", "mntp"])
 def test_an_encoder_predicts_the_next_token_from_three_masks(objective, text, make_folder, make_export):
     export = make_export(objective)
-    found = losses(text, scorer.load_scorer(make_folder(objective)), "test")
+    judge = scorer.load_scorer(make_folder(objective))
+    found = losses(text, judge.objective, judge.answer, "test")
     assert NEXT not in found
     expected = []
     for piece, position in text.places:
@@ -75,7 +77,8 @@ def test_an_encoder_predicts_the_next_token_from_three_masks(objective, text, ma
 
 def test_a_decoder_is_asked_about_every_next_token_and_about_the_sample(text, make_folder, make_export):
     export = make_export("clm")
-    found = losses(text, scorer.load_scorer(make_folder("clm")), "test")
+    judge = scorer.load_scorer(make_folder("clm"))
+    found = losses(text, judge.objective, judge.answer, "test")
     per_token = {}
     for number, piece in enumerate(text.plain):
         ids = piece.ids_T.tolist()
@@ -184,8 +187,10 @@ def test_a_model_of_another_tokenizer_is_refused(text, make_folder, tokenizer_js
 
 @pytest.mark.parametrize("objective", ["mlm", "mntp", "clm"])
 def test_demonstrations_are_the_plain_forwards_choices(objective, make_folder, make_export):
+    from transformers import AutoTokenizer
+
     judge, export = scorer.load_scorer(make_folder(objective)), make_export(objective)
-    tokenizer = load_tokenizer(judge)
+    tokenizer = AutoTokenizer.from_pretrained(judge.folder)
     filled = fill_mask(judge, tokenizer, "ab [MASK]c", choices=3)
     ids = tokenizer("ab [MASK]c")["input_ids"]
     at = ids.index(MASK) + export.objective.label_offset

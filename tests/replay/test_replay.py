@@ -238,9 +238,10 @@ def test_realised_counts_are_exact(corpora, capsys):
     config = run_config(folder / "mixture.json")
     data = open_data(config)
     reports = source_reports(data, count=True)
-    tokens = data.row_tokens(np.arange(data.pool_rows))
-    sources = data.pool.resolve(np.arange(data.pool_rows)).sources
-    assert [item.tokens for item in reports] == [int(tokens[sources == index].sum()) for index in range(2)]
+    resolved = data.pool.resolve(np.arange(data.pool_rows))
+    sources = resolved.sources
+    tokens = [pack.native.row_tokens(resolved.rows[sources == index]) for index, pack in enumerate(data.packs)]
+    assert [item.tokens for item in reports] == [int(counted.sum()) for counted in tokens]
     assert [item.rows for item in reports] == np.bincount(sources).tolist()
     assert "~" not in source_table(data, count=True) and "~" in source_table(data)
     assert main(["pack", str(folder / "mixture.json"), "--row-length", "64", "--held-out-share", "0.05"]) == 0

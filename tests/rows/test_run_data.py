@@ -74,7 +74,7 @@ def test_batches_are_those_of_the_plain_definition(corpus, documents, objective,
     assert batch.positions_BT.reshape(-1).tolist() == expected.positions
     assert batch.cu_seqlens_S.tolist() == expected.segments
     assert list(zip(batch.label_positions_L.tolist(), batch.label_ids_L.tolist(), strict=True)) == expected.labels
-    assert batch.tokens == expected.tokens == stage.row_tokens(numbers).sum()
+    assert batch.tokens == expected.tokens == stage.packs[0].native.row_tokens(stage.pool.resolve(numbers).rows).sum()
     assert (batch.rows_B == numbers).all() and (batch.sources_B == 0).all()
 
 

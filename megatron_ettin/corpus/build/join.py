@@ -29,14 +29,15 @@ def join_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command:
     require_free(prefix)
     tokens = joined_tokens([part.manifest.files[".bin"] for part in parts])
     index = merged_index([part.pairs[0] for part in parts])
-    named = tuple(
-        JoinedPart(
-            prefix=_name_from(part.prefix, prefix.parent), fingerprint=part.fingerprint, documents=part.documents,
-            sequences=part.sequences, tokens=part.tokens,
-        )
-        for part in parts
-    )  # fmt: skip
-    manifest = whole_manifest([part.manifest for part in parts], tokens, index, command, named)
+    folder, named = os.path.abspath(prefix.parent), []
+    for part in parts:
+        path = os.path.abspath(part.prefix)
+        below = os.path.commonpath([path, folder]) == folder  # what lies there or below is named from there
+        named.append(JoinedPart(
+            prefix=os.path.relpath(path, folder) if below else path, fingerprint=part.fingerprint,
+            documents=part.documents, sequences=part.sequences, tokens=part.tokens,
+        ))  # fmt: skip
+    manifest = whole_manifest([part.manifest for part in parts], tokens, index, command, tuple(named))
     prefix.parent.mkdir(parents=True, exist_ok=True)
     staging = Staging(prefix, 1, manifest.dtype)
     with staging.owned(command):
@@ -49,7 +50,3 @@ def join_corpora(prefixes: Sequence[str | Path], target: str | Path, *, command:
     return open_corpus(prefix)
 
 
-def _name_from(part: Path, folder: Path) -> str:
-    """A prefix as a joined manifest in ``folder`` names it: relative where it lies there or below, else absolute."""
-    path, start = os.path.abspath(part), os.path.abspath(folder)
-    return os.path.relpath(path, start) if os.path.commonpath([path, start]) == start else path

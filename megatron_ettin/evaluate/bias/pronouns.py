@@ -61,6 +61,9 @@ def versions(sentence: str, *, published: bool) -> dict[str, str]:
     }
 
 
+_PLURAL = {"was": "were", "is": "are", "has": "have"}
+
+
 def exchanged(sentence: str, own: str, wanted: str, *, published: bool) -> str:
     """The sentence with pronouns of category ``own`` in category ``wanted``, and the verb behind them agreeing."""
     nominative, possessive, accusative = FORMS[own]
@@ -69,23 +72,14 @@ def exchanged(sentence: str, own: str, wanted: str, *, published: bool) -> str:
     if possessive == accusative and not published:
         text = _replaced(text, accusative, new_accusative, rf"(?=$|[^\w ]| (?:{'|'.join(AFTER_OBJECT)})\b)")
     text = _replaced(_replaced(text, possessive, new_possessive), accusative, new_accusative)
-    return _agreeing(text, new_nominative, plural=wanted == NEUTRAL, published=published)
+    plural = wanted == NEUTRAL
+    for singular, many in _PLURAL.items() if plural or not published else ():  # published scores mend plurals only
+        old, new = (singular, many) if plural else (many, singular)
+        for subject in (new_nominative, new_nominative.capitalize()):
+            text = re.sub(rf"\b{subject} {old}\b", f"{subject} {new}", text)
+    return text
 
 
 def _replaced(text: str, old: str, new: str, behind: str = "") -> str:
     text = re.sub(rf"\b{old}\b{behind}", new, text)
     return re.sub(rf"\b{old.capitalize()}\b{behind}", new.capitalize(), text)
-
-
-_PLURAL = {"was": "were", "is": "are", "has": "have"}
-
-
-def _agreeing(text: str, pronoun: str, *, plural: bool, published: bool) -> str:
-    """"they were" and "she was"; published scores mend the first only."""
-    if not plural and published:
-        return text
-    for singular, many in _PLURAL.items():
-        old, new = (singular, many) if plural else (many, singular)
-        for subject in (pronoun, pronoun.capitalize()):
-            text = re.sub(rf"\b{subject} {old}\b", f"{subject} {new}", text)
-    return text

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate.bias.predictions import Masked, Versions, decoder_predictions, encoder_predictions
@@ -33,8 +33,8 @@ class BiasSuite:
 
     options: Options
     models: Models = field(default_factory=Models)
-    name: str = "bias"
-    version: str = "1"
+    name: ClassVar[str] = "bias"
+    version: ClassVar[str] = "1"
     _texts: dict[tuple[int, bool], Masked | Versions] = field(default_factory=dict)
 
     def tasks(self) -> Sequence[str]:
@@ -46,10 +46,7 @@ class BiasSuite:
         if self.options.local is None:
             path, config, split = HUB
             return {"hub": path, "config": config, "split": split}
-        return file_facts({"gotcha": self._file(self.options.local)})
-
-    def _file(self, local: Path) -> Path:
-        return split_file(local / "bias" / "winogender", "gotcha")
+        return file_facts({"gotcha": self._file})
 
     def protocol(self, task: str, subject: Subject) -> Facts:
         """Published or corrected."""
@@ -60,18 +57,20 @@ class BiasSuite:
         reading = "perplexity of three versions" if subject.causal else "masked pronouns, first 20 choices"
         return {"rules": {"three categories": rules}, "reading": reading}
 
-    @property
-    def _where(self) -> str:
-        return HUB[0] if self.options.local is None else str(self._file(self.options.local))
+    @cached_property
+    def _file(self) -> Path:
+        """The local one; without a folder of local data, what stands for it in messages."""
+        local = self.options.local
+        return Path(HUB[0]) if local is None else split_file(local / "bias" / "winogender", "gotcha")
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
         """Rows with a pronoun. Raises DataError for one without."""
-        where = self._where
+        where = self._file
         if self.options.local is None:
             rows = list(hub_rows(*HUB, "eval-lm"))[: self.options.limit]
         else:
-            rows = list(read_rows(self._file(self.options.local), COLUMNS, self.options.limit))
+            rows = list(read_rows(self._file, COLUMNS, self.options.limit))
         for number, row in enumerate(rows, 1):
             if category_in(str(row["sentence"])) is None:
                 raise DataError(f"{where}, row {number}: the sentence has no pronoun; remove the row")
@@ -101,7 +100,7 @@ class BiasSuite:
         tokens, longest = max((len(ids), text) for text, ids in enumerate(asked.texts))
         if tokens > engine.maximum_length:
             raise DataError(
-                f"{self._where}, row {asked.owners[longest] + 1}: the sentence has {tokens} tokens, and "
+                f"{self._file}, row {asked.owners[longest] + 1}: the sentence has {tokens} tokens, and "
                 f"{subject.name} takes {engine.maximum_length}; remove the row, or take a model with longer texts"
             )
         details: Facts = {}

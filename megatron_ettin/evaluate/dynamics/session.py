@@ -107,22 +107,16 @@ class Work:
 
         Raises ConfigError when it did so by other rules.
         """
-        subject = self._remembered()
-        if subject is None:
-            return False
-        settled = [self.session.settled(unit) for unit in self.units(subject)]  # all are looked at: each may raise
-        return all(settled)
-
-    def _remembered(self) -> Subject | None:
-        """The model as an earlier session noted it, if it is known to be the same."""
         word = self.point.origin.known_by()
         for suite, task, _ in self.places:
             path = results.part_path(self.session.output, self.point.name, suite.name, task)
             about = results.read_part(path).about["model"] if path.exists() else {}
-            if word and about.get("point", {}).get("known_by") == word:
+            if word and about.get("point", {}).get("known_by") == word:  # it is still the same model
                 facts = {name: value for name, value in about.items() if name != "source"}
-                return Subject(name=self.point.name, source=self.point.source, folder=Path(), **facts)
-        return None
+                subject = Subject(name=self.point.name, source=self.point.source, folder=Path(), **facts)
+                settled = [self.session.settled(unit) for unit in self.units(subject)]  # of all: each may raise
+                return all(settled)
+        return False
 
     def give_up(self, reason: str) -> None:
         """Note for what is not done why it could not be."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from megatron_ettin.errors import CheckpointError, DataError
 from megatron_ettin.evaluate.generative.tasks import TASKS, Task
@@ -37,8 +37,8 @@ class GenerativeSuite:
 
     options: Options
     models: Models = field(default_factory=Models)
-    name: str = "generative"
-    version: str = "1"
+    name: ClassVar[str] = "generative"
+    version: ClassVar[str] = "1"
     _prepared: dict[Any, Any] = field(default_factory=dict)
     """Tokens and passes of requests, which all models of a tokenizer share."""
 

@@ -35,22 +35,7 @@ EMBEDDING, OUTPUT_BIAS = "embedding.weight", "head.bias"
 """Tensors with a row for each token."""
 
 
-class Classifier(torch.nn.Module):
-    """From texts to the logits of classes."""
-
-    def logits(self, texts: Sequence[Text], step: int = 0) -> Tensor:
-        """Logits [B, C] in float32; ``step`` numbers the dropout of a training step."""
-        raise NotImplementedError
-
-    def body(self, kept: float) -> dict[str, Tensor]:
-        """All weights but those of the classes, for a fine-tuning that begins with this model.
-
-        ``kept``: what weight decay alone has left of a weight that never had a gradient.
-        """
-        raise NotImplementedError
-
-
-class PackedClassifier(Classifier):
+class PackedClassifier(torch.nn.Module):
     """Our model: texts end to end in one row, and the head at one position of each.
 
     The head is that of the language model, for encoders and decoders: dense, GELU and norm, then a new linear layer.
@@ -93,7 +78,7 @@ class PackedClassifier(Classifier):
         return cls(model, groups, whole, used, causal=subject.causal, classes=classes, seed=seed)
 
     def logits(self, texts: Sequence[Text], step: int = 0) -> Tensor:
-        """See Classifier."""
+        """Logits [B, C] in float32; ``step`` numbers the dropout of a training step."""
         ids = [self.place_V[np.asarray(text["input_ids"])] for text in texts]
         read_at = [np.array([len(text) - 1 if self.causal else 0]) for text in ids]
         batch = DeviceBatch.from_batch(packed_pieces(ids, read_at), self.groups, self.dropout_key, step)
@@ -101,14 +86,17 @@ class PackedClassifier(Classifier):
         return logits_BC
 
     def body(self, kept: float) -> dict[str, Tensor]:
-        """Canonical tensors of the whole vocabulary."""
+        """All weights but those of the classes, for a fine-tuning that begins with this model: of the whole vocabulary.
+
+        ``kept``: what weight decay alone has left of a weight that never had a gradient.
+        """
         state = {name: tensor.cpu() for name, tensor in full_state([self.model], self.groups).items()}
         embedding = self.whole[EMBEDDING] * kept
         embedding[self.used] = state[EMBEDDING]
         return {**state, EMBEDDING: embedding, OUTPUT_BIAS: self.whole[OUTPUT_BIAS]}
 
 
-class PaddedClassifier(Classifier):
+class PaddedClassifier(torch.nn.Module):
     """A model of any architecture by transformers' own class: padded texts, its head and its pooling."""
 
     def __init__(self, model: Any, tokenizer: Any, seed: int) -> None:  # noqa: ANN401 - transformers has no types
@@ -148,7 +136,7 @@ class PaddedClassifier(Classifier):
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, seed)
 
     def logits(self, texts: Sequence[Text], step: int = 0) -> Tensor:
-        """See Classifier."""
+        """As those of the packed one."""
         batch = self.tokenizer.pad([dict(text) for text in texts], return_tensors="pt").to(self.model.device)
         with torch.random.fork_rng(enabled=self.training):
             if self.training:
@@ -159,6 +147,9 @@ class PaddedClassifier(Classifier):
     def body(self, kept: float) -> dict[str, Tensor]:
         """Everything: a head for another number of classes does not fit and is left behind when it is loaded."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+
+
+Classifier = PackedClassifier | PaddedClassifier
 
 
 def first_line(error: Exception) -> str:

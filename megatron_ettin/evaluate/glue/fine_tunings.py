@@ -91,24 +91,21 @@ class FineTunings:
         return settings[best], {str(setting): value for setting, value in zip(settings, scores, strict=True)}
 
     def _outcomes(self, tunings: Sequence[FineTuning]) -> list[Outcome]:
-        found = [self._outcome(tuning) for tuning in tunings]
-        missing = sum(outcome is None for outcome in found)
-        if missing:
+        """Those of an earlier session, or made here. Raises NotRunError where other processes are to make some."""
+        found = []
+        for tuning in tunings:
+            place = self._place(tuning)
+            if not place.outcome.exists() and self.shard.takes(self._number(tuning)):
+                self._do(tuning, keep=tuning.task.name == STAGE and len(self.budget.settings(tuning.task)) == 1)
+            if place.outcome.exists():
+                found.append(place.read())
+        if missing := len(tunings) - len(found):
             raise NotRunError(
                 f"{missing} of {len(tunings)} fine-tunings on {tunings[0].task.name} belong to other shards; give the "
                 "same command again when they are done",
                 absent=False,
             )
-        return [outcome for outcome in found if outcome is not None]
-
-    def _outcome(self, tuning: FineTuning) -> Outcome | None:
-        """Of an earlier session, or made here; None where another process is to make it."""
-        place = self._place(tuning)
-        if not place.outcome.exists():
-            if not self.shard.takes(self._number(tuning)):
-                return None
-            self._do(tuning, keep=tuning.task.name == STAGE and len(self.budget.settings(tuning.task)) == 1)
-        return place.read()
+        return found
 
     def _number(self, tuning: FineTuning) -> int:
         """Of one among all of the model, by which processes share them."""

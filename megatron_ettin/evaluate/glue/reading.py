@@ -53,9 +53,8 @@ class Reader:
                 "sep_token in tokenizer_config.json"
             )
         first = [] if begin is None else [begin]
-        parts = [self._bare(examples.firsts)]
-        if examples.seconds is not None:
-            parts.append(self._bare(examples.seconds))
+        columns = [list(texts) for texts in (examples.firsts, examples.seconds) if texts is not None]
+        parts = [tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in columns]
         found: list[tuple[Text, int]] = []
         for pieces in zip(*parts, strict=True):
             specials = len(first) + len(pieces)
@@ -63,10 +62,6 @@ class Reader:
             ids = [*first, *(token for piece in kept for token in (*piece, end))]
             found.append(({"input_ids": ids}, specials + sum(map(len, pieces))))
         return found
-
-    def _bare(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
 
     def _by_template(self, examples: Examples) -> list[tuple[Text, int]]:
         pair = [list(texts) for texts in (examples.firsts, examples.seconds) if texts is not None]

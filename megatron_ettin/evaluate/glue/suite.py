@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,8 +36,8 @@ class GlueSuite:
     folder: Path = Path()
     """Where finished fine-tunings are kept."""
     shard: Shard = ALONE
-    name: str = "glue"
-    version: str = "1"
+    name: ClassVar[str] = "glue"
+    version: ClassVar[str] = "1"
 
     def tasks(self) -> Sequence[str]:
         """In the paper's order."""

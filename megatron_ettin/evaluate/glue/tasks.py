@@ -41,9 +41,6 @@ class Examples:
     where: str
     """File or data set, for messages; rows count from 1."""
 
-    def __len__(self) -> int:
-        return len(self.firsts)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

@@ -72,47 +72,41 @@ def inlined(svg: str, name: str) -> str:
                   svg, count=1)  # fmt: skip
 
 
-def draw_scores(marks: Mapping[str, Mark], *, title: str, unit: str, reference: float | None) -> Draw:
+def draw_scores(
+    _: Any, axes: Any, *, marks: Mapping[str, Mark], title: str, unit: str, reference: float | None  # noqa: ANN401
+) -> None:  # fmt: skip
     """A line a model: its score as a point on its interval; ``reference`` is drawn dashed."""
-
-    def draw(_: Any, axes: Any) -> None:  # noqa: ANN401
-        for row, mark in enumerate(marks.values()):
-            color = COLORS[mark.series % len(COLORS)]
-            if mark.interval is not None:
-                axes.plot(mark.interval, [row, row], color=color, linewidth=2.5, solid_capstyle="round")
-            (point,) = axes.plot([mark.value], [row], marker="o", markersize=7, color=color, linestyle="none")
-            point.set_url(f"#{mark.target}")
-        if reference is not None:
-            axes.axvline(reference, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set_yticks(range(len(marks)), list(marks))
-        axes.set_ylim(len(marks) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(visible=False, axis="y")
-        axes.set_title(title)
-        axes.set_xlabel(unit)
-
-    return draw
+    for row, mark in enumerate(marks.values()):
+        color = COLORS[mark.series % len(COLORS)]
+        if mark.interval is not None:
+            axes.plot(mark.interval, [row, row], color=color, linewidth=2.5, solid_capstyle="round")
+        (point,) = axes.plot([mark.value], [row], marker="o", markersize=7, color=color, linestyle="none")
+        point.set_url(f"#{mark.target}")
+    if reference is not None:
+        axes.axvline(reference, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_yticks(range(len(marks)), list(marks))
+    axes.set_ylim(len(marks) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_title(title)
+    axes.set_xlabel(unit)
 
 
-def draw_losses(curves: Mapping[int, Curves], *, title: str, unit: str) -> Draw:
+def draw_losses(drawing: Any, axes: Any, *, curves: Mapping[int, Curves], title: str, unit: str) -> None:  # noqa: ANN401
     """Loss over tokens: colour -> run. Training as a smooth line of MOST_POINTS at most, held-out values as points."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import EngFormatter
 
-    def draw(drawing: Any, axes: Any) -> None:  # noqa: ANN401
-        from matplotlib.lines import Line2D
-        from matplotlib.ticker import EngFormatter
-
-        handles = []
-        for number, item in curves.items():
-            color = COLORS[number % len(COLORS)]
-            tokens, values = series(item.steps, "loss")
-            every = -(-len(tokens) // MOST_POINTS) or 1
-            axes.plot(tokens[::every], smoothed(values)[::every], color=color, linewidth=1.6)
-            axes.plot(*series(item.evaluations, "loss"), linestyle="none", marker="o", markersize=5, color=color)
-            handles.append(Line2D([], [], color=color, linewidth=2.5, label=item.label))
-        axes.set_title(title)
-        axes.set_xlabel("tokens")
-        axes.set_ylabel(unit)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        drawing.legend(handles=handles, loc="outside lower center", ncols=2)
-
-    return draw
+    handles = []
+    for number, item in curves.items():
+        color = COLORS[number % len(COLORS)]
+        tokens, values = series(item.steps, "loss")
+        every = -(-len(tokens) // MOST_POINTS) or 1
+        axes.plot(tokens[::every], smoothed(values)[::every], color=color, linewidth=1.6)
+        axes.plot(*series(item.evaluations, "loss"), linestyle="none", marker="o", markersize=5, color=color)
+        handles.append(Line2D([], [], color=color, linewidth=2.5, label=item.label))
+    axes.set_title(title)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel(unit)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    drawing.legend(handles=handles, loc="outside lower center", ncols=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -75,7 +76,7 @@ def plot(section: Section, column: Column, models: Mapping[str, Any], evidence: 
     told = f"{column.examples:,} examples" if column.examples else column.metric
     if chance is not None:
         told += f"; dashed: guessing, {chance:.1f}"
-    draw = draw_scores(marks, title=column.question, unit=unit, reference=chance)
+    draw = partial(draw_scores, marks=marks, title=column.question, unit=unit, reference=chance)
     title = f"{section.suite} {section.title(column)}"
     return figure(draw, name=title, caption=told, height=0.9 + 0.32 * len(marks))
 

@@ -14,7 +14,7 @@ from megatron_ettin.evaluate.retrieval.rows import SCORED, LocalRows
 from megatron_ettin.evaluate.retrieval.tasks import BENCHMARK, ENGLISH_TASKS, NAMED, HubTask
 from megatron_ettin.evaluate.retrieval.triplets import EXTRA
 from megatron_ettin.evaluate.suites.optional import library
-from megatron_ettin.evaluate.suites.suite import Facts, NotRunError
+from megatron_ettin.evaluate.suites.suite import NotRunError
 
 MAIN_SCORES = {
     "Retrieval": "ndcg_at_10",
@@ -47,15 +47,6 @@ def _of_benchmark(name: str) -> HubTask:
     tasks = library("mteb", EXTRA).get_benchmark(BENCHMARK).tasks
     theirs = next(task for task in tasks if task.metadata.name == name)
     return HubTask(mteb=name, splits=tuple(theirs.eval_splits), subsets=tuple(theirs.hf_subsets))
-
-
-def hub_facts(task: Any) -> Facts:  # noqa: ANN401
-    """Where mteb fetches a task's data."""
-    data = task.metadata.dataset
-    return {
-        "hub": data["path"], "revision": data.get("revision"), "splits": list(task.eval_splits),
-        "subsets": list(task.hf_subsets or []),
-    }  # fmt: skip
 
 
 def fetched(task: Any, limit: int | None) -> Any:  # noqa: ANN401

@@ -37,7 +37,11 @@ def score(task: Any, model: Any, *, long_texts: bool) -> Scored:  # noqa: ANN401
     The standard error is that of the mean over queries for retrieval; of a share for classification, with the spread
     of its repetitions; by Bonett and Wright (2000) for rank correlations; None for other types.
     """
-    examples = examples_of(task)
+    examples = 0  # queries, or rows, of the scored splits
+    for split in task.eval_splits:
+        subsets = task.hf_subsets or task.dataset
+        parts = [task.dataset[split]] if split in task.dataset else [task.dataset[one][split] for one in subsets]
+        examples += sum(len(part["queries"] if is_collection(part) else part) for part in parts)
     with per_query(task) as found:
         result = library("mteb", EXTRA).evaluate(
             model, tasks=[task], cache=None, overwrite_strategy="always", show_progress_bar=False,
@@ -49,10 +53,10 @@ def score(task: Any, model: Any, *, long_texts: bool) -> Scored:  # noqa: ANN401
         raise CheckpointError(
             f"{task.metadata.name}: {task.metadata.main_score} is {value}; the embeddings are no numbers"
         )
-    subsets = [scores for scores in outcome.scores.values() for scores in scores]
+    by_subset = [scores for scores in outcome.scores.values() for scores in scores]
     return Scored(
         metric=task.metadata.main_score, value=value, examples=examples,
-        standard_error=standard_error(task.metadata.type, value, examples, subsets, found), others=means(subsets),
+        standard_error=standard_error(task.metadata.type, value, examples, by_subset, found), others=means(by_subset),
     )  # fmt: skip
 
 
@@ -113,13 +117,3 @@ def means(subsets: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         if name != "main_score" and len(numbers) == len(values):
             found[name] = float(np.mean(numbers))
     return found
-
-
-def examples_of(task: Any) -> int:  # noqa: ANN401
-    """Queries, or rows of the scored splits, of the task's loaded data."""
-    count = 0
-    for split in task.eval_splits:
-        subsets = task.hf_subsets or task.dataset
-        parts = [task.dataset[split]] if split in task.dataset else [task.dataset[one][split] for one in subsets]
-        count += sum(len(part["queries"] if is_collection(part) else part) for part in parts)
-    return count

@@ -10,13 +10,13 @@ from functools import cached_property
 from importlib import metadata
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from megatron_ettin.evaluate.retrieval.collection import Form, form_of
 from megatron_ettin.evaluate.retrieval.contrast import LOGGERS, load
-from megatron_ettin.evaluate.retrieval.mteb_tasks import collection_task, fetched, hub_facts, hub_task, rows_task
+from megatron_ettin.evaluate.retrieval.mteb_tasks import collection_task, fetched, hub_task, rows_task
 from megatron_ettin.evaluate.retrieval.rows import LocalRows, local_rows
 from megatron_ettin.evaluate.retrieval.scoring import Scored, interval, score
 from megatron_ettin.evaluate.retrieval.tasks import (
@@ -27,7 +27,6 @@ from megatron_ettin.evaluate.retrieval.tasks import (
     NAMED,
     TRIPLETS,
     local_folders,
-    task_names,
 )
 from megatron_ettin.evaluate.retrieval.trained import EmbeddingModels, facts_of, longest
 from megatron_ettin.evaluate.retrieval.triplets import EXTRA, triplet_facts
@@ -43,8 +42,8 @@ class RetrievalSuite:
     """Held-out triplets, the paper's retrieval tasks, MTEB(eng, v2), and the collections of a local folder."""
 
     options: Options
-    name: str = "retrieval"
-    version: str = "1"
+    name: ClassVar[str] = "retrieval"
+    version: ClassVar[str] = "1"
 
     @property
     def groups(self) -> Mapping[str, Sequence[str]]:
@@ -52,8 +51,9 @@ class RetrievalSuite:
         return {ENGLISH: ENGLISH_TASKS}
 
     def tasks(self) -> Sequence[str]:
-        """In the order of the table; those of a local folder are called as their folders are."""
-        return task_names(self.options.local)
+        """In the order of the table: held-out triplets, the named ones, the benchmark, other local ones by folder."""
+        known, local = [TRIPLETS, *NAMED, *ENGLISH_TASKS], self.options.local
+        return known if local is None else [*known, *(name for name in local_folders(local) if name not in known)]
 
     def data(self, task: str) -> Facts:
         """Of the training, and of what is scored."""
@@ -61,7 +61,12 @@ class RetrievalSuite:
         if task == TRIPLETS:
             return trained_on
         if self.options.local is None:
-            return {**trained_on, **hub_facts(hub_task(task, NAMED.get(task)))}
+            asked = hub_task(task, NAMED.get(task))
+            data = asked.metadata.dataset
+            return {
+                **trained_on, "hub": data["path"], "revision": data.get("revision"), "splits": list(asked.eval_splits),
+                "subsets": list(asked.hf_subsets or []),
+            }  # fmt: skip
         found = self._local(task)
         files = found.files() if isinstance(found, LocalRows) else found[1].files(found[0])
         return {**trained_on, **file_facts(files)}

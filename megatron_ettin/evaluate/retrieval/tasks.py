@@ -76,9 +76,3 @@ def local_folders(local: Path) -> dict[str, Path]:
                 raise ConfigError(f"{found[folder.name]} and {folder} are two tasks of one name; rename one")
             found[folder.name] = folder
     return found
-
-
-def task_names(local: Path | None) -> list[str]:
-    """All tasks in the order of the table: held-out triplets, the named ones, the benchmark, other local ones."""
-    known = [TRIPLETS, *NAMED, *ENGLISH_TASKS]
-    return known if local is None else [*known, *(name for name in local_folders(local) if name not in known)]

@@ -44,11 +44,8 @@ class EmbeddingModels:
 
     @cached_property
     def _triplets(self) -> Triplets:
-        return read_triplets(self.options.local, self._most)
-
-    @property
-    def _most(self) -> int:
-        return most_triplets(self.options.budget, self.options.limit)
+        most = most_triplets(self.options.budget, self.options.limit)
+        return read_triplets(self.options.local, most)
 
     @cached_property
     def _triplet_facts(self) -> Facts:
@@ -78,7 +75,8 @@ class EmbeddingModels:
         """What decides the weights."""
         return {
             "fingerprint": subject.fingerprint, "rules": self.options.retrieval.rules(), "learning_rate": rate,
-            "seed": seed, "triplets": self._triplet_facts, "most_triplets": self._most,
+            "seed": seed, "triplets": self._triplet_facts,
+            "most_triplets": most_triplets(self.options.budget, self.options.limit),
             "libraries": {name: metadata.version(name) for name in LIBRARIES},
         }  # fmt: skip
 

@@ -64,9 +64,19 @@ def functions_of(source: str, module: str) -> list[Function]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return []
-    lines = source.splitlines()
-    found = (function_of(node, name, module, lines) for node, name in definitions(tree, ""))
-    return [function for function in found if LEAST_CHARACTERS <= len(function.code) <= MOST_CHARACTERS]
+    lines, found = source.splitlines(), []
+    for node, name in definitions(tree, ""):
+        kept = list(range(node.lineno - 1, node.end_lineno or node.lineno))
+        docstring = ast.get_docstring(node) or ""
+        if docstring:  # it is cut out of the code
+            first = node.body[0]
+            spoken = range(first.lineno - 1, first.end_lineno or first.lineno)
+            kept = [line for line in kept if line not in spoken]
+        code = textwrap.dedent("\n".join(lines[line].rstrip() for line in kept)).strip()
+        if LEAST_CHARACTERS <= len(code) <= MOST_CHARACTERS:
+            paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
+            found.append(Function(module=module, name=name, docstring=paragraph, code=code))
+    return found
 
 
 def definitions(tree: ast.AST, prefix: str) -> Iterator[tuple[Definition, str]]:
@@ -78,16 +88,3 @@ def definitions(tree: ast.AST, prefix: str) -> Iterator[tuple[Definition, str]]:
             yield from definitions(node, f"{prefix}{node.name}.")
         elif isinstance(node, (ast.If, ast.Try)):
             yield from definitions(node, prefix)
-
-
-def function_of(node: Definition, name: str, module: str, lines: list[str]) -> Function:
-    """One function, its docstring cut out of its code."""
-    kept = list(range(node.lineno - 1, node.end_lineno or node.lineno))
-    docstring = ast.get_docstring(node) or ""
-    if docstring:
-        first = node.body[0]
-        spoken = range(first.lineno - 1, first.end_lineno or first.lineno)
-        kept = [line for line in kept if line not in spoken]
-    code = textwrap.dedent("\n".join(lines[line].rstrip() for line in kept)).strip()
-    paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
-    return Function(module=module, name=name, docstring=paragraph, code=code)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from megatron_ettin.evaluate.stdlib import ranking
 from megatron_ettin.evaluate.stdlib.build import FOLDER, build
 from megatron_ettin.evaluate.stdlib.choices import log_probabilities
 from megatron_ettin.evaluate.stdlib.probe import FOLDS, PENALTIES, chosen_penalty, fit
-from megatron_ettin.evaluate.stdlib.states import load_reader
+from megatron_ettin.evaluate.stdlib.states import mean_states
 from megatron_ettin.evaluate.stdlib.tasks import CHOICES, CONTINUATION, DOCSTRING, MODULE, TASKS, VERSION
 from megatron_ettin.evaluate.suites.intervals import bootstrap, wilson
 from megatron_ettin.evaluate.suites.local import file_facts, read_rows, split_file
@@ -48,8 +48,8 @@ class StdlibSuite:
 
     options: Options
     models: Models = field(default_factory=Models)
-    name: str = "stdlib"
-    version: str = "1"
+    name: ClassVar[str] = "stdlib"
+    version: ClassVar[str] = "1"
 
     def tasks(self) -> Sequence[str]:
         """Classification, retrieval, continuation."""
@@ -103,7 +103,7 @@ class StdlibSuite:
         if unknown := sorted({row["label"] for row in test} - set(classes)):
             raise DataError(f"{self._files(MODULE)['test']}: label {unknown[0]!r} is in no row of train")
         texts = [row["text"] for row in (*train, *test)]
-        states = load_reader(self.models, subject).states(texts, "states of functions")
+        states = mean_states(self.models, subject, texts, "states of functions")
         labels = np.array([classes.index(row["label"]) for row in (*train, *test)])
         fitted, seen = states[: len(train)], labels[: len(train)]
         penalty = chosen_penalty(fitted, seen, len(classes))
@@ -120,9 +120,10 @@ class StdlibSuite:
                     f"{self._files(DOCSTRING)['test']}, row {number}: no function {query['function']!r} in "
                     f"{self._files(DOCSTRING)['functions'].name}; remove the row"
                 )
-        reader = load_reader(self.models, subject)
-        documents = reader.states([row["text"] for row in functions], "states of functions")
-        asked = reader.states([row["text"] for row in queries], "states of docstrings")
+        documents, asked = (
+            mean_states(self.models, subject, [row["text"] for row in rows], f"states of {title}")
+            for rows, title in ((functions, "functions"), (queries, "docstrings"))
+        )
         ranks = ranking.ranks_of(asked, documents, np.array([places[row["function"]] for row in queries]))
         gains = ranking.gains(ranks)
         error, interval = bootstrap(lambda drawn: float(gains[drawn].mean()), len(gains))

@@ -218,7 +218,7 @@ def rules_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _averages(suite: str, columns: Sequence[Column]) -> list[Column]:
-    """The mean that the paper shows of a suite, and two for each group that results name.
+    """The mean that the paper shows of a suite, and two for each group that results name: over tasks and over types.
 
     A task counts that has one column, so one set of rules; a model counts that has all of a mean's tasks.
     """
@@ -229,22 +229,18 @@ def _averages(suite: str, columns: Sequence[Column]) -> list[Column]:
     if parts and len(parts) == len(AVERAGES[suite]):
         found.append(_mean("mean", f"mean of {len(parts)}", parts, [1 / len(parts)] * len(parts)))
     for group in dict.fromkeys(column.group for column in single.values() if column.group):
-        found += _group_means(group, [column for column in single.values() if column.group == group])
+        parts = [column for column in single.values() if column.group == group]
+        if len(parts) < 2:
+            continue
+        types = [part.type for part in parts]  # one of many tasks weighs no more than one of few
+        by_type = [1 / (len(set(types)) * types.count(kind)) for kind in types]
+        size = max(part.group_size for part in parts)
+        counted = f"{len(parts)} of {size}" if size else f"{len(parts)}"
+        found += [
+            _mean(f"{group}, over tasks", f"mean of {counted}", parts, [1 / len(parts)] * len(parts)),
+            _mean(f"{group}, over types", f"mean of {len(set(types))}", parts, by_type),
+        ]
     return [column for column in found if column.scores]
-
-
-def _group_means(group: str, parts: Sequence[Column]) -> list[Column]:
-    """Over tasks, and over the means of types, so that a type of many tasks weighs no more than one of few."""
-    if len(parts) < 2:
-        return []
-    types = [part.type for part in parts]
-    by_type = [1 / (len(set(types)) * types.count(kind)) for kind in types]
-    size = max(part.group_size for part in parts)
-    counted = f"{len(parts)} of {size}" if size else f"{len(parts)}"
-    return [
-        _mean(f"{group}, over tasks", f"mean of {counted}", parts, [1 / len(parts)] * len(parts)),
-        _mean(f"{group}, over types", f"mean of {len(set(types))}", parts, by_type),
-    ]
 
 
 def _mean(task: str, metric: str, parts: Sequence[Column], weights: Sequence[float]) -> Column:

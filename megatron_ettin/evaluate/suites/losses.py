@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from megatron_ettin.config.objective import Objective
 from megatron_ettin.config.run import RunConfig
 from megatron_ettin.errors import ConfigError
 from megatron_ettin.evaluate.generative.engines import Engine
@@ -55,32 +55,25 @@ def held_out_settings(
     return HeldOutSettings(run=run, rows=rows, sample=sample)
 
 
-@dataclass(frozen=True)
-class Answerer:
-    """An engine that answers the questions about held-out text, in passes of texts of like length."""
-
-    engine: Engine
-    objective: Objective
-
-    def answer(self, requests: Sequence[Request], told: Callable[[int], None] = lambda done: None) -> Answers:
-        """The answers in the order of the requests; ``told`` hears how many are done."""
-        lengths = [len(request.ids_T) for request in requests]
-        sizes = [len(request.positions_L) for request in requests]
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        log_probabilities_L, first_choices_L = np.zeros(starts[-1]), np.zeros(starts[-1], dtype=np.int64)
-        done = 0
-        for chosen in passes(lengths, sizes, self.engine.tokens_per_pass):
-            asked = [requests[i] for i in chosen]
-            targets = [request.targets_L for request in asked]
-            found = self.engine.probabilities(
-                [request.ids_T for request in asked], [request.positions_L for request in asked], targets
-            )
-            places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
-            log_probabilities_L[places] = found.logarithms_L.numpy()
-            first_choices_L[places] = np.where(found.first_L.numpy(), np.concatenate(targets), OTHER)
-            done += len(chosen)
-            told(done)
-        return Answers(log_probabilities_L=log_probabilities_L, first_choices_L=first_choices_L)
+def answered(engine: Engine, requests: Sequence[Request], told: Callable[[int], None]) -> Answers:
+    """An engine's answers in the order of the requests, in passes of texts of like length; ``told`` as in Scorer."""
+    lengths = [len(request.ids_T) for request in requests]
+    sizes = [len(request.positions_L) for request in requests]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    log_probabilities_L, first_choices_L = np.zeros(starts[-1]), np.zeros(starts[-1], dtype=np.int64)
+    done = 0
+    for chosen in passes(lengths, sizes, engine.tokens_per_pass):
+        asked = [requests[i] for i in chosen]
+        targets = [request.targets_L for request in asked]
+        found = engine.probabilities(
+            [request.ids_T for request in asked], [request.positions_L for request in asked], targets
+        )
+        places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen])
+        log_probabilities_L[places] = found.logarithms_L.numpy()
+        first_choices_L[places] = np.where(found.first_L.numpy(), np.concatenate(targets), OTHER)
+        done += len(chosen)
+        told(done)
+    return Answers(log_probabilities_L=log_probabilities_L, first_choices_L=first_choices_L)
 
 
 @dataclass(frozen=True)
@@ -89,8 +82,8 @@ class LossesSuite:
 
     settings: HeldOutSettings
     models: Models = field(default_factory=Models)
-    name: str = "losses"
-    version: str = "1"
+    name: ClassVar[str] = "losses"
+    version: ClassVar[str] = "1"
     _asked: dict[str, dict[str, list[Request]]] = field(default_factory=dict)
     """Objective -> questions, which are made once."""
     _tokenizers: set[str] = field(default_factory=set)
@@ -144,8 +137,7 @@ class LossesSuite:
                 f"--row-length {engine.maximum_length}",
                 absent=False,
             )
-        answerer = Answerer(engine, objective)
-        found = losses(text, answerer, subject.name, asked)
+        found = losses(text, objective, partial(answered, engine), subject.name, asked)
 
         def run(task: str) -> Measured:
             loss = found[TASKS[task]]

@@ -225,18 +225,14 @@ class Session(AbstractContextManager["Session"]):
         )  # fmt: skip
         if part.done or not self.finished(unit):  # another process may have put a shared task together
             results.write_part(self.output, part)
-        self._assemble()
+        last, cost = self._assembled
+        start = time.perf_counter()
+        if start - last >= RARELY * cost:  # for whoever looks on, unless that would cost more than it is worth
+            results.assemble(self.output)
+            self._assembled = (time.perf_counter(), time.perf_counter() - start)
 
     def give_up(self, unit: Unit, reason: str) -> None:
         """Note why a unit cannot be run, unless it was before."""
         path = results.part_path(self.output, unit.subject.name, unit.suite.name, unit.task)
         if not path.exists() or not results.read_part(path).done:
             self._keep(unit, {}, results.not_run(reason), kind="-")
-
-    def _assemble(self) -> None:
-        """Bring results.json up to date for whoever looks on, unless that would cost more than it is worth."""
-        last, cost = self._assembled
-        start = time.perf_counter()
-        if start - last >= RARELY * cost:
-            results.assemble(self.output)
-            self._assembled = (time.perf_counter(), time.perf_counter() - start)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from megatron_ettin.evaluate.retrieval.settings import ContrastSettings
 
@@ -80,15 +80,10 @@ RunTask = Callable[[str], Measured]
 class Suite(Protocol):
     """Tasks that are run by the same rules."""
 
-    @property
-    def name(self) -> str:
-        """On the command line and in results."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """Changes with anything that changes a score."""
-        ...
+    name: ClassVar[str]
+    """On the command line and in results."""
+    version: ClassVar[str]
+    """Changes with anything that changes a score."""
 
     def tasks(self) -> Sequence[str]:
         """Names of all tasks, in the order of the table."""

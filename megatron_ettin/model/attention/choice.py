@@ -168,7 +168,7 @@ def last_layer_narrows(config: RunConfig, choice: Choice, layers: int) -> bool:
 def attention_report(made: Sequence[Choice], kinds: Sequence[LayerKind], narrows: bool) -> list[str]:
     """Lines for the log: consecutive numbers of like layers together, each with its reach, back end and reason."""
     pairs = zip(made, kinds, strict=True)
-    rows = sorted((_sees(kind), choice.backend, choice.reason, choice.layer) for choice, kind in pairs)
+    rows = sorted((_seen(kind.reach), choice.backend, choice.reason, choice.layer) for choice, kind in pairs)
     lines = [
         f"attention of layers {', '.join(str(row[3]) for row in group)} ({sees}): {backend}, {reason}"
         for (sees, backend, reason), group in groupby(rows, key=lambda row: row[:3])
@@ -176,12 +176,8 @@ def attention_report(made: Sequence[Choice], kinds: Sequence[LayerKind], narrows
     return [*lines, f"layer {made[-1].layer} computes queries and MLP at labels only"] if narrows else lines
 
 
-def _sees(kind: LayerKind) -> str:
-    also = "" if kind.reach.causal is None else f"; in rows of next tokens {_seen(kind.reach.causal)}"
-    return _seen(kind.reach) + also
-
-
 def _seen(reach: Reach) -> str:
+    also = "" if reach.causal is None else f"; in rows of next tokens {_seen(reach.causal)}"
     if reach.left is None:
-        return "everything to the left" if reach.is_causal else "the whole piece"
-    return f"{reach.left} to the left" + ("" if reach.is_causal else f", {reach.right} to the right")
+        return ("everything to the left" if reach.is_causal else "the whole piece") + also
+    return f"{reach.left} to the left" + ("" if reach.is_causal else f", {reach.right} to the right") + also

@@ -1,6 +1,7 @@
 """The page of some results stands by itself, links every number and fits a phone."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,8 @@ def test_colours_and_marks_of_a_plot_are_those_of_the_page():
     from megatron_ettin.evaluate.page.figures import Mark
 
     marks = {"one": Mark(value=1.0, interval=(0.5, 1.5), target="json-one", series=1)}
-    shown = figure(draw_scores(marks, title="T", unit="u", reference=None), name="a b", caption="c", height=1.5)
+    draw = partial(draw_scores, marks=marks, title="T", unit="u", reference=None)
+    shown = figure(draw, name="a b", caption="c", height=1.5)
     assert "var(--series-1)" in shown and "var(--ink)" in shown and 'href="#json-one"' in shown
     assert "#D55E00".lower() not in shown.lower() and "<metadata" not in shown and "<?xml" not in shown
 

@@ -7,7 +7,7 @@ import pytest
 from megatron_ettin.errors import ConfigError, DataError
 from megatron_ettin.evaluate.retrieval.rows import local_rows
 from megatron_ettin.evaluate.retrieval.suite import RetrievalSuite
-from megatron_ettin.evaluate.retrieval.tasks import ENGLISH, ENGLISH_TASKS, NAMED, task_names
+from megatron_ettin.evaluate.retrieval.tasks import ENGLISH, ENGLISH_TASKS, NAMED
 from megatron_ettin.evaluate.suites.session import chosen_tasks, evaluate_suites
 from megatron_ettin.evaluate.suites.subjects import opened_subjects
 from megatron_ettin.evaluate.suites.suite import NotRunError, Options
@@ -20,14 +20,14 @@ def suite(local):
 
 def test_local_folders_are_tasks_of_their_names(tmp_path):
     local = synthetic.write(tmp_path)
-    names = task_names(local)
+    names = suite(local).tasks()
     assert names[:5] == ["triplets", "msmarco", "codesearchnet", "codesearchnet_coir", "mldr"]
     assert names[5:46] == list(ENGLISH_TASKS) and len(set(ENGLISH_TASKS)) == 41
     assert names[46:] == ["code_search_net", "mldr_like", "words", "word_clusters", "word_kinds"]
-    assert task_names(None) == names[:46]
+    assert suite(None).tasks() == names[:46]
     synthetic.write_beir(local / "mteb" / "words")
     with pytest.raises(ConfigError, match="two tasks of one name; rename one"):
-        task_names(local)
+        suite(local).tasks()
 
 
 def test_the_benchmark_is_one_word_on_the_command_line(tmp_path):

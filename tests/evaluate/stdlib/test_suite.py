@@ -10,7 +10,7 @@ from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate.generative import reference
 from megatron_ettin.evaluate.generative.engines import load_any
 from megatron_ettin.evaluate.stdlib.choices import log_probabilities
-from megatron_ettin.evaluate.stdlib.states import load_reader
+from megatron_ettin.evaluate.stdlib.states import mean_states
 from megatron_ettin.evaluate.stdlib.suite import StdlibSuite
 from megatron_ettin.evaluate.suites.models import Models
 from megatron_ettin.evaluate.suites.session import evaluate_suites
@@ -57,7 +57,7 @@ def evaluated(folders, local, output, **options):
 def test_states_are_the_mean_of_a_plain_forward(objective, make_folder):
     folder = make_folder(objective)
     with opened_subjects({"m": str(folder)}) as (subject,):
-        found = load_reader(Models(), subject).states(TEXTS, "states")
+        found = mean_states(Models(), subject, TEXTS, "states")
         model, tokenizer = load_any(subject), tokenizer_of(subject)
         for text, state in zip(TEXTS, found, strict=True):
             ids = tokenizer.encode(text, add_special_tokens=False)

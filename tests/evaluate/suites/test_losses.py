@@ -59,7 +59,8 @@ def test_tasks_are_the_questions_that_each_kind_answers(suite, text, make_folder
     with opened_subjects({name: str(folder) for name, folder in folders.items()}) as subjects:
         models = evaluate_suites(subjects, [suite], Options(), tmp_path / "out")["models"]
     for name, folder in folders.items():
-        expected = plain.losses(text, load_scorer(folder), name)
+        scorer = load_scorer(folder)
+        expected = plain.losses(text, scorer.objective, scorer.answer, name)
         found = models[name]["suites"]["losses"]
         for task, question in losses.TASKS.items():
             if question not in expected:
