@@ -49,6 +49,11 @@ def file_trouble(error: OSError) -> str:
     return f"{what}; {remedy}" if error.filename is None else f"{os.fsdecode(error.filename)}: {what}; {remedy}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, or the error's kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 LIKE = 0.5
 """Share of a name's letters that a misspelt one has in common with it."""
 

@@ -18,19 +18,14 @@ MODELS = {
 """Name in ``--model`` -> class."""
 
 
-def register() -> None:
-    """Make our models known to lm-eval. Raises ConfigError when it is not installed."""
-    library("lm_eval.models", "eval-lm")  # first: a model that is registered before lm-eval's own hides them
-    registry = library("lm_eval.api.registry", "eval-lm").model_registry
-    for name, target in MODELS.items():
-        if name not in registry:
-            registry.register(name, target=target)
-
-
 def main() -> int:
-    """Run lm-eval's command."""
+    """Make our models known to lm-eval and run its command."""
     try:
-        register()
+        library("lm_eval.models", "eval-lm")  # first: a model that is registered before lm-eval's own hides them
+        registry = library("lm_eval.api.registry", "eval-lm").model_registry
+        for name, target in MODELS.items():
+            if name not in registry:
+                registry.register(name, target=target)
         library("lm_eval.__main__", "eval-lm").cli_evaluate()
     except EttinError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.errors import CheckpointError, first_line
 from megatron_ettin.run_folder import is_plan
 
 HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -53,5 +53,4 @@ def reason(error: Exception) -> str:
     }
     if known := next((text for kind, text in remedies.items() if isinstance(error, kind)), ""):
         return known
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"{first}: check the name and the network, or give a folder that holds the model"
+    return f"{first_line(error)}: check the name and the network, or give a folder that holds the model"

@@ -12,7 +12,7 @@ from typing import Any
 
 from megatron_ettin.checkpoint.standing import stored_run
 from megatron_ettin.config.objective import OBJECTIVES, kinds_of
-from megatron_ettin.errors import CheckpointError, ConfigError
+from megatron_ettin.errors import CheckpointError, ConfigError, first_line
 from megatron_ettin.evaluate.dynamics.origins import ExportedFolder, HubRevision, Origin, RunExport, StoredCheckpoint
 from megatron_ettin.evaluate.suites.subjects import Subject, subject_of
 from megatron_ettin.export.config_json import kind_of
@@ -199,10 +199,9 @@ def _of_hub(name: str, source: str) -> list[Point]:
         commits = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
     except Exception as error:  # the hub's client raises many kinds, all of them for the user
         if not mark:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(
-                f"{source} is no folder here, and the hub does not list its revisions ({first}); check the name and "
-                f"the network, or name those that have been fetched: {source}@REVISION"
+                f"{source} is no folder here, and the hub does not list its revisions ({first_line(error)}); check "
+                f"the name and the network, or name those that have been fetched: {source}@REVISION"
             ) from error
     wanted = [revision] if mark else [ref for ref in commits if REVISION.fullmatch(ref)]
     if not wanted:

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from megatron_ettin.errors import EttinError
+from megatron_ettin.errors import EttinError, first_line
 from megatron_ettin.evaluate.dynamics.curves import Change, Curve, curves_of
 from megatron_ettin.evaluate.suites.results import DONE
 from megatron_ettin.evaluate.suites.table import WITHIN
@@ -104,7 +104,7 @@ def _sources(run: str, first: int, last: int) -> str:
     try:
         counts = sources_between(open_run_data(Path(run)), first, last)
     except (EttinError, OSError) as error:
-        return f"cannot be told: {str(error).splitlines()[0]}"
+        return f"cannot be told: {first_line(error)}"
     shown = list(counts.items())[:MOST_SOURCES]
     rest = sum(counts.values()) - sum(count for _, count in shown)
     more = [f"{rest:,} of {len(counts) - len(shown)} others"] if rest else []

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from megatron_ettin.batch import packed_pieces
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.errors import CheckpointError, first_line
 from megatron_ettin.evaluate.scorer import require_numbers
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.export.huggingface import objective_of, read_folder
@@ -160,8 +160,7 @@ def load_any(subject: Subject) -> Any:  # noqa: ANN401 - transformers has no typ
             subject.folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"transformers does not load {subject.folder}: {first}") from error
+        raise CheckpointError(f"transformers does not load {subject.folder}: {first_line(error)}") from error
     require_numbers(model, subject.folder)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 

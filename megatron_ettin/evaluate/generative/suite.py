@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
-from megatron_ettin.errors import CheckpointError, DataError
+from megatron_ettin.errors import CheckpointError, DataError, first_line
 from megatron_ettin.evaluate.generative.tasks import TASKS, Task
 from megatron_ettin.evaluate.suites.intervals import wilson
 from megatron_ettin.evaluate.suites.models import Models
@@ -100,10 +100,9 @@ class GenerativeSuite:
                     log_samples=False,
                 )  # fmt: skip
         except (ConnectionError, FileNotFoundError) as error:
-            first = str(error).strip().splitlines()[0]
             raise DataError(
-                f"the data of {task.name} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or "
-                "give the files with --local FOLDER"
+                f"the data of {task.name} cannot be fetched ({first_line(error)}); check the network and "
+                "HF_HUB_OFFLINE, or give the files with --local FOLDER"
             ) from error
         if found is None:
             raise NotRunError("another rank of the harness holds the results", absent=False)

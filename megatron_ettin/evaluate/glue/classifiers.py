@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from megatron_ettin.batch import packed_pieces
-from megatron_ettin.errors import CheckpointError
+from megatron_ettin.errors import CheckpointError, first_line
 from megatron_ettin.evaluate.glue.reading import Text
 from megatron_ettin.evaluate.scorer import require_numbers
 from megatron_ettin.evaluate.suites.subjects import Subject
@@ -150,8 +150,3 @@ class PaddedClassifier(torch.nn.Module):
 
 
 Classifier = PackedClassifier | PaddedClassifier
-
-
-def first_line(error: Exception) -> str:
-    """Of its message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from megatron_ettin.errors import CheckpointError, ConfigError, TrainingError
+from megatron_ettin.errors import CheckpointError, ConfigError, TrainingError, first_line
 from megatron_ettin.evaluate.retrieval.settings import SCALE, WARM_UP, ContrastSettings
 from megatron_ettin.evaluate.retrieval.triplets import COLUMNS, EXTRA, Triplets
 from megatron_ettin.evaluate.scorer import require_numbers
@@ -31,8 +31,7 @@ def load(folder: Path) -> Any:  # noqa: ANN401 - sentence-transformers has no ty
             local_files_only=True, model_kwargs={"dtype": torch.float32, "use_safetensors": True},
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"sentence-transformers does not load {folder}: {first}") from error
+        raise CheckpointError(f"sentence-transformers does not load {folder}: {first_line(error)}") from error
     require_numbers(model, folder)
     return model.eval()
 

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from megatron_ettin.errors import DataError
+from megatron_ettin.errors import DataError, first_line
 from megatron_ettin.evaluate.retrieval.collection import Collection as TestCollection
 from megatron_ettin.evaluate.retrieval.collection import kept
 from megatron_ettin.evaluate.retrieval.rows import SCORED, LocalRows
@@ -54,10 +54,9 @@ def fetched(task: Any, limit: int | None) -> Any:  # noqa: ANN401
     try:
         task.load_data()
     except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"the data of {task.metadata.name} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or "
-            "give files with --local FOLDER"
+            f"the data of {task.metadata.name} cannot be fetched ({first_line(error)}); check the network and "
+            "HF_HUB_OFFLINE, or give files with --local FOLDER"
         ) from error
     if limit is not None:
         limit_data(task, limit)

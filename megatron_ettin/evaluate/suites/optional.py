@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from megatron_ettin.errors import ConfigError, DataError
+from megatron_ettin.errors import ConfigError, DataError, first_line
 
 
 def library(module: str, extra: str) -> Any:  # noqa: ANN401 - a module
@@ -22,10 +22,9 @@ def hub_rows(path: str, config: str, split: str, extra: str) -> Any:  # noqa: AN
     try:
         return library("datasets", extra).load_dataset(path, config, split=split)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
         raise DataError(
-            f"{path} {config} cannot be fetched ({first}); check the network and HF_HUB_OFFLINE, or give files with "
-            "--local FOLDER"
+            f"{path} {config} cannot be fetched ({first_line(error)}); check the network and HF_HUB_OFFLINE, or give "
+            "files with --local FOLDER"
         ) from error
 
 
