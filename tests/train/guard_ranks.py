@@ -1,4 +1,4 @@
-"""The guard on two ranks, in one launch: ``torchrun --nproc-per-node 2 -m tests.train.guard_ranks FOLDER``.
+"""The guard on two ranks, in one launch of ``-m tests.train.guard_ranks FOLDER``.
 
 One row of one step has a loss that stands out, on the one rank that computes it.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -20,7 +19,8 @@ from megatron_ettin.run_folder import list_checkpoints, read_changes
 from megatron_ettin.train import step as step_module
 from megatron_ettin.train.guard import REFUSALS_BEFORE_STOP, REWINDS_BEFORE_STOP, judge
 from megatron_ettin.train.run import train
-from tests.support.launch import ettin, run
+from tests.support.launch import ettin
+from tests.support.warm import warm
 from tests.train.runs import ROW, config_of, go, no_folder, state_of, tensor_hashes
 from tests.train.test_state import totals
 
@@ -200,12 +200,12 @@ def test_the_printed_remedy_of_a_run_that_diverges_works(corpus, tmp_path):
         "--schedule.warmup-tokens", 6 * tokens, "--schedule.peak-rate", 1e3, "--checkpoint.every-steps", 1,
         "--model.layers", 3, "--model.hidden", 64, "--model.intermediate", 96, "--guard.on-spike", "stop",
     ]  # fmt: skip
-    failed = run([sys.executable, "-m", "megatron_ettin", *command], status=None)
+    failed = warm(0, "megatron_ettin", *map(str, command), status=None)
     assert failed.returncode == 2 and "Traceback" not in failed.stderr, failed.stderr
     flags = re.search(r"(--change-at \d+) --schedule.peak-rate ([\d.e+]+)", failed.stderr)
     assert flags and float(flags[2]) == 500, failed.stderr
     lower = [*command, *flags[1].split(), "--schedule.peak-rate", 1e-3]
-    ettin(*lower)
+    warm(0, "megatron_ettin", *map(str, lower))
     assert read_changes(tmp_path / "run")[0]["fields"] == {"schedule.peak_rate": [1e3, 1e-3]}
     assert read_records(tmp_path / "run", "step")[-1]["loss"] < 10
     question = re.search(r"ettin (order \S+ --step \d+ --row [\d ]+) --text", failed.stderr)
