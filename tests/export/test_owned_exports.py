@@ -17,7 +17,8 @@ from megatron_ettin.cli import main
 from megatron_ettin.ownership import claim_folder
 from megatron_ettin.run_folder import list_checkpoints
 from tests.export.test_runs import corpus, runs  # noqa: F401 - fixtures
-from tests.support.launch import environment, ettin
+from tests.support.launch import environment
+from tests.support.warm import warm
 
 HELD = """
 import sys, time
@@ -96,9 +97,10 @@ def test_a_run_whose_name_ends_in_a_step_is_a_run(runs, corpus, tmp_path, step, 
     config = json.loads((run / "config.json").read_text())["model"]
     shape = [word for name in ("layers", "hidden", "intermediate", "heads", "window")
              for word in (f"--model.{name.replace('_', '-')}", config[name])]  # fmt: skip
-    started = ettin(
+    words = (
         "pretrain", "tiny", "mlm", "extension", "--run-folder", tmp_path / "next", "--from", f"{run}{step}",
         "--data", corpus, "--data.row-length", 128, "--data.piece-length", 128, "--batch.rows", 4, "--tokens", 500,
         "--layout.micro-batch-rows", 1, "--precision", "fp32", *shape,
     )  # fmt: skip
+    started = warm(0, "megatron_ettin", *map(str, words))
     assert f"starting from {run / 'checkpoints'}" in started.stdout + started.stderr

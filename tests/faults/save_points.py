@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sys
 import warnings
@@ -108,20 +109,20 @@ def save(run: Path, step: int, fault: Callable[[], None] = lambda: None, backgro
         store_module.save_run(parts, run, TrainState(step=step), "steps", "data")
 
 
-def load(run: Path, step: int) -> None:
-    """The newest whole checkpoint is that of ``step`` and can be read."""
+def go_on(run: Path, step: int, background: bool) -> None:
+    """The newest whole checkpoint is that of ``step`` and can be read, and the next one can be saved."""
     initialize(LayoutConfig())
     found = find_newest(run).checkpoint
     assert found is not None and found.step == step, found
     store_module.load_run(build(LayoutConfig(), "fp32"), found)
+    save(run, step + 1, background=background)
 
 
-def check(run: Path, fault: Callable[[], None], status: int, newest: int, background: bool = False) -> None:
-    """After a fault in the save of step 2: the newest whole checkpoint is ``newest``, and saving goes on."""
-    assert in_a_fork(lambda: save(run, 1)) == 0
+def check(saved: Path, run: Path, fault: Callable[[], None], status: int, newest: int, background: bool) -> None:
+    """After a fault in the save of step 2, on a copy of what was ``saved``: ``newest`` is whole, and saving goes on."""
+    shutil.copytree(saved, run)
     assert in_a_fork(lambda: save(run, 2, fault, background)) == status
-    assert in_a_fork(lambda: load(run, newest)) == 0
-    assert in_a_fork(lambda: save(run, newest + 1, background=background)) == 0
+    assert in_a_fork(lambda: go_on(run, newest, background)) == 0
     assert [checkpoint.step for checkpoint in list_checkpoints(run)] == list(range(1, newest + 2))
     assert not any(path.name.startswith(".") for path in (run / "checkpoints").iterdir())
 
@@ -130,10 +131,12 @@ def main(arguments: list[str]) -> None:
     """Every point in turn."""
     warnings.simplefilter("ignore")
     folder, background = Path(arguments[0]), "background" in arguments[1:]
+    saved = folder / "saved"
+    assert in_a_fork(lambda: save(saved, 1)) == 0
     for number, (name, (fault, newest)) in enumerate((BESIDE_TRAINING if background else POINTS).items()):
-        check(folder / str(number), fault, KILLED, newest, background)
+        check(saved, folder / str(number), fault, KILLED, newest, background)
         print(f"held: {name}", flush=True)
-    check(folder / "full", disk_full, REFUSED, 1, background)
+    check(saved, folder / "full", disk_full, REFUSED, 1, background)
     print("held: disk full", flush=True)
 
 
