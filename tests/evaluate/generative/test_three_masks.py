@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from megatron_ettin.errors import CheckpointError, DataError
-from megatron_ettin.evaluate.generative import engines, reference
+from megatron_ettin.evaluate.generative import reference
 from megatron_ettin.evaluate.generative.engines import PaddedEngine, load_any, load_engine
 from megatron_ettin.evaluate.generative.three_masks import Continuation, ThreeMasks, plan
-from megatron_ettin.evaluate.scorer import load_scorer, passes
+from megatron_ettin.evaluate.scorer import load_scorer
 from megatron_ettin.evaluate.suites.subjects import Subject, subject_of
 from tests.evaluate.batches import CLS, MASK, SEP
 
@@ -116,16 +116,6 @@ def test_equal_rows_are_computed_once():
     assert rows.lengths == [len(text) for text in texts]
     assert {token: len(places) for token, places in rows.wanted[0].items()} == {3: 2, 6: 1}
     assert {token: len(places) for token, places in rows.wanted[1].items()} == {4: 1, 5: 1, 7: 1}
-
-
-def test_passes_hold_every_row_once_within_the_bounds(monkeypatch):
-    monkeypatch.setattr(engines, "ANSWERS_PER_PASS", 6)
-    lengths, answers = np.random.default_rng(0).integers(1, 15, (2, 60)).tolist()
-    batches = list(passes(lengths, answers, 50))
-    assert sorted(i for batch in batches for i in batch) == list(range(60))
-    for batch in batches:
-        tokens, asked = len(batch) * max(lengths[i] for i in batch), sum(answers[i] for i in batch)
-        assert len(batch) == 1 or (tokens <= 50 and asked <= 6)
 
 
 def test_a_long_context_is_cut_from_the_left_and_keeps_its_start(folders):

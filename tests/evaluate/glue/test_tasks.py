@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from megatron_ettin.errors import DataError
-from megatron_ettin.evaluate.glue import tasks
 from megatron_ettin.evaluate.glue.tasks import HUB, TASKS, TRAIN
+from megatron_ettin.evaluate.suites import optional
 from megatron_ettin.evaluate.suites.suite import NotRunError
 from tests.evaluate.glue import synthetic
 
@@ -60,7 +60,7 @@ def test_the_hub_is_asked_for_its_own_names(monkeypatch):
         asked.append((path, config, split))
         return synthetic.rows(TASKS[config], 4)
 
-    monkeypatch.setattr(tasks, "library", lambda module, extra: SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr(optional, "library", lambda module, extra: SimpleNamespace(load_dataset=load_dataset))
     for task in TASKS.values():
         for split in task.splits(None):
             assert len(task.read(None, split, 3)) == 3
