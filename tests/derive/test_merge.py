@@ -200,7 +200,7 @@ def test_a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor(
         (["A", "B", "--density", "0.5"], "--density has no effect on --method mean"),
         (["A", "B", "--method", "ties", "--base", "C", "--density", "0"], "a share above 0 and at most 1"),
         (["A", "B", "--method", "ties", "--base", "C", "--scale", "-1"], "--scale -1.0: give a number above 0"),
-        (["A", "B"], "A is neither a run nor a Hugging Face folder"),
+        (["A", "B"], "A is neither a run, a plan nor a Hugging Face folder"),
         (["A", "B", "--output", "."], "exists already and is never overwritten"),
     ],
 )
