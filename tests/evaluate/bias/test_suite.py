@@ -137,7 +137,7 @@ def test_an_offline_hub_names_the_way_without_it(make_folder, tmp_path, monkeypa
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(DataError, match="oskarvanderwal/winogender cannot be fetched .offline.*--local FOLDER"):
+    with pytest.raises(DataError, match="oskarvanderwal/winogender gotcha cannot be fetched .offline.*--local FOLDER"):
         evaluated({"m": make_folder("mlm")}, None, tmp_path / "out")
 
 

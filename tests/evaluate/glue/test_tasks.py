@@ -16,7 +16,7 @@ def test_every_task_is_read_in_the_hub_columns(tmp_path):
     local = synthetic.write(tmp_path)
     for task in TASKS.values():
         found = task.read(local, TRAIN, 5)
-        assert len(found) == 5 and (found.seconds is None) == (len(task.columns) == 1)
+        assert len(found.labels_N) == 5 and (found.seconds is None) == (len(task.columns) == 1)
     assert list(TASKS["mnli"].facts(local)) == ["train", "validation_matched", "validation_mismatched"]
     (local / "glue/mnli/validation_mismatched.jsonl.gz").unlink()
     assert TASKS["mnli"].splits(local) == ["train", "validation_matched"], "the second score is left out"
@@ -63,7 +63,7 @@ def test_the_hub_is_asked_for_its_own_names(monkeypatch):
     monkeypatch.setattr(optional, "library", lambda module, extra: SimpleNamespace(load_dataset=load_dataset))
     for task in TASKS.values():
         for split in task.splits(None):
-            assert len(task.read(None, split, 3)) == 3
+            assert len(task.read(None, split, 3).labels_N) == 3
     assert asked[0] == (HUB, "cola", "train") and (HUB, "mnli", "validation_mismatched") in asked
 
 

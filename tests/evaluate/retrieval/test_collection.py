@@ -28,10 +28,10 @@ def test_a_beir_folder_is_read(tmp_path):
 
 def test_judgements_of_the_dev_split_serve_where_there_is_no_test_split(tmp_path):
     synthetic.write_beir(tmp_path, split="dev")
-    assert list(BEIR.facts(tmp_path)) == ["corpus", "queries", "qrels/dev"]
+    assert list(BEIR.files(tmp_path)) == ["corpus", "queries", "qrels/dev"]
     (tmp_path / "qrels" / "dev.tsv").rename(tmp_path / "qrels" / "other.tsv")
     with pytest.raises(NotRunError, match=r"has no test.tsv \(or dev.tsv"):
-        BEIR.facts(tmp_path)
+        BEIR.files(tmp_path)
 
 
 def test_what_is_odd_but_harmless_is_counted(tmp_path):
