@@ -38,7 +38,7 @@ def test_the_data_side_works_without_torch_on(version: str, root: Path, tmp_path
     )
     if installed.returncode:
         pytest.skip(f"pip cannot install for Python {version}: {installed.stderr[-300:]}")
-    unwanted = shutil.ignore_patterns("*.so", "__pycache__", "build")
+    unwanted = shutil.ignore_patterns("*.so", "__pycache__")
     for name in ("megatron_ettin", "csrc", "tests"):
         shutil.copytree(root / name, copy / name, ignore=unwanted)
     for name in ("setup.py", "pyproject.toml", "README.md"):
