@@ -2,7 +2,7 @@
 # The paired study: a pair through three stages, each made into the other, all four converted, compared on one held-out
 # text and asked the tasks of the suites that --evaluate names; one report:
 #
-#   bash examples/study.sh                                     at toy scale, under 25 minutes on two cores of a CPU
+#   bash examples/study.sh                                     at toy scale, less than half an hour on two cores of a CPU
 #   bash examples/study.sh TEXT FOLDER [flags of ettin study]
 #   bash examples/study.sh my_text.jsonl study-17m --size 17m --tokens 50M --ranks 8 --evaluate glue,generative,bias
 #
