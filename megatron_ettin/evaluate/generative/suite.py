@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
-from megatron_ettin.errors import CheckpointError, DataError, first_line
+from megatron_ettin.errors import CheckpointError
 from megatron_ettin.evaluate.generative.tasks import TASKS, Task
 from megatron_ettin.evaluate.suites.intervals import wilson
 from megatron_ettin.evaluate.suites.models import Models
-from megatron_ettin.evaluate.suites.optional import library, quiet
+from megatron_ettin.evaluate.suites.optional import library, not_fetched, quiet
 from megatron_ettin.evaluate.suites.subjects import Subject
 from megatron_ettin.evaluate.suites.suite import Facts, Measured, NotRunError, Options, RunTask
 
@@ -100,10 +100,7 @@ class GenerativeSuite:
                     log_samples=False,
                 )  # fmt: skip
         except (ConnectionError, FileNotFoundError) as error:
-            raise DataError(
-                f"the data of {task.name} cannot be fetched ({first_line(error)}); check the network and "
-                "HF_HUB_OFFLINE, or give the files with --local FOLDER"
-            ) from error
+            raise not_fetched(f"the data of {task.name}", error) from error
         if found is None:
             raise NotRunError("another rank of the harness holds the results", absent=False)
         return measured_of(task, found["results"][task.name], found["n-samples"][task.name]["effective"])

@@ -7,13 +7,13 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from megatron_ettin.errors import DataError, first_line
+from megatron_ettin.errors import DataError
 from megatron_ettin.evaluate.retrieval.collection import Collection as TestCollection
 from megatron_ettin.evaluate.retrieval.collection import kept
 from megatron_ettin.evaluate.retrieval.rows import SCORED, LocalRows
 from megatron_ettin.evaluate.retrieval.tasks import BENCHMARK, ENGLISH_TASKS, NAMED, HubTask
 from megatron_ettin.evaluate.retrieval.triplets import EXTRA
-from megatron_ettin.evaluate.suites.optional import library
+from megatron_ettin.evaluate.suites.optional import library, not_fetched
 from megatron_ettin.evaluate.suites.suite import NotRunError
 
 MAIN_SCORES = {
@@ -54,10 +54,7 @@ def fetched(task: Any, limit: int | None) -> Any:  # noqa: ANN401
     try:
         task.load_data()
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"the data of {task.metadata.name} cannot be fetched ({first_line(error)}); check the network and "
-            "HF_HUB_OFFLINE, or give files with --local FOLDER"
-        ) from error
+        raise not_fetched(f"the data of {task.metadata.name}", error) from error
     if limit is not None:
         limit_data(task, limit)
     return task

@@ -22,10 +22,15 @@ def hub_rows(path: str, config: str, split: str, extra: str) -> Any:  # noqa: AN
     try:
         return library("datasets", extra).load_dataset(path, config, split=split)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} {config} cannot be fetched ({first_line(error)}); check the network and HF_HUB_OFFLINE, or give "
-            "files with --local FOLDER"
-        ) from error
+        raise not_fetched(f"{path} {config}", error) from error
+
+
+def not_fetched(what: str, error: BaseException) -> DataError:
+    """For data of the hub that cannot be had: what to do about it."""
+    return DataError(
+        f"{what} cannot be fetched ({first_line(error)}); check the network and HF_HUB_OFFLINE, or give files with "
+        "--local FOLDER"
+    )
 
 
 def quiet(extra: str, names: Sequence[str]) -> None:
